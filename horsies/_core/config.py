@@ -1,0 +1,305 @@
+"""What an application and a worker are configured with.
+
+Frozen, keyword-only, checked at construction with all problems at once. Seconds are floats.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from .errors import HorsiesError, raise_all
+from .urls import masked, scheme_of
+
+PRIORITY_FIRST, PRIORITY_LAST, PRIORITY_DEFAULT = 1, 100, 50
+NAME_BYTES = 255
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}\Z")
+
+
+def is_name(value: object) -> bool:
+    """Whether `value` can name a queue, a task or a key: 1..255 bytes of UTF-8 without NUL."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        return 1 <= len(value.encode()) <= NAME_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def is_priority(value: object) -> bool:
+    return type(value) is int and PRIORITY_FIRST <= value <= PRIORITY_LAST
+
+
+def _positive(place: str, code: str, owner: object, *names: str) -> Iterator[HorsiesError]:
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            yield HorsiesError(
+                code, f"{place}.{name} is not a positive number", [f"it is {value!r}; give seconds above 0"]
+            )
+
+
+def _counts(place: str, code: str, owner: object, *names: str, least: int = 1) -> Iterator[HorsiesError]:
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and (type(value) is not int or value < least):
+            yield HorsiesError(
+                code, f"{place}.{name} is not a whole number of at least {least}", [f"it is {value!r}"]
+            )
+
+
+@dataclass(frozen=True)
+class QueueConfig:
+    """A queue.
+
+    Args:
+        name: 1..255 bytes, no NUL.
+        priority: 1 (claimed first) to 100 (last), against the other queues of a worker.
+        max_concurrency: how many of its tasks may be claimed or running in the whole cluster; None: no cap.
+    """
+
+    name: str
+    _: KW_ONLY
+    priority: int = PRIORITY_DEFAULT
+    max_concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = list(_counts(f"queue {self.name!r}", "HRS-200", self, "max_concurrency"))
+        if not is_name(self.name):
+            problems.append(HorsiesError("HRS-200", "a queue's name is 1..255 bytes without NUL"))
+        if not is_priority(self.priority):
+            problems.append(HorsiesError("HRS-200", f"queue {self.name!r}: priority {self.priority!r} is not 1..100"))
+        raise_all(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PayloadPolicy:
+    """Sizes of one encoded send: `warn_bytes` logs a warning, `reject_bytes` refuses it (None: never)."""
+
+    warn_bytes: int | None = 1024 * 1024
+    reject_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        raise_all(list(_counts("payload", "HRS-214", self, "warn_bytes", "reject_bytes")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryConfig:
+    """How the death of a worker is noticed, in seconds.
+
+    A worker writes its heartbeat every `heartbeat_interval`; one silent for `dead_after` (at least four intervals) is
+    dead. `reap_interval` is how often overdue and orphaned tasks are looked for. A task that no worker knows is
+    passed on for `resolution_grace` after its due time, so that a rolling deployment fails nothing.
+    """
+
+    heartbeat_interval: float = 5.0
+    dead_after: float = 20.0
+    reap_interval: float = 5.0
+    resolution_grace: float = 60.0
+
+    def __post_init__(self) -> None:
+        names = ("heartbeat_interval", "dead_after", "reap_interval", "resolution_grace")
+        problems = list(_positive("recovery", "HRS-204", self, *names))
+        if not problems and self.dead_after < 4 * self.heartbeat_interval:
+            problems.append(
+                HorsiesError(
+                    "HRS-204",
+                    "recovery.dead_after is less than four heartbeat intervals",
+                    [f"{self.dead_after} s < 4 x {self.heartbeat_interval} s: live workers would be taken for dead"],
+                )
+            )
+        raise_all(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionConfig:
+    """How long a finished task is kept; None keeps it for ever. A send older than this is not replayed."""
+
+    finished_after: timedelta | None = timedelta(days=30)
+
+    def __post_init__(self) -> None:
+        value = self.finished_after
+        if value is not None and (not isinstance(value, timedelta) or value <= timedelta(0)):
+            raise HorsiesError("HRS-216", "retention.finished_after is not a positive timedelta", [f"it is {value!r}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResilienceConfig:
+    """Waiting for and on the database, in seconds.
+
+    `poll_interval` is the backstop of notifications; after a failure the next try comes `retry_initial` later,
+    doubling up to `retry_max`; `statement_timeout` bounds every statement.
+    """
+
+    poll_interval: float = 5.0
+    retry_initial: float = 0.2
+    retry_max: float = 5.0
+    statement_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        names = ("poll_interval", "retry_initial", "retry_max", "statement_timeout")
+        problems = list(_positive("resilience", "HRS-208", self, *names))
+        if not problems and self.retry_max < self.retry_initial:
+            problems.append(HorsiesError("HRS-208", "resilience.retry_max is less than resilience.retry_initial"))
+        raise_all(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """The pool for short borrows. Workers, senders and waiters hold connections of their own beside it.
+
+    Args:
+        min_size: connections kept open.
+        max_size: the most there can be.
+        timeout: seconds to wait for a connection, and for the database when a runtime opens.
+    """
+
+    min_size: int = 1
+    max_size: int = 10
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        problems = list(_positive("pool", "HRS-213", self, "timeout"))
+        for name, least in (("min_size", 0), ("max_size", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                problems.append(HorsiesError("HRS-213", f"pool.{name} is not a whole number of at least {least}"))
+        if not problems and self.min_size > self.max_size:
+            problems.append(HorsiesError("HRS-213", "pool.min_size is more than pool.max_size"))
+        raise_all(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """One worker.
+
+    Args:
+        queues: the queues it serves; None: all of the application's.
+        concurrency: how many tasks it runs at once, async and sync together.
+        threads: how many of them may be sync; None: all.
+        drain_timeout: seconds that running tasks get when the worker is asked to stop.
+        until_idle: stop by itself as soon as nothing is due and every result is written.
+        name: shown in `TaskInfo.worker_id` and in logs; None: the host's.
+    """
+
+    queues: tuple[str, ...] | None = None
+    concurrency: int = 100
+    threads: int | None = None
+    drain_timeout: float = 30.0
+    until_idle: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        problems = list(_counts("worker", "HRS-215", self, "threads"))
+        if type(self.concurrency) is not int or self.concurrency < 1:
+            problems.append(HorsiesError("HRS-215", "worker.concurrency is not a whole number of at least 1"))
+        if not isinstance(self.drain_timeout, (int, float)) or not 0 <= self.drain_timeout < math.inf:
+            problems.append(HorsiesError("HRS-215", "worker.drain_timeout is not a number of seconds from 0"))
+        if self.queues is not None:
+            object.__setattr__(self, "queues", tuple(self.queues))
+            if not self.queues or not all(is_name(queue) for queue in self.queues):
+                problems.append(
+                    HorsiesError("HRS-215", "worker.queues names no queue", ["give at least one name, or None for all"])
+                )
+        if self.name is not None and not is_name(self.name):
+            problems.append(HorsiesError("HRS-215", "worker.name is not 1..255 bytes without NUL"))
+        raise_all(problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppConfig:
+    """What an application is configured with.
+
+    Args:
+        url: `postgresql://...` (every libpq form), `sqlite:///relative.db`, `sqlite:////absolute.db` or
+            `sqlite://:memory:`; the scheme chooses the broker.
+        schema: where the tables live (Postgres), and a prefix of every channel name.
+        listen_url: a session connection for notifications when `url` goes through a transaction pooler.
+        serializer: the plugin that encodes arguments and results.
+        queues: empty means one queue, `default`.
+        cluster_wide_cap: how many tasks may be claimed or running in the whole cluster; None: no cap.
+        resend_on_transient_err: let a send retry a retryable failure up to 3 times before it answers.
+
+    Raises:
+        HorsiesError: with every problem found.
+    """
+
+    url: str = field(repr=False)
+    schema: str = "horsies"
+    listen_url: str | None = field(default=None, repr=False)
+    serializer: str = "msgpack"
+    queues: tuple[QueueConfig, ...] = ()
+    cluster_wide_cap: int | None = None
+    resend_on_transient_err: bool = False
+    payload: PayloadPolicy = field(default_factory=PayloadPolicy)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
+    resilience: ResilienceConfig = field(default_factory=ResilienceConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        queues = tuple(self.queues) or (QueueConfig("default"),)
+        object.__setattr__(self, "queues", queues)
+        raise_all([*self._url_problems(), *self._queue_problems()])
+
+    def _url_problems(self) -> Iterator[HorsiesError]:
+        for name in ("url", "listen_url"):
+            url = getattr(self, name)
+            if url is None and name == "listen_url":
+                continue
+            if not isinstance(url, str) or scheme_of(url) is None:
+                yield HorsiesError(
+                    "HRS-203",
+                    f"{name} is not a database URL",
+                    ["give postgresql://..., sqlite:///file.db or sqlite://:memory:"],
+                )
+        if not isinstance(self.schema, str) or _SCHEMA.match(self.schema) is None:
+            yield HorsiesError(
+                "HRS-203",
+                f"schema {self.schema!r} cannot name a schema",
+                ["use lower-case letters, digits and _, 48 at most, not starting with a digit"],
+            )
+
+    def _queue_problems(self) -> Iterator[HorsiesError]:
+        yield from _counts("app", "HRS-201", self, "cluster_wide_cap")
+        strange = [queue for queue in self.queues if not isinstance(queue, QueueConfig)]
+        if strange:
+            yield HorsiesError("HRS-200", "queues holds something that is not a QueueConfig")
+            return
+        names = [queue.name for queue in self.queues]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield HorsiesError("HRS-200", f"queue {name!r} is declared {names.count(name)} times")
+
+    @property
+    def masked_url(self) -> str:
+        """`url` fit to be shown."""
+        return masked(self.url)
+
+    def __str__(self) -> str:
+        return f"AppConfig({self.masked_url}, schema={self.schema!r})"
+
+    @classmethod
+    def for_database_url(cls, url: str, **fields: Any) -> AppConfig:
+        """The configuration for `url`, everything else by default or from `fields`."""
+        return cls(url=url, **fields)
+
+    @classmethod
+    def from_env(cls, **fields: Any) -> AppConfig:
+        """From HORSIES_DATABASE_URL (needed), HORSIES_SCHEMA and HORSIES_LISTEN_URL; `fields` go first."""
+        for name, variable in (
+            ("url", "HORSIES_DATABASE_URL"),
+            ("schema", "HORSIES_SCHEMA"),
+            ("listen_url", "HORSIES_LISTEN_URL"),
+        ):
+            if variable in os.environ:
+                fields.setdefault(name, os.environ[variable])
+        if "url" not in fields:
+            raise HorsiesError(
+                "HRS-203", "HORSIES_DATABASE_URL is not set", ["set it, for example to postgresql://localhost/app"]
+            )
+        return cls(**fields)

@@ -1,0 +1,218 @@
+"""The exceptions of horsies.
+
+Plain classes with read-only attributes: equal by value, and safe to copy, pickle and raise. Values that an exception
+must carry through `pickle` live in `__dict__`, which `BaseException` restores by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .codes import TaskErrorCode, TaskSendErrorCode, is_user_code
+
+if TYPE_CHECKING:
+    from .._payload.envelope import TaskSendPayload
+
+
+class _ValueError(Exception):
+    """An exception that compares by what it says."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.args == other.args and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.args))
+
+
+class HorsiesError(_ValueError):
+    """A definition, configuration or start-up problem. Raised, never returned: the program has to change.
+
+    `problems` lists every single problem when several were found together, else it holds just this one.
+    """
+
+    def __init__(self, code: str, message: str, notes: Sequence[str] = ()) -> None:
+        super().__init__(code, message, tuple(notes))
+        self._problems: tuple[HorsiesError, ...] = ()
+
+    @classmethod
+    def of(cls, problems: Sequence[HorsiesError]) -> HorsiesError:
+        """One error for `problems` (at least one), which shows them all."""
+        if len(problems) == 1:
+            return problems[0]
+        error = cls(problems[0].code, f"{len(problems)} problems", [str(problem) for problem in problems])
+        error._problems = tuple(problems)
+        return error
+
+    @property
+    def code(self) -> str:
+        """For example `HRS-203`."""
+        code: str = self.args[0]
+        return code
+
+    @property
+    def message(self) -> str:
+        message: str = self.args[1]
+        return message
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where it is, and what to do."""
+        notes: tuple[str, ...] = self.args[2]
+        return notes
+
+    @property
+    def problems(self) -> tuple[HorsiesError, ...]:
+        return self._problems or (self,)
+
+    def __str__(self) -> str:
+        return "\n  ".join([f"[{self.code}] {self.message}", *(note.replace("\n", "\n  ") for note in self.notes)])
+
+
+def raise_all(problems: Sequence[HorsiesError]) -> None:
+    """Raise one `HorsiesError` for `problems`; do nothing when there are none."""
+    if problems:
+        raise HorsiesError.of(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCause:
+    """The exception behind an UNHANDLED_ERROR, as text, because the class may not exist where it is read."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+class TaskError(_ValueError):
+    """A task failed. Return it in `Err`, or raise it; both mean the same.
+
+    Args:
+        code: upper snake case, chosen by you, for example `RATE_LIMITED`; built-in codes are `TaskErrorCode`.
+        message: for people.
+        data: plain builtins that travel with the error.
+
+    Raises:
+        HorsiesError: HRS-212 when `code` is not upper snake case, or is the name of a built-in code.
+    """
+
+    def __init__(self, code: str, message: str = "", *, data: Any = None) -> None:
+        if not isinstance(code, TaskErrorCode) and not is_user_code(code):
+            raise HorsiesError(
+                "HRS-212",
+                f"{code!r} cannot be the code of a TaskError",
+                ["a code is upper snake case, such as RATE_LIMITED, and not one of horsies' own"],
+            )
+        super().__init__(code, message)
+        self._data = data
+        self._cause: ErrorCause | None = None
+
+    @classmethod
+    def caused_by(cls, code: TaskErrorCode, message: str, cause: ErrorCause | None) -> TaskError:
+        """A built-in error with the exception that led to it."""
+        error = cls(code, message)
+        error._cause = cause
+        return error
+
+    @property
+    def code(self) -> str:
+        """A `TaskErrorCode`, or the user's own string."""
+        code: str = self.args[0]
+        return code
+
+    @property
+    def message(self) -> str:
+        message: str = self.args[1]
+        return message
+
+    @property
+    def data(self) -> Any:
+        return self._data
+
+    @property
+    def cause(self) -> ErrorCause | None:
+        """The exception behind it, for built-in codes that have one."""
+        return self._cause
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message else str(self.code)
+
+
+class BrokerError(_ValueError):
+    """The broker or its database failed.
+
+    Brokers raise it; at the edge of the public API it is returned in `Err`. `retryable` is true for what passes by
+    itself (connection lost, server starting or full, serialisation failure), false for what somebody must mend
+    (missing table, no permission). `code` is the SQLSTATE where there is one.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False, code: str | None = None) -> None:
+        super().__init__(message)
+        self._retryable = retryable
+        self._code = code
+
+    @property
+    def message(self) -> str:
+        message: str = self.args[0]
+        return message
+
+    @property
+    def retryable(self) -> bool:
+        return self._retryable
+
+    @property
+    def code(self) -> str | None:
+        return self._code
+
+
+class TaskSendError(_ValueError):
+    """A task was not enqueued, or it is not known whether it was.
+
+    `payload`, where present, is what `retry_send` replays: the identical bytes. Neither `message` nor `repr` ever
+    shows an argument.
+    """
+
+    def __init__(
+        self,
+        code: TaskSendErrorCode,
+        message: str,
+        *,
+        retryable: bool = False,
+        task_id: str | None = None,
+        payload: TaskSendPayload | None = None,
+    ) -> None:
+        super().__init__(code, message)
+        self._retryable = retryable
+        self._task_id = task_id
+        self._payload = payload
+
+    @property
+    def code(self) -> TaskSendErrorCode:
+        code: TaskSendErrorCode = self.args[0]
+        return code
+
+    @property
+    def message(self) -> str:
+        message: str = self.args[1]
+        return message
+
+    @property
+    def retryable(self) -> bool:
+        return self._retryable
+
+    @property
+    def task_id(self) -> str | None:
+        return self._task_id
+
+    @property
+    def payload(self) -> TaskSendPayload | None:
+        return self._payload
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+def reject(code: str, message: str, *notes: str) -> NoReturn:
+    """Raise one `HorsiesError`."""
+    raise HorsiesError(code, message, notes)

@@ -1,0 +1,1 @@
+"""Declaring tasks, sending them, and the handles that come back."""

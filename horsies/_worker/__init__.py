@@ -1,0 +1,1 @@
+"""Claiming, running and finishing tasks."""

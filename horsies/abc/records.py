@@ -1,0 +1,165 @@
+"""The rows that pass between a broker and the rest of horsies. Instants are aware UTC; durations are seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from .._core.status import TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to insert. Every field but `due_in` is derived from `envelope`, whose SHA-256 is `sha`.
+
+    `due_in` is how long from the database's clock at the insert the task falls due; 0 or less: at once.
+    """
+
+    task_id: str
+    sha: bytes
+    envelope: bytes
+    task_name: str
+    queue: str
+    priority: int
+    sent_at: datetime
+    due_in: float
+    good_until: datetime | None
+
+
+class EnqueueOutcome(StrEnum):
+    """What became of one `NewTask`."""
+
+    INSERTED = "INSERTED"
+    REPLAYED = "REPLAYED"
+    """The id is there already with the same SHA, in whatever state; nothing was written."""
+    MISMATCH = "MISMATCH"
+    """The id is there already with another SHA; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One claim of one task. The claim number fences every write: it grows with each claim and never resets."""
+
+    task_id: str
+    claim_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedTask:
+    """A task now CLAIMED by the consumer that asked."""
+
+    lease: Lease
+    envelope: bytes
+    sha: bytes
+    task_name: str
+    queue: str
+    priority: int
+    attempt: int
+    """How often user code has started before."""
+    retries: int
+    """How many retries have been used."""
+    good_until: datetime | None
+    overdue: float
+    """Seconds since the task first fell due in this attempt, by the database's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one claim brought.
+
+    `expired` counts the tasks past `good_until` that the claim met and moved to EXPIRED. Neither a short nor an empty
+    list of tasks means that the queue is empty: rows locked by others are passed over (see `Consumer.has_due`).
+    """
+
+    tasks: tuple[ClaimedTask, ...]
+    expired: int
+
+
+class StartOutcome(StrEnum):
+    """What became of one start."""
+
+    STARTED = "STARTED"
+    EXPIRED = "EXPIRED"
+    """`good_until` has passed: the task is EXPIRED and user code must not run."""
+    LOST = "LOST"
+    """The claim is no longer this consumer's: user code must not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of one attempt.
+
+    `status` is COMPLETED, FAILED or PENDING. PENDING asks for a retry `retry_in` seconds from now; where that would
+    be at or after `good_until` the task becomes FAILED instead, so `result` is the failure in every case.
+    With `interrupted` the attempt ended because the worker stopped: no retry is counted.
+    """
+
+    lease: Lease
+    status: TaskStatus
+    result: bytes
+    error_code: str | None
+    retry_in: float = 0.0
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """A task CLAIMED and not started, to be PENDING again after `delay` seconds."""
+
+    lease: Lease
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """How many delayed tasks became ready, and in how many seconds the next one is due (None: there is none)."""
+
+    promoted: int
+    next_due_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """Where a task stands, and its result where it has one. `result` is what `Finish.result` was."""
+
+    task_id: str
+    task_name: str
+    status: TaskStatus
+    result: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """An attempt that ended and was followed by another."""
+
+    attempt: int
+    worker_id: str
+    started_at: datetime
+    finished_at: datetime
+    error_code: str | None
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """Everything stored of one task."""
+
+    task_id: str
+    task_name: str
+    queue: str
+    priority: int
+    status: TaskStatus
+    attempt: int
+    retries: int
+    sent_at: datetime
+    due_at: datetime
+    claimed_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    good_until: datetime | None
+    worker_id: str | None
+    error_code: str | None
+    envelope: bytes
+    result: bytes | None
+    attempts: tuple[AttemptRow, ...]

@@ -1,5 +1,6 @@
 """A task queue and workflow engine on Postgres, native on Trio and asyncio."""
 
+from ._core.codes import TaskErrorCode, TaskSendErrorCode
 from ._core.config import (
     AppConfig,
     PayloadPolicy,
@@ -10,8 +11,67 @@ from ._core.config import (
     RetentionConfig,
     WorkerConfig,
 )
-from ._core.errors import BrokerError, HorsiesError, TaskError, TaskSendError
+from ._core.errors import BrokerError, ErrorCause, HorsiesError, TaskError, TaskSendError
 from ._core.result import Err, Ok, Result
 from ._core.retry import RetryPolicy
 from ._core.status import TaskStatus
+from ._payload.envelope import TaskSendPayload
+from ._runtime.blocking import BlockingRuntime, blocking
+from ._runtime.runtime import Runtime
+from ._task.app import Horsies
+from ._task.context import TaskContext, TaskInterrupted
+from ._task.declare import Task, task
+from ._task.handle import AttemptInfo, TaskHandle, TaskInfo, TaskResult
+from ._task.options import TaskSendOptions
+from ._task.send import TaskFunction, TaskSendResult
+from ._worker.worker import Worker, WorkerStatistics
 from .hookspecs import hookimpl
+
+__all__ = [
+    # declaring
+    "Horsies",
+    "task",
+    "Task",
+    "TaskContext",
+    "RetryPolicy",
+    # running
+    "Runtime",
+    "blocking",
+    "BlockingRuntime",
+    "Worker",
+    "WorkerStatistics",
+    # sending
+    "TaskFunction",
+    "TaskSendOptions",
+    "TaskSendResult",
+    "TaskSendPayload",
+    "TaskSendError",
+    "TaskSendErrorCode",
+    # results
+    "TaskHandle",
+    "TaskResult",
+    "TaskInfo",
+    "AttemptInfo",
+    "TaskStatus",
+    "Result",
+    "Ok",
+    "Err",
+    # errors
+    "TaskError",
+    "TaskErrorCode",
+    "ErrorCause",
+    "TaskInterrupted",
+    "BrokerError",
+    "HorsiesError",
+    # configuration
+    "AppConfig",
+    "QueueConfig",
+    "PayloadPolicy",
+    "RecoveryConfig",
+    "RetentionConfig",
+    "ResilienceConfig",
+    "PoolConfig",
+    "WorkerConfig",
+    # plugins
+    "hookimpl",
+]

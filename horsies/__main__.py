@@ -1,0 +1,5 @@
+"""`python -m horsies`."""
+
+from .cli import main
+
+main()

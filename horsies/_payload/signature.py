@@ -1,0 +1,190 @@
+"""What a task function takes and returns, read once at its declaration."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .._core.errors import HorsiesError, raise_all
+from .._core.result import Err, Ok
+from ..abc import Serializer
+from .codec import Codec, CodecError, codec_for, plain_codec
+
+
+class ArgumentError(Exception):
+    """Arguments do not fit the task. The message names the argument, never its value."""
+
+
+class CorruptError(Exception):
+    """Stored arguments cannot be read at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A task function's parameters (without its context) and return type."""
+
+    is_async: bool
+    takes_context: bool
+    parameters: inspect.Signature
+    codecs: dict[str, Codec[Any]]
+    return_codec: Codec[Any]
+
+    def encode(self, serializer: Serializer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """The bytes of a call, defaults applied; the same call gives the same bytes however it is spelt.
+
+        Raises:
+            ArgumentError: the call does not fit, or cannot be written.
+        """
+        try:
+            bound = self.parameters.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentError(f"the call does not fit its parameters: {error}") from None
+        bound.apply_defaults()
+        plain = {}
+        for name in sorted(bound.arguments):
+            try:
+                plain[name] = self.codecs[name].lower(bound.arguments[name])
+            except CodecError as error:
+                raise ArgumentError(f"argument {name!r}: {error}") from None
+        try:
+            return serializer.dumps(plain)
+        except Exception as error:
+            raise ArgumentError(f"the serializer refuses the arguments: {type(error).__name__}") from None
+
+    def decode(self, serializer: Serializer, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call that `encode` made `data` of, ready to be made.
+
+        A parameter that has come since, with a default, is left to its default.
+
+        Raises:
+            CorruptError: the bytes cannot be read.
+            ArgumentError: they are of other parameters or types.
+        """
+        try:
+            plain = serializer.loads(data)
+        except Exception as error:
+            raise CorruptError(f"the serializer cannot read the arguments: {type(error).__name__}") from None
+        if not isinstance(plain, dict):
+            raise CorruptError("the arguments are not what a send writes")
+        unknown = plain.keys() - self.codecs.keys()
+        if unknown:
+            raise ArgumentError(f"the task no longer takes {', '.join(sorted(map(repr, unknown)))}")
+        args, kwargs = [], {}
+        for name, parameter in self.parameters.parameters.items():
+            if name not in plain:
+                if parameter.default is parameter.empty:
+                    raise ArgumentError(f"argument {name!r} is missing: the sender knew another version of the task")
+                continue
+            try:
+                value = self.codecs[name].lift(plain[name])
+            except CodecError as error:
+                raise ArgumentError(f"argument {name!r}: {error}") from None
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                args.append(value)
+            else:
+                kwargs[name] = value
+        return tuple(args), kwargs
+
+
+def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
+    """Read the signature of a task function.
+
+    Raises:
+        HorsiesError: HRS-105 for parameters, HRS-101 for the return type, all of them at once.
+    """
+    place = _place(fn)
+    problems: list[HorsiesError] = []
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):
+        raise HorsiesError("HRS-105", f"{place} is not a function with a signature") from None
+    hints = _hints(fn, context_type)
+    takes_context = bool(parameters) and _is_context(hints.get(parameters[0].name), context_type)
+    codecs: dict[str, Codec[Any]] = {}
+    for parameter in parameters[1:] if takes_context else parameters:
+        what = f"parameter {parameter.name!r} of {place}"
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            problems.append(HorsiesError("HRS-105", f"{what} is open-ended", ["take a list or a dict instead"]))
+        elif parameter.name not in hints:
+            problems.append(HorsiesError("HRS-105", f"{what} has no annotation", ["annotate it, if only with Any"]))
+        else:
+            try:
+                codecs[parameter.name] = _codec(hints[parameter.name])
+            except TypeError as error:
+                problems.append(HorsiesError("HRS-105", f"{what} cannot be sent", [str(error)]))
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        problems.append(HorsiesError("HRS-101", f"{place} is a generator", ["return a list"]))
+    return_codec = plain_codec()
+    if "return" in hints:
+        try:
+            return_codec = _codec(_value_type(hints["return"]))
+        except TypeError as error:
+            problems.append(HorsiesError("HRS-101", f"the return type of {place} cannot be stored", [str(error)]))
+    raise_all(problems)
+    kept = parameters[1:] if takes_context else parameters
+    return Signature(
+        is_async=inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)),
+        takes_context=takes_context,
+        parameters=inspect.Signature(kept),
+        codecs=codecs,
+        return_codec=return_codec,
+    )
+
+
+class _Unresolved:
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def _hints(fn: Callable[..., Any], context_type: type) -> dict[str, Any]:
+    """The resolved annotations; one that cannot be resolved stands as `_Unresolved`, and spoils no other."""
+    target = inspect.unwrap(fn)
+    annotations = dict(getattr(target, "__annotations__", {}))
+    known = dict(inspect.getclosurevars(target).nonlocals) if inspect.isfunction(target) else {}
+    known = {context_type.__name__: context_type, **getattr(target, "__globals__", {}), **known}
+    resolved = {}
+    for name, annotation in annotations.items():
+        holder = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            resolved.update(typing.get_type_hints(holder, globalns=known, include_extras=True))
+        except Exception as error:
+            resolved[name] = _Unresolved(f"{type(error).__name__}: {error}")
+    return resolved
+
+
+def _codec(annotation: Any) -> Codec[Any]:
+    if isinstance(annotation, _Unresolved):
+        raise TypeError(f"its annotation cannot be resolved ({annotation.reason}); import the name in the module")
+    if annotation is object or annotation is Any:
+        return plain_codec()
+    return codec_for(annotation)
+
+
+def _is_context(annotation: Any, context_type: type) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, context_type)
+
+
+def _value_type(annotation: Any) -> Any:
+    """The `T` of `-> T`, `-> Ok[T]` or `-> Ok[T] | Err[TaskError]`."""
+    arms = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    oks = [arm for arm in arms if (typing.get_origin(arm) or arm) is Ok]
+    errs = [arm for arm in arms if (typing.get_origin(arm) or arm) is Err]
+    if len(oks) + len(errs) < len(arms) or len(oks) > 1:
+        return annotation
+    if not oks:
+        return type(None) if errs else annotation
+    return (typing.get_args(oks[0]) or (Any,))[0]
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _place(fn: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    name = getattr(fn, "__qualname__", type(fn).__name__)
+    return name if code is None else f"{name} ({code.co_filename}:{code.co_firstlineno})"

@@ -1,0 +1,173 @@
+"""`blocking`: the same runtime for a synchronous program, served by an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import anyio.from_thread
+
+from .._core.config import WorkerConfig
+from .._core.errors import BrokerError, TaskSendError
+from .._core.result import Ok, Result
+from .._payload.envelope import TaskSendPayload
+from .._task.app import Horsies
+from .._task.declare import Task
+from .._task.handle import TaskHandle, TaskInfo, TaskResult
+from .._task.options import TaskSendOptions
+from .._task.send import TaskFunction, TaskSendResult
+from .._worker.worker import Worker, WorkerStatistics
+from .runtime import Runtime
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Portal = anyio.from_thread.BlockingPortal
+
+
+class BlockingTaskHandle(Generic[T]):
+    """`TaskHandle` for synchronous programs."""
+
+    def __init__(self, portal: Portal, handle: TaskHandle[T]) -> None:
+        self._portal = portal
+        self._handle = handle
+
+    @property
+    def task_id(self) -> str:
+        return self._handle.task_id
+
+    @property
+    def deduplicated(self) -> bool:
+        return self._handle.deduplicated
+
+    def get(self, timeout: float | timedelta | None = None) -> TaskResult[T]:
+        """See `TaskHandle.get`."""
+        return self._portal.call(self._handle.get, timeout)
+
+    def info(
+        self, include_result: bool = False, include_failed_reason: bool = False, include_attempts: bool = False
+    ) -> Result[TaskInfo | None, BrokerError]:
+        """See `TaskHandle.info`."""
+        return self._portal.call(self._handle.info, include_result, include_failed_reason, include_attempts)
+
+    def __repr__(self) -> str:
+        return f"<BlockingTaskHandle {self.task_id}>"
+
+
+class BlockingTaskFunction(Generic[P, T]):
+    """`TaskFunction` for synchronous programs."""
+
+    def __init__(self, portal: Portal, function: TaskFunction[P, T]) -> None:
+        self._portal = portal
+        self._function = function
+
+    @property
+    def task_name(self) -> str:
+        return self._function.task_name
+
+    @property
+    def queue_name(self) -> str:
+        return self._function.queue_name
+
+    @property
+    def priority(self) -> int:
+        return self._function.priority
+
+    def with_options(self, options: TaskSendOptions) -> BlockingTaskFunction[P, T]:
+        """See `TaskFunction.with_options`."""
+        return BlockingTaskFunction(self._portal, self._function.with_options(options))
+
+    def send(self, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[BlockingTaskHandle[T]]:
+        """See `TaskFunction.send`."""
+        return self._handled(self._portal.call(partial(self._function.send, *args, **kwargs)))
+
+    def schedule(
+        self, delay: float | timedelta, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskSendResult[BlockingTaskHandle[T]]:
+        """See `TaskFunction.schedule`."""
+        return self._handled(self._portal.call(partial(self._function.schedule, delay, *args, **kwargs)))
+
+    def retry_send(self, failed: TaskSendError | TaskSendPayload) -> TaskSendResult[BlockingTaskHandle[T]]:
+        """See `TaskFunction.retry_send`."""
+        return self._handled(self._portal.call(self._function.retry_send, failed))
+
+    def retry_schedule(self, failed: TaskSendError | TaskSendPayload) -> TaskSendResult[BlockingTaskHandle[T]]:
+        """See `TaskFunction.retry_schedule`."""
+        return self._handled(self._portal.call(self._function.retry_schedule, failed))
+
+    def _handled(self, sent: TaskSendResult[TaskHandle[T]]) -> TaskSendResult[BlockingTaskHandle[T]]:
+        if isinstance(sent, Ok):
+            return Ok(BlockingTaskHandle(self._portal, sent.value))
+        return sent
+
+
+class BlockingWorker:
+    """`Worker` for synchronous programs."""
+
+    def __init__(self, portal: Portal, worker: Worker) -> None:
+        self._portal = portal
+        self._worker = worker
+
+    def drain(self) -> None:
+        """See `Worker.drain`."""
+        self._portal.call(self._worker.drain)
+
+    def statistics(self) -> WorkerStatistics:
+        """See `Worker.statistics`."""
+        return self._portal.call(self._worker.statistics)
+
+
+class BlockingRuntime:
+    """`Runtime` for synchronous programs; made by `blocking`."""
+
+    def __init__(self, portal: Portal, runtime: Runtime) -> None:
+        self._portal = portal
+        self._runtime = runtime
+
+    @property
+    def app(self) -> Horsies:
+        return self._runtime.app
+
+    def bind(self, task: Task[P, T]) -> BlockingTaskFunction[P, T]:
+        """What `task.handle(rt)` returns. Raises as `Runtime.bind`."""
+        return BlockingTaskFunction(self._portal, self._runtime.bind(task))
+
+    def handle(self, task_id: str) -> BlockingTaskHandle[Any]:
+        """See `Runtime.handle`."""
+        return BlockingTaskHandle(self._portal, self._runtime.handle(task_id))
+
+    def run_worker(self, config: WorkerConfig | None = None) -> None:
+        """See `Runtime.run_worker`."""
+        self._portal.call(self._runtime.run_worker, config)
+
+    def start_worker(self, config: WorkerConfig | None = None) -> BlockingWorker:
+        """See `Runtime.start_worker`."""
+        return BlockingWorker(self._portal, self._portal.call(self._runtime.start_worker, config))
+
+    def check(self) -> None:
+        """See `Runtime.check`."""
+        self._runtime.check()
+
+    def check_live(self) -> str:
+        """See `Runtime.check_live`."""
+        return self._portal.call(self._runtime.check_live)
+
+
+@contextmanager
+def blocking(app: Horsies, *, backend: str = "asyncio") -> Iterator[BlockingRuntime]:
+    """Open a runtime for a synchronous program.
+
+    Args:
+        app: the application.
+        backend: the event loop behind it, `asyncio` or `trio`.
+
+    Raises:
+        HorsiesError: as `Runtime`.
+    """
+    with (
+        anyio.from_thread.start_blocking_portal(backend) as portal,
+        portal.wrap_async_context_manager(Runtime(app)) as runtime,
+    ):
+        yield BlockingRuntime(portal, runtime)

@@ -1,0 +1,200 @@
+"""`Runtime`: an application, open. One task group owns everything that runs in its name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import anyio
+import anyio.abc
+
+from .._core.config import WorkerConfig
+from .._core.errors import HorsiesError
+from .._core.urls import scheme_of
+from .._task.ambient import registered
+from .._task.app import Horsies
+from .._task.declare import Task
+from .._task.handle import TaskHandle
+from .._task.host import Environment
+from .._task.send import TaskFunction
+from .._worker.worker import Worker
+from ..abc import Broker, BrokerFactory, EnqueueOutcome, NewTask, Serializer, StoredResult, SupportsDelay, TaskRow
+from .check import check
+from .flusher import Flusher
+from .plugins import Plugins
+from .waiters import Waiters
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Runtime(anyio.AsyncContextManagerMixin):
+    """An application, open, in whichever event loop is running.
+
+    `async with Runtime(app) as rt:` loads the plugins, connects, brings the schema up to date, and on the way out ends
+    everything it started: workers drain on a normal exit, and are cut short on cancellation.
+
+    Raises:
+        HorsiesError: on entering: HRS-217 for plugins, HRS-203 and HRS-211 for the database, HRS-218 for its schema.
+    """
+
+    def __init__(self, app: Horsies, *, environment: Environment | None = None) -> None:
+        self.app = app
+        self.environment = environment or Environment()
+        self._plugins: Plugins | None = None
+        self._broker: Broker | None = None
+        self._group: anyio.abc.TaskGroup | None = None
+        self._flusher: Flusher
+        self._waiters: Waiters
+        self._workers: list[Worker] = []
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Runtime]:
+        if self._broker is not None:
+            raise HorsiesError("HRS-211", "this Runtime has been opened before", ["make a new one for each scope"])
+        config = self.app.config
+        async with self.broker_factory().open(config, clock=self.environment.clock) as self._broker:
+            self._waiters = Waiters(self._broker, config.resilience, self.environment)
+            async with self._broker.producer() as producer:
+                self._flusher = Flusher(producer)
+                with registered(self):
+                    async with self._nursery():
+                        yield self
+
+    @asynccontextmanager
+    async def _nursery(self) -> AsyncGenerator[None]:
+        """The task group of this runtime. The body's own exception leaves it unwrapped when no service failed."""
+        failure: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as self._group:
+                self._group.start_soon(self._flusher.run)
+                self._group.start_soon(self._waiters.run)
+                try:
+                    yield
+                except BaseException as error:
+                    failure = error
+                    raise
+                async with anyio.create_task_group() as drains:
+                    for worker in self._workers:
+                        drains.start_soon(worker.drain)
+                self._group.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            if failure is not None and group.exceptions == (failure,):
+                raise failure from failure.__cause__
+            raise
+        finally:
+            self._group = None
+
+    def broker_factory(self) -> BrokerFactory:
+        """The broker plugin that the application's URL chooses.
+
+        Raises:
+            HorsiesError: HRS-217, everything that no plugin offers.
+        """
+        self._plugins = check(self.app)
+        return self._plugins.brokers[scheme_of(self.app.config.url) or ""]
+
+    @property
+    def broker(self) -> Broker:
+        """The open broker."""
+        if self._broker is None or self._group is None:
+            raise _not_open()
+        return self._broker
+
+    @property
+    def serializers(self) -> Mapping[str, Serializer]:
+        """The installed serializers by name."""
+        return self._opened().serializers
+
+    @property
+    def retry_policies(self) -> Mapping[str, SupportsDelay]:
+        """The installed retry policies by name."""
+        return self._opened().retry_policies
+
+    def _opened(self) -> Plugins:
+        if self._plugins is None:
+            raise _not_open()
+        return self._plugins
+
+    def bind(self, task: Task[P, T]) -> TaskFunction[P, T]:
+        """What `task.handle(rt)` returns.
+
+        Raises:
+            HorsiesError: HRS-300 when the application has not registered `task`.
+        """
+        if self.app.tasks.get(task.name) is not task:
+            raise HorsiesError(
+                "HRS-300",
+                f"task {task.name!r} is not registered with this runtime's application",
+                ["declare it with @app.task, or register it: app.include(the_task)"],
+            )
+        return TaskFunction(self, task)
+
+    def handle(self, task_id: str) -> TaskHandle[Any]:
+        """A handle for a task sent by anybody, by its id. No I/O; whether the task exists shows when it is used."""
+        return TaskHandle(self, task_id)
+
+    async def run_worker(
+        self,
+        config: WorkerConfig | None = None,
+        *,
+        task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run a worker in the calling task, until it is cancelled or (`until_idle`) has nothing left to do.
+
+        Raises:
+            HorsiesError: HRS-215 for a queue the application lacks, HRS-201 for caps.
+        """
+        worker = Worker(self, config)
+        self._opened()
+        self._workers.append(worker)
+        try:
+            await worker.run(task_status=task_status)
+        finally:
+            self._workers.remove(worker)
+
+    def start_worker(self, config: WorkerConfig | None = None) -> Worker:
+        """Run a worker in the runtime's own task group; it drains when the runtime closes. Raises as `run_worker`."""
+        if self._group is None:
+            raise _not_open()
+        worker = Worker(self, config)
+        self._workers.append(worker)
+        self._group.start_soon(worker.run, name=f"horsies worker {worker.worker_id}")
+        return worker
+
+    def check(self) -> None:
+        """Validate the application statically.
+
+        Raises:
+            HorsiesError: with every problem found.
+        """
+        check(self.app)
+
+    async def check_live(self) -> str:
+        """`check`, then reach the database; what answered, in one line.
+
+        Raises:
+            HorsiesError: HRS-211 when the database does not answer.
+        """
+        self.check()
+        return await self.broker.check()
+
+    async def submit(self, task: NewTask, *, replay: bool) -> EnqueueOutcome:
+        """For senders: have `task` written. Raises: BrokerError."""
+        return await self._flusher.submit(task, replay=replay)
+
+    async def wait_finished(self, task_id: str) -> StoredResult | None:
+        """For handles: wait for a task's end. Raises: BrokerError."""
+        return await self._waiters.wait_finished(task_id)
+
+    async def read(self, task_id: str) -> TaskRow | None:
+        """For handles: everything stored of a task. Raises: BrokerError."""
+        return await self.broker.reader.read(task_id)
+
+    def __repr__(self) -> str:
+        return f"<Runtime {self.app.config.masked_url}, {'open' if self._group is not None else 'closed'}>"
+
+
+def _not_open() -> HorsiesError:
+    return HorsiesError("HRS-211", "the runtime is not open", ["use it inside `async with Runtime(app) as rt:`"])

@@ -1,0 +1,155 @@
+"""All waiting for results in one place: one subscription and one batched query for any number of waiters.
+
+The subscription exists only while somebody waits. A waiter is looked up when it comes, when a notice names its task,
+when the subscription was (re-)established, and every `poll_interval`, because notices are hints.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import anyio
+
+from .._core.config import ResilienceConfig
+from .._core.errors import BrokerError
+from .._task.host import Environment
+from .._worker.backoff import pauses
+from ..abc import Broker, StoredResult, Topic
+
+logger = logging.getLogger("horsies.wait")
+
+LOOKUP = 1_000
+
+
+class _Waiter:
+    __slots__ = ("answer", "answered")
+
+    def __init__(self) -> None:
+        self.answered = anyio.Event()
+        self.answer: StoredResult | BrokerError | None = None
+
+    def settle(self, answer: StoredResult | BrokerError | None) -> None:
+        self.answer = answer
+        self.answered.set()
+
+
+class Waiters:
+    """Everybody in this runtime who waits for a task's end."""
+
+    def __init__(self, broker: Broker, resilience: ResilienceConfig, environment: Environment) -> None:
+        self._broker = broker
+        self._resilience = resilience
+        self._environment = environment
+        self._waiting: dict[str, list[_Waiter]] = {}
+        self._unchecked: set[str] = set()
+        self._changed = anyio.Event()
+        self._closed = False
+
+    async def wait_finished(self, task_id: str) -> StoredResult | None:
+        """Wait for the end of the task; None when there is no such task.
+
+        Raises:
+            BrokerError: the database could not be asked, for a reason that does not pass by itself.
+        """
+        if self._closed:
+            raise BrokerError("the runtime is closed", retryable=True)
+        waiter = _Waiter()
+        self._waiting.setdefault(task_id, []).append(waiter)
+        self._unchecked.add(task_id)
+        self._changed.set()
+        try:
+            await waiter.answered.wait()
+        finally:
+            self._forget(task_id, waiter)
+        if isinstance(waiter.answer, BrokerError):
+            raise waiter.answer
+        return waiter.answer
+
+    def _forget(self, task_id: str, waiter: _Waiter) -> None:
+        others = self._waiting.get(task_id)
+        if others is not None and waiter in others:
+            others.remove(waiter)
+            if not others:
+                del self._waiting[task_id]
+                self._unchecked.discard(task_id)
+                self._changed.set()
+
+    async def run(self) -> None:
+        try:
+            while True:
+                while not self._waiting:
+                    await self._wait_changed(None)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._listen)
+                    await self._answer_all()
+                    group.cancel_scope.cancel()
+        finally:
+            self._closed = True
+            self._fail(list(self._waiting), BrokerError("the runtime is closed", retryable=True))
+
+    async def _answer_all(self) -> None:
+        """Answer waiters until there are none."""
+        waits = pauses(self._resilience, self._environment.random)
+        while self._waiting:
+            asked, self._unchecked = self._unchecked, set()
+            try:
+                await self.run_once(asked)
+            except BrokerError as error:
+                if not error.retryable:
+                    self._fail(asked, error)
+                    continue
+                logger.warning("cannot look up results, trying again: %s", error.message)
+                self._unchecked |= asked & self._waiting.keys()
+                await anyio.sleep(next(waits))
+                continue
+            waits = pauses(self._resilience, self._environment.random)
+            if not self._unchecked and not await self._wait_changed(self._resilience.poll_interval):
+                self._unchecked |= self._waiting.keys()
+
+    async def run_once(self, task_ids: Iterable[str]) -> int:
+        """Look `task_ids` up and answer those who wait for the ones that have ended, or are not there."""
+        answered = 0
+        ids = [task_id for task_id in task_ids if task_id in self._waiting]
+        for start in range(0, len(ids), LOOKUP):
+            part = ids[start : start + LOOKUP]
+            found = {stored.task_id: stored for stored in await self._broker.reader.results(part)}
+            for task_id in part:
+                stored = found.get(task_id)
+                if stored is None or stored.status.is_terminal:
+                    answered += self._settle(task_id, stored)
+        return answered
+
+    def _settle(self, task_id: str, answer: StoredResult | BrokerError | None) -> int:
+        waiters = self._waiting.pop(task_id, [])
+        for waiter in waiters:
+            waiter.settle(answer)
+        return len(waiters)
+
+    def _fail(self, task_ids: Iterable[str], error: BrokerError) -> None:
+        for task_id in task_ids:
+            self._settle(task_id, error)
+
+    async def _wait_changed(self, timeout: float | None) -> bool:
+        with anyio.move_on_after(timeout):
+            await self._changed.wait()
+        changed = self._changed.is_set()
+        self._changed = anyio.Event()
+        return changed
+
+    async def _listen(self) -> None:
+        waits = pauses(self._resilience, self._environment.random)
+        while True:
+            try:
+                async with self._broker.listen(Topic.FINISHED) as listener:
+                    waits = pauses(self._resilience, self._environment.random)
+                    names = [""]
+                    while True:
+                        hit = self._waiting.keys() if "" in names else self._waiting.keys() & set(names)
+                        if hit:
+                            self._unchecked |= hit
+                            self._changed.set()
+                        names = await listener.receive()
+            except BrokerError as error:
+                logger.warning("no notifications of finished tasks: %s", error.message)
+                await anyio.sleep(next(waits))

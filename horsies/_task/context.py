@@ -1,0 +1,80 @@
+"""What a task can know of its own run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, MutableMapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .._runtime.runtime import Runtime
+
+_logger = logging.getLogger("horsies.task")
+
+
+class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds the task's context to each record, beside whatever `extra` the caller gives."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+class TaskContext:
+    """The first parameter of a task that wants it; not part of its arguments.
+
+    Attributes:
+        attempt: 1 for the first.
+        state: what the application's `lifespan` yielded, else None.
+        logger: a stdlib logger that knows the task.
+    """
+
+    def __init__(
+        self,
+        *,
+        task_id: str,
+        task_name: str,
+        queue: str,
+        attempt: int,
+        good_until: datetime | None,
+        worker_id: str,
+        metadata: Mapping[str, str],
+        runtime: Runtime,
+        state: Any,
+    ) -> None:
+        self.task_id = task_id
+        self.task_name = task_name
+        self.queue = queue
+        self.attempt = attempt
+        self.good_until = good_until
+        self.worker_id = worker_id
+        self.metadata = metadata
+        self.runtime = runtime
+        self.state = state
+        self.logger = _TaskLogger(
+            _logger,
+            {"task_id": task_id, "task_name": task_name, "queue": queue, "attempt": attempt, "worker_id": worker_id},
+        )
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the task has been told to stop: the worker is stopping, or its time is up."""
+        return self._cancelled
+
+    def check_cancelled(self) -> None:
+        """Raise `TaskInterrupted` (let it pass) if the task has been told to stop; for long sync tasks."""
+        if self._cancelled:
+            raise TaskInterrupted
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+
+    def __repr__(self) -> str:
+        return f"<TaskContext {self.task_name} {self.task_id} attempt {self.attempt}>"
+
+
+class TaskInterrupted(BaseException):
+    """Raised by `TaskContext.check_cancelled`: the task was told to stop. Let it pass."""

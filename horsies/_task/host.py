@@ -1,0 +1,56 @@
+"""What a task needs of the runtime it is bound to, so that this layer need not know the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from .._payload.ids import new_task_id
+from ..abc import Clock, EnqueueOutcome, NewTask, Serializer, StoredResult, SupportsDelay, TaskRow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .app import Horsies
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Time, ids and chance: they enter here and nowhere else, so that a simulation can replace them."""
+
+    clock: Clock = utc_now
+    new_id: Callable[[], str] = new_task_id
+    random: Random = field(default_factory=Random)
+
+
+class Host(Protocol):
+    """An open runtime, as tasks and handles see it. Its methods raise `BrokerError`."""
+
+    @property
+    def app(self) -> Horsies: ...
+
+    @property
+    def environment(self) -> Environment: ...
+
+    @property
+    def serializers(self) -> Mapping[str, Serializer]: ...
+
+    @property
+    def retry_policies(self) -> Mapping[str, SupportsDelay]: ...
+
+    async def submit(self, task: NewTask, *, replay: bool) -> EnqueueOutcome:
+        """Have the flusher write `task`; a cancelled call withdraws it while it is still queued."""
+        ...
+
+    async def wait_finished(self, task_id: str) -> StoredResult | None:
+        """Wait until the task is terminal; None when there is no such task."""
+        ...
+
+    async def read(self, task_id: str) -> TaskRow | None: ...

@@ -1,0 +1,225 @@
+"""Running one task: from a claimed row to the end of its attempt, in small named steps."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from .._core.codes import TaskErrorCode
+from .._core.errors import ErrorCause, TaskError
+from .._core.outcome import Ending, decide, decide_interrupted, patience_with_unknown
+from .._core.result import Err, Ok
+from .._core.retry import SupportsDelay
+from .._core.status import TaskStatus
+from .._payload.codec import CodecError
+from .._payload.envelope import Envelope, decode, sha_of
+from .._payload.result import encode_result
+from .._payload.signature import ArgumentError, CorruptError
+from .._task.context import TaskContext, TaskInterrupted
+from .._task.declare import Task
+from .._task.host import Host
+from ..abc import ClaimedTask, Finish, GiveBack
+
+logger = logging.getLogger("horsies.worker")
+
+THREAD_GRACE = 2.0
+"""Seconds that a sync task gets to notice `ctx.cancelled` once the worker must stop."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A claimed task, decoded and ready to start."""
+
+    claimed: ClaimedTask
+    task: Task[Any, Any]
+    envelope: Envelope
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    policy: SupportsDelay | None
+    context: TaskContext | None = field(default=None)
+
+
+def prepare(host: Host, claimed: ClaimedTask) -> Job | Finish | GiveBack:
+    """Decode a claimed row. What cannot be decoded fails alone, without user code; an unknown task is passed on."""
+    task = host.app.tasks.get(claimed.task_name)
+    if task is None:
+        delay = patience_with_unknown(claimed.overdue, host.app.config.recovery.resolution_grace)
+        if delay is not None:
+            return GiveBack(claimed.lease, delay)
+        return refused(
+            claimed,
+            TaskErrorCode.WORKER_RESOLUTION_ERROR,
+            f"no worker of queue {claimed.queue!r} knows task {claimed.task_name!r}: "
+            "does the module that declares it get imported?",
+        )
+    try:
+        if sha_of(claimed.envelope) != claimed.sha:
+            raise ValueError("the bytes are not those that were sent")
+        envelope = decode(claimed.envelope)
+        serializer = host.serializers.get(envelope.serializer)
+        if serializer is None:
+            raise ValueError(f"serializer {envelope.serializer!r} is not installed here")
+        args, kwargs = task.signature.decode(serializer, envelope.arguments)
+    except ArgumentError as error:
+        return refused(claimed, TaskErrorCode.ARGUMENT_TYPE_MISMATCH, str(error))
+    except (ValueError, CorruptError) as error:
+        return refused(claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, f"the stored task cannot be read: {error}")
+    retry = task.settings.retry if envelope.retry is None else envelope.retry
+    policy = host.retry_policies.get(retry) if isinstance(retry, str) else retry
+    return Job(claimed, task, envelope, args, kwargs, policy)
+
+
+def refused(claimed: ClaimedTask, code: TaskErrorCode, message: str) -> Finish:
+    """The end of a task whose user code never ran."""
+    result = encode_result(Err(TaskError(code, message)), None, "", None)
+    return Finish(claimed.lease, TaskStatus.FAILED, result, code)
+
+
+def unhandled(error: BaseException) -> Err[TaskError]:
+    """UNHANDLED_ERROR with the type, message and traceback of `error`, without horsies' own frames."""
+    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    try:
+        message = str(error)
+    except Exception:  # an exception class whose __str__ fails must not take the worker along
+        message = ""
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    name = type(error).__name__
+    cause = ErrorCause(type(error).__qualname__, message, text)
+    return Err(TaskError.caused_by(TaskErrorCode.UNHANDLED_ERROR, f"{name}: {message}" if message else name, cause))
+
+
+def as_result(value: Any) -> Ok[Any] | Err[TaskError]:
+    """What user code returned, as a result."""
+    if isinstance(value, Ok):
+        return value
+    if isinstance(value, Err):
+        if isinstance(value.error, TaskError):
+            return value
+        return Err(TaskError(TaskErrorCode.RETURN_TYPE_MISMATCH, "the task returned an Err that holds no TaskError"))
+    return Ok(value)
+
+
+async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
+    """Run an async task in the calling task, under its timeout. Only cancellation leaves as an exception."""
+    timeout = job.envelope.timeout
+    try:
+        with anyio.move_on_after(None if timeout is None else timeout.total_seconds()):
+            if job.context is None:
+                return as_result(await job.task.fn(*job.args, **job.kwargs))
+            return as_result(await job.task.fn(job.context, *job.args, **job.kwargs))
+    except TaskError as error:
+        return Err(error)
+    except (Exception, SystemExit, TaskInterrupted) as error:
+        return unhandled(error)
+    return timed_out(job)
+
+
+def timed_out(job: Job) -> Err[TaskError]:
+    timeout = job.envelope.timeout
+    seconds = 0.0 if timeout is None else timeout.total_seconds()
+    return Err(TaskError(TaskErrorCode.TASK_TIMEOUT, f"user code ran longer than {seconds:g} s"))
+
+
+def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
+    """Call a sync task; None when it stopped because its context told it to."""
+    try:
+        if job.context is None:
+            return as_result(job.task.fn(*job.args, **job.kwargs))
+        return as_result(job.task.fn(job.context, *job.args, **job.kwargs))
+    except TaskInterrupted:
+        return None
+    except TaskError as error:
+        return Err(error)
+    except (Exception, SystemExit) as error:
+        return unhandled(error)
+
+
+async def run_sync(
+    job: Job,
+    limiter: anyio.CapacityLimiter,
+    report: Callable[[Ok[Any] | Err[TaskError]], None],
+    abandon: Callable[[], None],
+) -> None:
+    """Run a sync task in a thread and `report` how it ended.
+
+    Past its timeout the task is reported at once, and this call (which is the task's slot) lasts until the thread
+    ends; what it returns then is dropped. When cancelled, the thread gets `THREAD_GRACE` seconds to notice; one that
+    does not is left behind, and `abandon` is called.
+    """
+    timeout = job.envelope.timeout
+    ended = anyio.Event()
+    results: list[Ok[Any] | Err[TaskError] | None] = []
+    thread_scope = anyio.CancelScope(shield=True)
+
+    async def thread() -> None:
+        with thread_scope:
+            results.append(await anyio.to_thread.run_sync(call_sync, job, abandon_on_cancel=True, limiter=limiter))
+            ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(thread)
+        try:
+            with anyio.move_on_after(None if timeout is None else timeout.total_seconds()) as in_time:
+                await ended.wait()
+            if in_time.cancelled_caught and not ended.is_set():
+                if job.context is not None:
+                    job.context._cancel()
+                report(timed_out(job))
+                await ended.wait()
+        except anyio.get_cancelled_exc_class():
+            if job.context is not None:
+                job.context._cancel()
+            with anyio.move_on_after(THREAD_GRACE, shield=True):
+                await ended.wait()
+            thread_scope.cancel()
+            if not results:
+                abandon()
+            raise
+        finally:
+            if results and results[0] is not None:
+                report(results[0])
+
+
+def conclude(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:
+    """The row to write for `result`, and the error in it if there is one."""
+    envelope, lease = job.envelope, job.claimed.lease
+    try:
+        data = _encoded(host.serializers, job, result)
+    except CodecError as error:
+        result = Err(TaskError(TaskErrorCode.RETURN_TYPE_MISMATCH, f"task {job.task.name!r}: {error}"))
+        data = _encoded(host.serializers, job, result)
+    try:
+        ending = decide(
+            result,
+            policy=job.policy,
+            retry_for=job.task.settings.retry_for,
+            retries=job.claimed.retries,
+            random=host.environment.random,
+        )
+    except Exception:
+        logger.exception("the retry policy of task %r failed; the task is not retried", envelope.task_name)
+        ending = Ending(TaskStatus.FAILED)
+    code = result.error.code if isinstance(result, Err) else None
+    return (
+        Finish(lease, ending.status, data, code, ending.retry_in),
+        result if isinstance(result, Err) else None,
+    )
+
+
+def conclude_interrupted(job: Job) -> Finish:
+    """The row to write for a task whose worker stops before user code has ended."""
+    ending = decide_interrupted(policy=job.policy, retry_for=job.task.settings.retry_for)
+    code = TaskErrorCode.WORKER_CRASHED
+    data = encode_result(Err(TaskError(code, "the worker stopped before the task had ended")), None, "", None)
+    return Finish(job.claimed.lease, ending.status, data, code, interrupted=ending.interrupted)
+
+
+def _encoded(serializers: Mapping[str, Any], job: Job, result: Ok[Any] | Err[TaskError]) -> bytes:
+    tag = job.envelope.serializer
+    return encode_result(result, job.task.signature.return_codec, tag, serializers[tag])

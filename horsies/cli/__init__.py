@@ -1,0 +1,138 @@
+"""The command line: `horsies worker|check|migrate|demo`.
+
+Exit codes: 0 done or stopped in order, 1 failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import anyio
+import typer
+
+from horsies import HorsiesError, Runtime, WorkerConfig
+
+from .demo import run_demo
+from .locate import factory_for, load_app
+from .worker import serve
+
+app = typer.Typer(
+    name="horsies",
+    help="A task queue on Postgres, native on Trio and asyncio.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Locator = Annotated[str, typer.Argument(metavar="PKG.MOD:APP", help="where the Horsies object is")]
+
+
+class Backend(StrEnum):
+    asyncio = "asyncio"
+    trio = "trio"
+
+
+@app.command()
+def worker(
+    locator: Locator,
+    backend: Annotated[Backend, typer.Option(help="the event loop")] = Backend.asyncio,
+    concurrency: Annotated[int, typer.Option(help="tasks at once, async and sync together")] = 100,
+    threads: Annotated[int | None, typer.Option(help="sync tasks at once; default: as many as tasks")] = None,
+    queues: Annotated[str | None, typer.Option(help="comma-separated; default: all")] = None,
+    drain_timeout: Annotated[float, typer.Option(help="seconds for running tasks at SIGTERM")] = 30.0,
+    name: Annotated[str | None, typer.Option(help="shown in logs and TaskInfo.worker_id")] = None,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="stop when nothing is due")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what happens")] = False,
+) -> None:
+    """Run a worker until SIGTERM or SIGINT; a second signal cuts the drain short."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    config = WorkerConfig(
+        queues=None if queues is None else tuple(part.strip() for part in queues.split(",") if part.strip()),
+        concurrency=concurrency,
+        threads=threads,
+        drain_timeout=drain_timeout,
+        name=name,
+        until_idle=until_idle,
+    )
+    abandoned = anyio.run(serve, load_app(locator), config, backend=backend.value)
+    if abandoned:
+        # A thread that does not return would keep the interpreter alive for ever.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1)
+
+
+@app.command()
+def check(
+    locator: Locator,
+    live: Annotated[bool, typer.Option("--live", help="also reach the database")] = False,
+    backend: Annotated[Backend, typer.Option(help="the event loop for --live")] = Backend.asyncio,
+) -> None:
+    """Validate an application: everything it names is there, and with --live the database answers."""
+    os.environ["HORSIES_SUPPRESS_SENDS"] = "1"
+    found = load_app(locator)
+    runtime = Runtime(found)
+    runtime.check()
+    typer.echo(f"{locator}: {len(found.tasks)} tasks, {len(found.queues)} queues, {found.config.masked_url}: fine")
+    if live:
+        typer.echo(anyio.run(_check_live, runtime, backend=backend.value))
+
+
+async def _check_live(runtime: Runtime) -> str:
+    async with runtime:
+        return await runtime.check_live()
+
+
+@app.command()
+def migrate(
+    locator: Locator,
+    sql: Annotated[bool, typer.Option("--sql", help="print the statements instead of running them")] = False,
+    backend: Annotated[Backend, typer.Option(help="the event loop")] = Backend.asyncio,
+) -> None:
+    """Bring the database's schema up to date; opening a runtime does the same."""
+    found = load_app(locator)
+    if sql:
+        typer.echo(factory_for(found).schema_sql(found.config))
+        return
+    typer.echo(f"the schema is up to date: {anyio.run(_check_live, Runtime(found), backend=backend.value)}")
+
+
+@app.command()
+def demo(
+    db: Annotated[str, typer.Option(help="empty: an embedded Postgres; sqlite; or a database URL")] = "",
+    backend: Annotated[Backend, typer.Option(help="the event loop")] = Backend.asyncio,
+    tasks: Annotated[int, typer.Option(help="how many tasks", min=20)] = 4_000,
+) -> None:
+    """Send and run some thousand tasks of every kind, and show how they ended and how fast."""
+    run_demo(db, backend.value, tasks)
+
+
+def main() -> None:
+    """Run the command line; a `HorsiesError` becomes one message and exit code 1 (2 for wrong usage)."""
+    try:
+        app()
+    except HorsiesError as error:
+        typer.echo(f"horsies: {error}", err=True)
+        raise SystemExit(2 if error.code in ("HRS-206", "HRS-207", "HRS-215") else 1) from None
+    except BaseExceptionGroup as group:
+        matched, rest = group.split(HorsiesError)
+        if matched is None or rest is not None:
+            raise
+        typer.echo(f"horsies: {_first(matched)}", err=True)
+        raise SystemExit(1) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,123 @@
+"""The broker, and how it opens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import anyio
+import psycopg
+
+from horsies import AppConfig, HorsiesError
+from horsies.abc import Broker, Clock, Consumer, Listener, Producer, Reader, Topic
+
+from .connection import connect
+from .consumer import PostgresConsumer
+from .failures import broker_error, translated
+from .listener import open_listener
+from .pool import ConnectionPool
+from .producer import PostgresProducer
+from .queries import named_queries
+from .reader import PostgresReader
+from .schema import migrate, schema_sql
+from .session import Target, open_session
+from .target import describe, require_conninfo
+
+
+class PostgresBroker:
+    """An open broker; `PostgresBrokerFactory.open` makes it."""
+
+    def __init__(self, config: AppConfig, pool: ConnectionPool) -> None:
+        self._config = config
+        self._pool = pool
+        self._sql = named_queries(config.schema)
+        self._statement_timeout = float(config.resilience.statement_timeout)
+        self._target = Target(
+            config.url,
+            connect_timeout=config.pool.timeout,
+            statement_timeout=self._statement_timeout,
+            pooled=config.listen_url is not None,
+        )
+        self.reader: Reader = PostgresReader(pool, self._sql, statement_timeout=self._statement_timeout)
+
+    @asynccontextmanager
+    async def producer(self) -> AsyncIterator[Producer]:
+        """See `horsies.abc.Broker.producer`."""
+        async with open_session(self._target) as session:
+            yield PostgresProducer(session, self._sql)
+
+    @asynccontextmanager
+    async def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
+        """See `horsies.abc.Broker.consumer`."""
+        async with open_session(self._target) as intake, open_session(self._target) as outcomes:
+            yield PostgresConsumer(
+                worker_id,
+                queues,
+                intake=intake,
+                outcomes=outcomes,
+                sql=self._sql,
+                dead_after=self._config.recovery.dead_after,
+            )
+
+    def listen(self, topic: Topic) -> AbstractAsyncContextManager[Listener]:
+        """See `horsies.abc.Broker.listen`."""
+        return open_listener(
+            self._config.listen_url or self._config.url,
+            self._config.schema,
+            topic,
+            timeout=self._config.pool.timeout,
+            statement_timeout=self._statement_timeout,
+        )
+
+    async def check(self) -> str:
+        """See `horsies.abc.Broker.check`."""
+        with translated("check"):
+            async with self._pool.connection() as connection:
+                with anyio.fail_after(self._statement_timeout):
+                    cursor = await connection.execute("SELECT current_setting('server_version')")
+                    (version,) = await cursor.fetchone() or ("?",)
+        return f"PostgreSQL {version}: {describe(self._config.url)}"
+
+
+class PostgresBrokerFactory:
+    """Opens brokers on PostgreSQL."""
+
+    @asynccontextmanager
+    async def open(self, config: AppConfig, *, clock: Clock) -> AsyncIterator[Broker]:
+        """See `horsies.abc.BrokerFactory.open`. The database has a clock of its own."""
+        require_conninfo("url", config.url)
+        if config.listen_url is not None:
+            require_conninfo("listen_url", config.listen_url)
+        await _bring_up_to_date(config)
+        async with ConnectionPool(
+            config.url,
+            min_size=config.pool.min_size,
+            max_size=config.pool.max_size,
+            timeout=config.pool.timeout,
+            prepare_threshold=5 if config.listen_url is None else None,
+        ) as pool:
+            yield PostgresBroker(config, pool)
+
+    def schema_sql(self, config: AppConfig) -> str:
+        """See `horsies.abc.BrokerFactory.schema_sql`."""
+        return schema_sql(config.schema)
+
+
+async def _bring_up_to_date(config: AppConfig) -> None:
+    try:
+        with anyio.fail_after(config.pool.timeout):
+            connection = await connect(config.url, timeout=config.pool.timeout)
+            try:
+                await migrate(connection, config.schema)
+            finally:
+                connection.finish()
+    except TimeoutError:
+        raise _unreachable(config, f"no answer within pool.timeout ({config.pool.timeout:g} s)") from None
+    except psycopg.Error as error:
+        raise _unreachable(config, broker_error("connect", error).message) from None
+    except OSError as error:
+        raise _unreachable(config, f"{type(error).__name__}: {error.strerror}") from None
+
+
+def _unreachable(config: AppConfig, cause: str) -> HorsiesError:
+    return HorsiesError("HRS-211", f"cannot use the database: {describe(config.url)}: {cause}")

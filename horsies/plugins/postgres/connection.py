@@ -1,0 +1,439 @@
+"""psycopg on whichever event loop runs: asyncio, uvloop or Trio.
+
+psycopg keeps its protocol in generators that say what they wait for (the socket readable, writable, either), so one
+method, `AnyioConnection.wait`, is all that ties a connection to an event loop. Everything above it (cursors, pipelines,
+COPY, transactions, notifications) is psycopg's own.
+
+Cancellation. A query that is cancelled while the server works on it is cancelled there as well, and what the server
+still sends is read, all within `CLEANUP` seconds under a shield; after that the connection is as good as before. When
+that fails it is closed. So a connection is always usable or closed, never in between. Waiting for notifications asks
+nothing of the server, so cancelling that wait leaves the connection untouched.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from typing import Any, TypeVar
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import psycopg
+from psycopg import capabilities, conninfo, errors
+from psycopg.abc import PQGen, PQGenConn
+from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.rows import AsyncRowFactory, Row, TupleRow, tuple_row
+from psycopg.waiting import Ready, Wait
+
+T = TypeVar("T")
+
+CLEANUP = 5.0
+"""The most seconds that a cancelled operation may take to leave its connection usable."""
+_LOOK = 1.0
+"""Every so many seconds a waiting connection looks whether its socket still exists."""
+_BUSY = 0.005
+"""Seconds that a generator which never has to wait (a long COPY) may keep the event loop to itself."""
+_LEAST_CONNECT_TIMEOUT = 2
+"""libpq takes a `connect_timeout` of 1 for 2."""
+
+_DEFAULTS: dict[str, str] = {
+    "fallback_application_name": "horsies",
+    # A peer that vanished without a word is noticed within a minute, whether we wait for it or write to it.
+    "keepalives": "1",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+
+
+def _poll(fd: int, wanted: int) -> int:
+    """What `fd` is ready for at this instant; an error counts as everything that was asked for."""
+    poller = select.poll()
+    poller.register(fd, (select.POLLIN if wanted & Wait.R else 0) | (select.POLLOUT if wanted & Wait.W else 0))
+    ready = 0
+    for _, events in poller.poll(0):
+        if events & select.POLLIN:
+            ready |= Ready.R
+        if events & select.POLLOUT:
+            ready |= Ready.W
+        if events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+            ready |= wanted
+    return ready
+
+
+async def _either(fd: int) -> int:
+    """Wait until `fd` is readable or writable."""
+    ready = 0
+
+    async def watch(wait: Callable[[int], Awaitable[None]], flag: int) -> None:
+        nonlocal ready
+        # libpq, asked to go on, says better what is wrong with its socket.
+        with suppress(OSError, anyio.ClosedResourceError):
+            await wait(fd)
+        ready |= flag
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch, anyio.wait_readable, Ready.R)
+        group.start_soon(watch, anyio.wait_writable, Ready.W)
+    return ready
+
+
+async def _wait_ready(fd: int, wanted: int, seconds: float) -> int:
+    """Wait for at most `seconds` until `fd` is ready for something `wanted`; 0 when it is not."""
+    # Sockets are nearly always writable, and a look is far cheaper than a turn of the event loop.
+    if (wanted & Wait.W or seconds <= 0) and (ready := _poll(fd, wanted)):
+        return ready
+    with anyio.move_on_after(seconds):
+        if wanted == Wait.RW:
+            return await _either(fd)
+        if wanted == Wait.R:
+            await anyio.wait_readable(fd)
+        else:
+            await anyio.wait_writable(fd)
+        return wanted
+    os.fstat(fd)  # raises when the socket was closed behind our back, which no event would ever tell
+    return 0
+
+
+class _Cursor(psycopg.AsyncCursor[Row]):
+    """Notices LISTEN, which leaves a mark on the session that a pool must know of."""
+
+    async def execute(self, *args: Any, **kwargs: Any) -> _Cursor[Row]:
+        await super().execute(*args, **kwargs)
+        if self.statusmessage == "LISTEN" and isinstance(self.connection, AnyioConnection):
+            self.connection.has_listened = True
+        return self
+
+
+class AnyioConnection(psycopg.AsyncConnection[Row]):
+    """A psycopg connection for asyncio and Trio. Open one with `connect`."""
+
+    def __init__(
+        self,
+        pgconn: psycopg.pq.abc.PGconn,
+        row_factory: AsyncRowFactory[Row] = tuple_row,  # type: ignore[assignment]  # as psycopg declares it
+        *,
+        autocommit: bool = True,
+    ) -> None:
+        super().__init__(pgconn, row_factory)
+        self.lock = anyio.Lock(fast_acquire=True)  # type: ignore[assignment]  # used as an async context manager only
+        self.cursor_factory = _Cursor
+        self.has_listened = False
+        self._autocommit = autocommit
+        self._yielded_at = -math.inf
+
+    async def wait(self, gen: PQGen[T], interval: float = _LOOK, timeout: float | None = None) -> T:
+        """Run `gen` to its end, waiting for the socket whenever it asks to.
+
+        Args:
+            gen: a psycopg generator that does not replace the socket.
+            interval: seconds between looks at whether the socket still exists.
+            timeout: seconds after which to stop; None: never.
+
+        Raises:
+            psycopg.errors._WaitTimeout: `timeout` passed; psycopg catches it where it gives one.
+            psycopg.OperationalError: the connection is lost.
+        """
+        try:
+            # Also the generators that never wait (rows of a COPY) must hear of a cancellation.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            return await self._drive(gen, interval, timeout)
+        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit):
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                await self._settle(gen)
+            raise
+
+    async def _drive(self, gen: PQGen[T], interval: float, timeout: float | None) -> T:
+        fd = self.pgconn.socket
+        deadline = math.inf if timeout is None else anyio.current_time() + timeout
+        try:
+            wanted = next(gen)
+            while True:
+                if wanted & Wait.W:
+                    await self._let_others_run()
+                seconds = interval if timeout is None else min(interval, deadline - anyio.current_time())
+                ready = await _wait_ready(fd, wanted, seconds)
+                if wanted == Wait.R:
+                    self._yielded_at = anyio.current_time()
+                wanted = gen.send(Ready(ready))
+                if timeout is not None and anyio.current_time() >= deadline:
+                    raise errors._WaitTimeout("wait timeout expired")
+        except StopIteration as stop:
+            await self._let_others_run()
+            result: T = stop.value
+            return result
+        except (OSError, anyio.ClosedResourceError) as exc:
+            raise errors.OperationalError("the connection was closed while it was in use") from exc
+
+    async def _let_others_run(self) -> None:
+        # Shielded, because a cancellation here would lose what the server has already answered.
+        if anyio.current_time() - self._yielded_at >= _BUSY:
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+            self._yielded_at = anyio.current_time()
+
+    async def _settle(self, gen: PQGen[Any]) -> None:
+        """Stop the query that `gen` was waiting for and read what is left of it, or close the connection."""
+        settled = False
+        with anyio.move_on_after(CLEANUP, shield=True):
+            # The error is that of the cancelled query; whether it left the connection in order is seen below.
+            with suppress(psycopg.Error):
+                await self.cancel_safe(timeout=CLEANUP)
+                await self._drive(gen, _LOOK, None)
+            settled = True
+        in_pipeline = self.pgconn.pipeline_status != PipelineStatus.OFF  # active until its end, by definition
+        if not settled or (self.pgconn.transaction_status == TransactionStatus.ACTIVE and not in_pipeline):
+            self.finish()
+
+    async def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """Ask the server to cancel what this connection is doing.
+
+        Raises:
+            psycopg.errors.CancellationTimeout: the request took longer than `timeout` seconds.
+        """
+        if not self._should_cancel():
+            return
+        try:
+            with anyio.fail_after(timeout or math.inf):
+                if capabilities.has_cancel_safe():
+                    await _drive_connecting(self._cancel_gen())
+                else:
+                    await anyio.to_thread.run_sync(
+                        self.cancel, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+                    )
+        except TimeoutError:
+            raise errors.CancellationTimeout("cancellation timeout expired") from None
+
+    async def _try_cancel(self, *, timeout: float = CLEANUP) -> None:
+        # psycopg calls it while it cleans up, which in a cancelled scope works only under a shield.
+        with anyio.move_on_after(timeout, shield=True):
+            await super()._try_cancel(timeout=timeout)
+
+    @asynccontextmanager
+    async def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> AsyncIterator[psycopg.AsyncTransaction]:
+        """A transaction, or a savepoint inside one, around a block; rolled back when the block raises.
+
+        A block whose scope is cancelled is rolled back even when it reached its end.
+        """
+        depth = self._num_transactions
+        async with self._leaving_in_order(
+            super().transaction(savepoint_name, force_rollback), lambda: self._end_transaction(depth)
+        ) as transaction:
+            yield transaction
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[psycopg.AsyncPipeline]:
+        """Send statements without waiting for each answer; leaving the block waits for all of them."""
+        async with self._leaving_in_order(super().pipeline(), self._end_pipeline) as pipeline:
+            yield pipeline
+
+    @asynccontextmanager
+    async def _leaving_in_order(
+        self, manager: AbstractAsyncContextManager[T], mend: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[T]:
+        """`manager`, left under a bounded shield when its block fails or is cancelled.
+
+        Without one, leaving would stop at its first await and psycopg's count of open blocks would stay wrong for
+        ever. `mend` puts right what an interruption of entering or of an orderly leaving left behind.
+        """
+        try:
+            value = await manager.__aenter__()
+        except BaseException:
+            with self._cleanup():
+                await mend()
+            raise
+        try:
+            yield value
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        except BaseException as exc:
+            swallowed: bool | None = False
+            with self._cleanup():
+                swallowed = await manager.__aexit__(type(exc), exc, exc.__traceback__)
+            if not swallowed:
+                raise
+        else:
+            try:
+                await manager.__aexit__(None, None, None)
+            except BaseException:
+                with self._cleanup():
+                    await mend()
+                raise
+
+    @contextmanager
+    def _cleanup(self) -> Iterator[None]:
+        """A shield for `CLEANUP` seconds; the connection is closed when that is not enough."""
+        with anyio.move_on_after(CLEANUP, shield=True) as scope:
+            yield
+        if scope.cancelled_caught:
+            self.finish()
+
+    async def _end_transaction(self, depth: int) -> None:
+        if self.closed or self._num_transactions == depth:
+            return
+        self._num_transactions = depth
+        if depth == 0 and self.pgconn.transaction_status != TransactionStatus.IDLE:
+            await self.rollback()
+
+    async def _end_pipeline(self) -> None:
+        pipeline = self._pipeline
+        if pipeline is None or pipeline.level:
+            return
+        if self.pgconn.pipeline_status == PipelineStatus.OFF:
+            self._pipeline = None
+        else:
+            self.finish()
+
+    def is_quiet(self) -> bool:
+        """Whether the server has sent nothing unasked; to an idle connection it mostly says that it closes it."""
+        return not self.closed and not _poll(self.pgconn.socket, Wait.R)
+
+    def is_at_rest(self) -> bool:
+        """Whether nothing of an earlier use is left: no open block, no LISTEN, no setting of psycopg's changed."""
+        return (
+            not self.closed
+            and self.pgconn.transaction_status == TransactionStatus.IDLE
+            and self._pipeline is None
+            and self._num_transactions == 0
+            and not self.has_listened
+            and not self.lock.locked()
+            and self._autocommit
+            and (self._isolation_level, self._read_only, self._deferrable) == (None, None, None)
+        )
+
+    async def close(self) -> None:
+        """Close the connection. Whoever still waits on it gets a `psycopg.OperationalError`."""
+        self.finish()
+
+    def finish(self) -> None:
+        """`close` without `await`: it sends a farewell without waiting for an answer."""
+        if self.closed:
+            return
+        # A waiter left behind would sleep on, and break the next connection that gets this file descriptor.
+        anyio.notify_closing(self.pgconn.socket)
+        self._closed = True
+        self.pgconn.finish()
+
+
+async def _drive_connecting(gen: PQGenConn[None]) -> None:
+    """Run a generator that says itself which socket it waits for."""
+    try:
+        fd, wanted = next(gen)
+        while True:
+            fd, wanted = gen.send(Ready(await _wait_ready(fd, wanted, _LOOK)))
+    except StopIteration:
+        return
+    except OSError as exc:
+        raise errors.OperationalError("the socket of a cancel request was closed") from exc
+
+
+async def made_in_thread(make: Callable[[Callable[[], bool]], T], discard: Callable[[T], object]) -> T:
+    """What `make` returns, called in a thread of its own.
+
+    Cancelling does not wait for the thread: what it makes for nobody goes to `discard`, there.
+
+    Args:
+        make: called with a function that says whether anybody still waits.
+        discard: takes back what was made too late.
+    """
+    lock = threading.Lock()
+    made: list[T] = []
+    left = False
+
+    def call() -> None:
+        product = make(lambda: not left)
+        with lock:
+            if not left:
+                made.append(product)
+                return
+        discard(product)
+
+    try:
+        # A limiter of its own: a server that does not answer must not use up the threads of the program.
+        await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+    except BaseException:
+        with lock:
+            left = True
+        for product in made:
+            discard(product)
+        raise
+    return made.pop()
+
+
+def connect_parameters(url: str, timeout: float) -> dict[str, Any]:
+    """The libpq parameters of `url` (a URI or `key=value` pairs) with horsies' defaults beneath them.
+
+    Args:
+        url: anything libpq reads, without host as well.
+        timeout: seconds for one host; libpq counts whole ones, at least 2. A shorter `connect_timeout` of `url` stays.
+
+    Raises:
+        psycopg.ProgrammingError: `url` cannot be read. It is not shown: libpq's own message may repeat a password.
+    """
+    try:
+        parameters = conninfo.conninfo_to_dict(url)
+        stated = int(float(parameters.get("connect_timeout") or 0))
+    except (psycopg.Error, ValueError):
+        raise psycopg.ProgrammingError(
+            "the database URL cannot be read: it should look like postgresql://user@host:5432/database?option=value, "
+            "with special characters percent-encoded, or like host=... dbname=..."
+        ) from None
+    bound = max(_LEAST_CONNECT_TIMEOUT, math.ceil(timeout))
+    return {**_DEFAULTS, **parameters, "connect_timeout": min(stated, bound) if stated > 0 else bound}
+
+
+def adopt(
+    twin: psycopg.Connection[Any], *, autocommit: bool = True, prepare_threshold: int | None = 5
+) -> AnyioConnection[TupleRow]:
+    """An `AnyioConnection` on the open libpq connection of `twin`, which must run no SQL of its own from now on."""
+    connection: AnyioConnection[TupleRow] = AnyioConnection(twin.pgconn, autocommit=autocommit)
+    connection.prepare_threshold = prepare_threshold
+    return connection
+
+
+async def connect(
+    conninfo: str, *, timeout: float, autocommit: bool = True, prepare_threshold: int | None = 5
+) -> AnyioConnection[TupleRow]:
+    """Open a connection, on any event loop.
+
+    psycopg connects in a thread, because libpq and the resolver may block; nothing else ever runs there.
+
+    Args:
+        conninfo: anything libpq reads: a URI or `key=value` pairs.
+        timeout: seconds, for all hosts together.
+        autocommit: as in psycopg, but on by default.
+        prepare_threshold: as in psycopg; None prepares nothing, for transaction poolers.
+
+    Raises:
+        psycopg.OperationalError: the database cannot be reached or refuses; the message names host, role and database.
+        psycopg.ProgrammingError: `conninfo` cannot be read.
+    """
+    parameters = connect_parameters(conninfo, timeout)
+
+    def open_twin(anybody_waits: Callable[[], bool]) -> psycopg.Connection[Any]:
+        return psycopg.connect(**parameters)
+
+    try:
+        with anyio.fail_after(timeout):
+            twin = await made_in_thread(open_twin, psycopg.Connection.close)
+    except TimeoutError:
+        raise errors.ConnectionTimeout(
+            f"{destination(parameters)} did not answer within {timeout:g} s: is it a Postgres server, and can it be "
+            "reached from here?"
+        ) from None
+    connection = adopt(twin, autocommit=autocommit, prepare_threshold=prepare_threshold)
+    del twin.pgconn  # or the twin would warn that it was never closed
+    return connection
+
+
+def destination(parameters: dict[str, Any]) -> str:
+    """Where `parameters` lead, fit to be shown."""
+    host = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
+    return f"host {host}, port {parameters.get('port', 'default')}, database {parameters.get('dbname', 'default')}"

@@ -1,0 +1,189 @@
+"""One worker's claims, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from horsies.abc import BrokerError, Claim, ClaimedTask, Finish, GiveBack, Lease, Promotion, StartOutcome, TaskStatus
+
+from .session import Row, Session, in_utc
+
+_SWEEP = 1000
+_SWEEPS = 3
+
+
+class PostgresConsumer:
+    """Takes work over `intake` and hands it back over `outcomes`, so that a slow claim delays no result."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        queues: Sequence[tuple[str, int]],
+        *,
+        intake: Session,
+        outcomes: Session,
+        sql: Mapping[str, str],
+        dead_after: float,
+    ) -> None:
+        self._worker_id = worker_id
+        self._ranks = dict(queues)
+        self._intake = intake
+        self._outcomes = outcomes
+        self._sql = sql
+        self._dead_after = float(dead_after)
+
+    async def beat(self, *, now: datetime | None = None) -> None:
+        """See `horsies.abc.Consumer.beat`."""
+        await self._outcomes.fetch("beat", self._sql["beat"], {"worker": self._worker_id, "now": now})
+
+    async def leave(self) -> int:
+        """See `horsies.abc.Consumer.leave`."""
+        rows = await self._outcomes.fetch("leave", self._sql["leave"], {"worker": self._worker_id})
+        returned: int = rows[0][0]
+        return returned
+
+    async def promote(self, limit: int, *, now: datetime | None = None) -> Promotion:
+        """See `horsies.abc.Consumer.promote`."""
+        rows = await self._intake.fetch("promote", self._sql["promote"], {"limit": limit, "now": now})
+        promoted, next_due_in, _ = rows[0]
+        return Promotion(promoted, 0.0 if promoted == limit else next_due_in)
+
+    async def claim(self, limit: int, *, now: datetime | None = None) -> Claim:
+        """See `horsies.abc.Consumer.claim`.
+
+        A claim that met tasks past their deadline sweeps such tasks aside and claims again, a few times: so it reaches
+        what stands behind them, and its cost stays bounded however many there are.
+        """
+        rows, met = await self._claim(limit, now)
+        expired = met
+        for _ in range(_SWEEPS):
+            if met == 0 or len(rows) == limit:
+                break
+            try:
+                expired += await self.expire(_SWEEP, now=now)
+                more, met = await self._claim(limit - len(rows), now)
+            except BrokerError:
+                break  # what was claimed so far is this worker's, and must reach it
+            rows += more
+            expired += met
+        rows.sort(key=self._order)
+        return Claim(tuple(map(_claimed_task, rows)), expired)
+
+    async def start(self, leases: Sequence[Lease], *, now: datetime | None = None) -> list[StartOutcome]:
+        """See `horsies.abc.Consumer.start`."""
+        if not leases:
+            return []
+        rows = await self._outcomes.fetch(
+            "start", self._sql["start"], {**_fences(leases), "worker": self._worker_id, "now": now}
+        )
+        status = {Lease(task_id, claim_number): status for task_id, claim_number, status, _ in rows}
+        return [_START[status.pop(lease, None)] for lease in leases]
+
+    async def finish(self, ends: Sequence[Finish], *, now: datetime | None = None) -> list[bool]:
+        """See `horsies.abc.Consumer.finish`."""
+        if not ends:
+            return []
+        firsts = list({end.lease.task_id: end for end in reversed(ends)}.values())
+        rows = await self._outcomes.fetch(
+            "finish",
+            self._sql["finish"],
+            {
+                **_fences([end.lease for end in firsts]),
+                "statuses": [end.status.value for end in firsts],
+                "results": [end.result for end in firsts],
+                "error_codes": [end.error_code for end in firsts],
+                "retry_ins": [float(end.retry_in) for end in firsts],
+                "interrupteds": [end.interrupted for end in firsts],
+                "worker": self._worker_id,
+                "now": now,
+            },
+        )
+        return _written([end.lease for end in ends], rows)
+
+    async def give_back(self, tasks: Sequence[GiveBack], *, now: datetime | None = None) -> list[bool]:
+        """See `horsies.abc.Consumer.give_back`."""
+        if not tasks:
+            return []
+        leases = [task.lease for task in tasks]
+        delays = [float(task.delay) for task in tasks]
+        rows = await self._outcomes.fetch(
+            "give back",
+            self._sql["give_back"],
+            {**_fences(leases), "delays": delays, "worker": self._worker_id, "now": now},
+        )
+        return _written(leases, rows)
+
+    async def expire(self, limit: int, *, now: datetime | None = None) -> int:
+        """See `horsies.abc.Consumer.expire`."""
+        rows = await self._intake.fetch("expire", self._sql["expire"], {"limit": limit, "now": now})
+        expired: int = rows[0][0]
+        return expired
+
+    async def has_due(self, *, now: datetime | None = None) -> bool:
+        """See `horsies.abc.Consumer.has_due`."""
+        rows = await self._intake.fetch("has_due", self._sql["has_due"], {"queues": list(self._ranks), "now": now})
+        due: bool = rows[0][0]
+        return due
+
+    async def _claim(self, limit: int, now: datetime | None) -> tuple[list[Row], int]:
+        """The rows that are CLAIMED now, and how many others became EXPIRED."""
+        rows = await self._intake.fetch(
+            "claim",
+            self._sql["claim"],
+            {
+                "worker": self._worker_id,
+                "dead_after": self._dead_after,
+                "queues": list(self._ranks),
+                "ranks": list(self._ranks.values()),
+                "limit": limit,
+                "now": now,
+            },
+        )
+        claimed = [row for row in rows if row[1] == TaskStatus.CLAIMED]
+        return claimed, len(rows) - len(claimed)
+
+    def _order(self, row: Row) -> tuple[Any, ...]:
+        task_id, _, queue, priority, due_at, *_ = row
+        return self._ranks[queue], priority, due_at, task_id
+
+
+_START = {
+    TaskStatus.RUNNING: StartOutcome.STARTED,
+    TaskStatus.EXPIRED: StartOutcome.EXPIRED,
+    None: StartOutcome.LOST,
+}
+
+
+def _claimed_task(row: Row) -> ClaimedTask:
+    task_id, _, queue, priority, _, claim_number, envelope, sha, name, attempt, retries, good_until, overdue, _ = row
+    return ClaimedTask(
+        lease=Lease(task_id, claim_number),
+        envelope=envelope,
+        sha=sha,
+        task_name=name,
+        queue=queue,
+        priority=priority,
+        attempt=attempt,
+        retries=retries,
+        good_until=in_utc(good_until),
+        overdue=overdue,
+    )
+
+
+def _fences(leases: Sequence[Lease]) -> dict[str, object]:
+    return {
+        "ids": [lease.task_id for lease in leases],
+        "claim_numbers": [lease.claim_number for lease in leases],
+    }
+
+
+def _written(leases: Sequence[Lease], rows: Sequence[Row]) -> list[bool]:
+    """Which of `leases` came back; a lease that was named twice was used once, by its first mention."""
+    used = {Lease(task_id, claim_number) for task_id, claim_number, *_ in rows}
+    answer = []
+    for lease in leases:
+        answer.append(lease in used)
+        used.discard(lease)
+    return answer

@@ -1,0 +1,202 @@
+"""Connections for short borrows, on whichever event loop runs.
+
+psycopg_pool's threaded pool keeps their life cycle: how many there are, opening, replacing, ageing. It hands out
+synchronous connections; each carries the `AnyioConnection` made for it once, and only that one ever runs SQL. So the
+pool's own checks stay off: they would block the event loop's thread, and both kinds of connection number their prepared
+statements alike.
+
+What goes back is what a borrower may expect to get: idle, no open block, no LISTEN, settings untouched. Anything else
+is closed, and the pool opens another. What SET or a temporary table leave in a session is not seen: undo it yourself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import psycopg
+import psycopg_pool
+from psycopg.rows import TupleRow, tuple_row
+
+from .connection import AnyioConnection, adopt, connect_parameters, destination, made_in_thread
+
+_AT_ONCE = 0.001
+"""Seconds; psycopg_pool answers a timeout of 0 with a failure even when a connection lies there."""
+_ROUND = 1.0
+"""Seconds of one wait in a thread. Each round lets the pool grow anew, and notices a borrower who has left."""
+_RECONNECT = 1.0
+"""Seconds that the pool tries to replace a connection by itself. Left longer, it would back off for minutes; a borrower
+who waits makes it try again every round."""
+_CLOSING = 5.0
+
+
+class _Pooled(psycopg.Connection[TupleRow]):
+    """What psycopg_pool keeps, with the connection that is lent in its place."""
+
+    lent: AnyioConnection[TupleRow] | None = None
+
+
+class ConnectionPool(anyio.AsyncContextManagerMixin):
+    """At most `max_size` connections, lent one at a time, first come first served.
+
+    Entering does not wait for the database; the first borrower does.
+
+    Args:
+        conninfo: anything libpq reads.
+        min_size: connections kept open.
+        max_size: the most there can be.
+        timeout: seconds a borrower waits.
+        configure: awaited once with every new connection before it is first lent.
+        prepare_threshold: as in psycopg; None prepares nothing, for transaction poolers.
+
+    Raises:
+        psycopg.ProgrammingError: `conninfo` cannot be read.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        min_size: int,
+        max_size: int,
+        timeout: float,
+        configure: Callable[[AnyioConnection[TupleRow]], Awaitable[object]] | None = None,
+        prepare_threshold: int | None = 5,
+    ) -> None:
+        self._parameters = connect_parameters(conninfo, timeout)
+        self._sizes = (min_size, max_size)
+        self._timeout = timeout
+        self._configure = configure
+        self._prepare_threshold = prepare_threshold
+        self._refusal: str | None = None
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncIterator[ConnectionPool]:
+        min_size, max_size = self._sizes
+        self._turns = anyio.Semaphore(max_size, fast_acquire=True)
+        self._pool: psycopg_pool.ConnectionPool[_Pooled] = psycopg_pool.ConnectionPool(
+            connection_class=self._connection_class(),
+            kwargs={**self._parameters, "autocommit": True},
+            min_size=min_size,
+            max_size=max_size,
+            timeout=self._timeout,
+            reconnect_timeout=_RECONNECT,
+            num_workers=1,
+            name="horsies",
+            open=False,
+        )
+        self._pool.open()
+        try:
+            yield self
+        finally:
+            with anyio.move_on_after(_CLOSING, shield=True):
+                await anyio.to_thread.run_sync(
+                    partial(self._pool.close, timeout=_CLOSING / 2),  # which it grants to two threads in turn
+                    abandon_on_cancel=True,
+                    limiter=anyio.CapacityLimiter(1),
+                )
+
+    def _connection_class(self) -> type[_Pooled]:
+        """A class whose failures to connect this pool hears of; psycopg_pool would only log them."""
+        pool = self
+
+        class Pooled(_Pooled):
+            @classmethod
+            def connect(cls, *args: Any, **kwargs: Any) -> Pooled:
+                try:
+                    connection = super().connect(*args, **kwargs)
+                except psycopg.Error as exc:
+                    pool._refusal = " ".join(str(exc).split())
+                    raise
+                pool._refusal = None
+                return connection
+
+        return Pooled
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AnyioConnection[TupleRow]]:
+        """Borrow a connection, in autocommit, for the length of the block.
+
+        Raises:
+            psycopg_pool.PoolTimeout: none was free or could be opened in time; the message says which.
+        """
+        pooled, lent = await self._borrow()
+        try:
+            yield lent
+        finally:
+            self._give_back(pooled)
+            self._turns.release()
+
+    async def _borrow(self) -> tuple[_Pooled, AnyioConnection[TupleRow]]:
+        deadline = monotonic() + self._timeout
+        in_turn = False
+        with anyio.move_on_after(self._timeout):
+            await self._turns.acquire()
+            in_turn = True
+            try:
+                pooled = await self._take(deadline)
+                try:
+                    return pooled, await self._lend(pooled)
+                except BaseException:
+                    self._give_back(pooled)
+                    raise
+            except psycopg_pool.PoolTimeout:
+                self._turns.release()
+            except BaseException:
+                self._turns.release()
+                raise
+        if in_turn:
+            why = self._refusal or "the database did not answer"
+        else:
+            why = "all were lent the whole time; lend them for shorter, or raise pool.max_size"
+        raise psycopg_pool.PoolTimeout(
+            f"no connection to {destination(self._parameters)} within {self._timeout:g} s: {why}"
+        )
+
+    async def _take(self, deadline: float) -> _Pooled:
+        """A connection that the server has not closed meanwhile."""
+        while True:
+            try:
+                pooled = self._pool.getconn(timeout=_AT_ONCE)
+            except psycopg_pool.PoolTimeout:
+                pooled = await made_in_thread(partial(self._wait_in_thread, deadline), self._pool.putconn)
+            if pooled.lent is None or pooled.lent.is_quiet():
+                return pooled
+            self._discard(pooled)
+
+    def _wait_in_thread(self, deadline: float, anybody_waits: Callable[[], bool]) -> _Pooled:
+        while anybody_waits() and (left := deadline - monotonic()) > 0:
+            with suppress(psycopg_pool.PoolTimeout):
+                return self._pool.getconn(timeout=min(_ROUND, left))
+        raise psycopg_pool.PoolTimeout
+
+    async def _lend(self, pooled: _Pooled) -> AnyioConnection[TupleRow]:
+        if pooled.lent is None:
+            lent = adopt(pooled, prepare_threshold=self._prepare_threshold)
+            if self._configure is not None:
+                await self._configure(lent)
+            # Only now: what configure did not finish is given back as unusable.
+            pooled.lent = lent
+        return pooled.lent
+
+    def _give_back(self, pooled: _Pooled) -> None:
+        lent = pooled.lent
+        if lent is not None and self._is_pristine(lent):
+            self._pool.putconn(pooled)
+        else:
+            self._discard(pooled)
+
+    def _discard(self, pooled: _Pooled) -> None:
+        # Closed first: putconn would roll an open transaction back, and block the event loop meanwhile.
+        if pooled.lent is not None:
+            pooled.lent.finish()
+        pooled.pgconn.finish()
+        self._pool.putconn(pooled)
+
+    def _is_pristine(self, lent: AnyioConnection[TupleRow]) -> bool:
+        return lent.is_at_rest() and lent.row_factory is tuple_row and lent.prepare_threshold == self._prepare_threshold

@@ -1,0 +1,79 @@
+"""Answers about tasks, over short borrows from the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+
+import anyio
+
+from horsies.abc import AttemptRow, StoredResult, TaskRow, TaskStatus
+
+from .failures import translated
+from .pool import ConnectionPool
+from .producer import is_id
+from .session import Row, in_utc
+
+
+class PostgresReader:
+    """Asks over any connection of the pool."""
+
+    def __init__(self, pool: ConnectionPool, sql: Mapping[str, str], *, statement_timeout: float) -> None:
+        self._pool = pool
+        self._sql = sql
+        self._statement_timeout = statement_timeout
+
+    async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
+        """See `horsies.abc.Reader.results`."""
+        ids = [task_id for task_id in task_ids if is_id(task_id)]
+        if not ids:
+            return []
+        rows = await self._fetch("read results", self._sql["results"], {"ids": ids})
+        return [StoredResult(task_id, name, TaskStatus(status), result) for task_id, name, status, result in rows]
+
+    async def read(self, task_id: str) -> TaskRow | None:
+        """See `horsies.abc.Reader.read`."""
+        if not is_id(task_id):
+            return None
+        rows = await self._fetch("read a task", self._sql["read"], {"id": task_id})
+        return _task_row(rows[0]) if rows else None
+
+    async def _fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+        with translated(action):
+            async with self._pool.connection() as connection:
+                with anyio.fail_after(self._statement_timeout):
+                    cursor = await connection.execute(query, parameters, binary=True)
+                    return await cursor.fetchall()
+
+
+def _task_row(row: Row) -> TaskRow:
+    (task_id, name, queue, priority, status, attempt, retries, sent_at, due_at, claimed_at, started_at, finished_at,
+     good_until, worker_id, error_code, envelope, result, *attempts) = row  # fmt: skip
+    return TaskRow(
+        task_id=task_id,
+        task_name=name,
+        queue=queue,
+        priority=priority,
+        status=TaskStatus(status),
+        attempt=attempt,
+        retries=retries,
+        sent_at=sent_at.astimezone(UTC),
+        due_at=due_at.astimezone(UTC),
+        claimed_at=in_utc(claimed_at),
+        started_at=in_utc(started_at),
+        finished_at=in_utc(finished_at),
+        good_until=in_utc(good_until),
+        worker_id=worker_id,
+        error_code=error_code,
+        envelope=envelope,
+        result=result,
+        attempts=_attempt_rows(*attempts) if attempts[0] else (),
+    )
+
+
+def _attempt_rows(*columns: Sequence[object]) -> tuple[AttemptRow, ...]:
+    """The parallel arrays of the query, which are in the order of the record's fields."""
+    return tuple(
+        AttemptRow(number, worker_id, started_at.astimezone(UTC), finished_at.astimezone(UTC), error_code, result)
+        for number, worker_id, started_at, finished_at, error_code, result in zip(*columns, strict=True)
+    )

@@ -1,0 +1,92 @@
+-- Today's schema; the migrations lead to it, and a test proves that they agree.
+--
+--   tasks        one row for each task, from its send to the end of its retention; the last attempt lives in it
+--   attempts     one row for each attempt that ended and was followed by another
+--   workers      one row for each living worker: when it was last seen
+--   migrations   which numbered files have been applied
+--
+-- How a task moves (the status is for people, the phase is what the indexes go by):
+--
+--   phase 0 delayed   PENDING, due in the future      -> 1 by promote
+--   phase 1 ready     PENDING, due                    -> 2 by claim, 3 when its deadline has passed
+--   phase 2 held      CLAIMED, then RUNNING           -> 3 by finish, 0 or 1 by a retry or by giving back
+--   phase 3 done      COMPLETED, FAILED, CANCELLED, EXPIRED
+--
+-- Each partial index belongs to one phase, so CLAIMED -> RUNNING changes no indexed column and stays on its page (a HOT
+-- update), for which the fillfactor leaves room.
+--
+-- Channels: {schema}_queues carries names of queues that got tasks (with a leading + where these are delayed),
+-- {schema}_finished carries ids of tasks that ended, separated by commas. An empty payload means: look for yourself.
+
+CREATE SCHEMA IF NOT EXISTS {schema};
+
+CREATE TABLE {schema}.migrations (
+    version integer PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE {schema}.tasks (
+    id uuid PRIMARY KEY,
+    phase smallint NOT NULL,
+    status text NOT NULL,
+    queue text NOT NULL,
+    priority smallint NOT NULL,
+    due_at timestamptz NOT NULL,
+    deferred_from timestamptz,
+    good_until timestamptz,
+    sent_at timestamptz NOT NULL,
+    task_name text NOT NULL,
+    envelope bytea NOT NULL,
+    sha bytea NOT NULL,
+    claim_number bigint NOT NULL DEFAULT 0,
+    worker_id text,
+    attempt integer NOT NULL DEFAULT 0,
+    retries integer NOT NULL DEFAULT 0,
+    claimed_at timestamptz,
+    started_at timestamptz,
+    finished_at timestamptz,
+    error_code text,
+    result bytea,
+    CONSTRAINT tasks_status_agrees_with_phase CHECK (
+        CASE phase
+            WHEN 0 THEN status = 'PENDING'
+            WHEN 1 THEN status = 'PENDING'
+            WHEN 2 THEN status IN ('CLAIMED', 'RUNNING')
+            WHEN 3 THEN status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED')
+            ELSE false
+        END
+    ),
+    CONSTRAINT tasks_held_by_somebody CHECK (phase <> 2 OR worker_id IS NOT NULL),
+    CONSTRAINT tasks_done_at_some_time CHECK ((phase = 3) = (finished_at IS NOT NULL))
+) WITH (
+    fillfactor = 60,
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0,
+    autovacuum_analyze_scale_factor = 0.05
+);
+
+-- due_at: when it may be claimed; giving back with a delay moves it and keeps the first due time in deferred_from.
+-- attempt: how often user code has started. retries: how many of these were retries that count.
+-- claim_number: grows with each claim and never resets; every write by a worker names it.
+
+CREATE INDEX tasks_delayed ON {schema}.tasks (due_at) WHERE phase = 0;
+CREATE INDEX tasks_ready ON {schema}.tasks (queue, priority, due_at, id) WHERE phase = 1;
+CREATE INDEX tasks_held ON {schema}.tasks (worker_id) WHERE phase = 2;
+CREATE INDEX tasks_deadlines ON {schema}.tasks (good_until) WHERE phase < 2 AND good_until IS NOT NULL;
+
+CREATE TABLE {schema}.attempts (
+    task_id uuid NOT NULL REFERENCES {schema}.tasks ON DELETE CASCADE,
+    attempt integer NOT NULL,
+    worker_id text NOT NULL,
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz NOT NULL,
+    error_code text,
+    result bytea NOT NULL,
+    PRIMARY KEY (task_id, attempt)
+);
+
+CREATE TABLE {schema}.workers (
+    worker_id text PRIMARY KEY,
+    seen_at timestamptz NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);

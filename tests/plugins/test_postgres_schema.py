@@ -48,7 +48,7 @@ STRUCTURE = {
         WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
         ORDER BY c.relname, a.attnum
     """,
-    "storage": "SELECT relname, relkind, reloptions FROM pg_class WHERE relnamespace = %s::regnamespace ORDER BY relname",
+    "storage": "SELECT relname, relkind, reloptions FROM pg_class WHERE relnamespace = %s::regnamespace ORDER BY 1",
     "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = %s ORDER BY indexname",
     "constraints": """
         SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
@@ -159,9 +159,7 @@ async def test_a_schema_made_by_an_administrator_is_filled(
 
 
 @pytest.mark.anyio
-async def test_a_newer_schema_is_refused(
-    postgres_url: str, connection: psycopg.Connection, schemas: list[str]
-) -> None:
+async def test_a_newer_schema_is_refused(postgres_url: str, connection: psycopg.Connection, schemas: list[str]) -> None:
     schema, _ = schemas
     await open_and_close(postgres_url, schema)
     connection.execute(f"INSERT INTO {schema}.migrations (version) VALUES (999)")

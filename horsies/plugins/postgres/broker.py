@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import psycopg
@@ -61,13 +62,8 @@ class PostgresBroker:
 
     def listen(self, topic: Topic) -> AbstractAsyncContextManager[Listener]:
         """See `horsies.abc.Broker.listen`."""
-        return open_listener(
-            self._config.listen_url or self._config.url,
-            self._config.schema,
-            topic,
-            timeout=self._config.pool.timeout,
-            statement_timeout=self._statement_timeout,
-        )
+        conninfo = self._config.listen_url or self._config.url
+        return open_listener(replace(self._target, conninfo=conninfo, pooled=False), self._config.schema, topic)
 
     async def check(self) -> str:
         """See `horsies.abc.Broker.check`."""
@@ -116,7 +112,7 @@ async def _bring_up_to_date(config: AppConfig) -> None:
     except psycopg.Error as error:
         raise _unreachable(config, broker_error("connect", error).message) from None
     except OSError as error:
-        raise _unreachable(config, f"{type(error).__name__}: {error.strerror}") from None
+        raise _unreachable(config, f"{type(error).__name__}: {error.strerror or error.errno}") from None
 
 
 def _unreachable(config: AppConfig, cause: str) -> HorsiesError:

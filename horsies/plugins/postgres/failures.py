@@ -25,7 +25,9 @@ def translated(action: str) -> Iterator[None]:
     except psycopg.Error as error:
         raise broker_error(action, error) from None
     except OSError as error:
-        raise BrokerError(f"{action}: {type(error).__name__}: {error.strerror}", retryable=True) from None
+        raise BrokerError(
+            f"{action}: {type(error).__name__}: {error.strerror or error.errno}", retryable=True
+        ) from None
 
 
 def broker_error(action: str, error: psycopg.Error) -> BrokerError:
@@ -40,8 +42,8 @@ def broker_error(action: str, error: psycopg.Error) -> BrokerError:
         lost = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
         why = _one_line(error) if lost else "a value that cannot be sent to the database"
         return BrokerError(f"{action}: {name}: {why}", retryable=lost)
-    said = None if code.startswith(_DATA_CLASS) else error.diag.message_primary
-    return BrokerError(f"{action}: {name} ({code})" + (f": {said}" if said else ""), retryable=is_retryable(code), code=code)
+    said = "" if code.startswith(_DATA_CLASS) else f": {error.diag.message_primary}"
+    return BrokerError(f"{action}: {name} ({code}){said}", retryable=is_retryable(code), code=code)
 
 
 def is_retryable(sqlstate: str) -> bool:

@@ -11,9 +11,7 @@ from horsies.abc import Topic
 
 from .connection import AnyioConnection, connect
 from .failures import translated
-from .session import Row
-
-_CLOSING = 5.0
+from .session import Row, Target
 
 
 class PostgresListener:
@@ -35,17 +33,14 @@ class PostgresListener:
 
 
 @asynccontextmanager
-async def open_listener(
-    conninfo: str, schema: str, topic: Topic, *, timeout: float, statement_timeout: float
-) -> AsyncIterator[PostgresListener]:
-    """Listen to `topic` for the length of the scope."""
+async def open_listener(target: Target, schema: str, topic: Topic) -> AsyncIterator[PostgresListener]:
+    """Listen to `topic` for the length of the scope; `target` must lead to a session of its own, not to a pooler."""
     action = f"listen to {topic}"
     with translated(action):
-        connection = await connect(conninfo, timeout=timeout)
+        connection = await connect(target.conninfo, timeout=target.connect_timeout)
     try:
-        with translated(action), anyio.fail_after(statement_timeout):
+        with translated(action), anyio.fail_after(target.statement_timeout):
             await connection.execute(f"LISTEN {schema}_{topic.value}")
         yield PostgresListener(connection, topic)
     finally:
-        with anyio.move_on_after(_CLOSING, shield=True):
-            await connection.close()
+        connection.finish()

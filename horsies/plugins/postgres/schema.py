@@ -67,7 +67,7 @@ async def migrate(connection: AnyioConnection[Row], schema: str) -> None:
 
 async def _version(connection: AnyioConnection[Row], schema: str) -> int:
     """The newest migration applied, or 0 when there is no schema yet."""
-    # Not to_regclass(): it answers from the session's cache, which a lock that was waited for does not bring up to date.
+    # Not to_regclass(): it answers from the session's cache, which may be older than the lock that was waited for.
     if not await _exists(
         connection, "SELECT FROM pg_catalog.pg_tables WHERE schemaname = %s AND tablename = 'migrations'", schema
     ):

@@ -18,7 +18,6 @@ from .failures import translated
 Row: TypeAlias = tuple[Any, ...]
 
 _GRACE = 2.0
-_CLOSING = 5.0
 
 _SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
@@ -77,11 +76,10 @@ class Session:
                         connection.finish()
                         self._connection = None
 
-    async def close(self) -> None:
-        """Close the connection; it may not be used again."""
+    def close(self) -> None:
+        """Close the connection, without waiting for the server's answer."""
         if self._connection is not None:
-            with anyio.move_on_after(_CLOSING, shield=True):
-                await self._connection.close()
+            self._connection.finish()
             self._connection = None
 
     async def _open(self) -> AnyioConnection[Row]:
@@ -124,4 +122,4 @@ async def open_session(target: Target) -> AsyncIterator[Session]:
     try:
         yield session
     finally:
-        await session.close()
+        session.close()

@@ -40,9 +40,7 @@ class TaskErrorCode(StrEnum):
     """`good_until` passed before the task could start."""
 
 
-RETRYABLE_BUILTIN = frozenset(
-    {TaskErrorCode.UNHANDLED_ERROR, TaskErrorCode.TASK_TIMEOUT, TaskErrorCode.WORKER_CRASHED}
-)
+RETRYABLE_BUILTIN = frozenset({TaskErrorCode.UNHANDLED_ERROR, TaskErrorCode.TASK_TIMEOUT, TaskErrorCode.WORKER_CRASHED})
 
 
 class TaskSendErrorCode(StrEnum):

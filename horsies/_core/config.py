@@ -48,9 +48,7 @@ def _counts(place: str, code: str, owner: object, *names: str, least: int = 1) -
     for name in names:
         value = getattr(owner, name)
         if value is not None and (type(value) is not int or value < least):
-            yield HorsiesError(
-                code, f"{place}.{name} is not a whole number of at least {least}", [f"it is {value!r}"]
-            )
+            yield HorsiesError(code, f"{place}.{name} is not a whole number of at least {least}", [f"it is {value!r}"])
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,7 @@ def _problems(info: Any, seen: set[int]) -> Iterator[str]:
 
 def _to_builtins(value: Any) -> Any:
     try:
-        return msgspec.to_builtins(
-            value, builtin_types=(bytes, datetime), order="deterministic", enc_hook=_enc_hook
-        )
+        return msgspec.to_builtins(value, builtin_types=(bytes, datetime), order="deterministic", enc_hook=_enc_hook)
     except RecursionError:
         raise
     except (TypeError, ValueError, NotImplementedError, msgspec.MsgspecError):

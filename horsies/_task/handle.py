@@ -130,7 +130,6 @@ class TaskHandle(Generic[T]):
         return f"<TaskHandle {self.task_id}>"
 
 
-
 def result_of(host: Host, stored: StoredResult) -> TaskResult[Any]:
     """The result of a task that has ended, decoded to its return type where this application knows the task."""
     if stored.status is TaskStatus.EXPIRED:

@@ -76,5 +76,3 @@ def problem_with(options: TaskSendOptions, queues: frozenset[str], policies: fro
     ):
         return "metadata does not map str to str"
     return None
-
-

@@ -132,9 +132,7 @@ class Worker:
         """Wait until the worker has stopped, for whatever reason."""
         await self._stopped.wait()
 
-    async def run(
-        self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled, drained or idle; `task_status` reports when the worker is ready to claim."""
         try:
             async with AsyncExitStack() as stack:

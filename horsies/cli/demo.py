@@ -139,9 +139,7 @@ async def _demo(app: Horsies, tasks: int, console: Console) -> None:
             sent_bar = bar.add_task("sent", total=tasks)
             ended_bar = bar.add_task("ended", total=tasks)
             began = time.perf_counter()
-            await _send_and_wait(
-                rt, sends, ends, lambda: bar.advance(sent_bar), lambda: bar.advance(ended_bar)
-            )
+            await _send_and_wait(rt, sends, ends, lambda: bar.advance(sent_bar), lambda: bar.advance(ended_bar))
             took = time.perf_counter() - began
         trips = [await _round_trip(rt, n) for n in range(ROUND_TRIPS)]
         await worker.drain()
@@ -187,9 +185,7 @@ async def _round_trip(rt: Runtime, n: int) -> float:
     return time.perf_counter() - began
 
 
-def _report(
-    console: Console, ends: dict[str, Counter[str]], tasks: int, took: float, trips: list[float]
-) -> None:
+def _report(console: Console, ends: dict[str, Counter[str]], tasks: int, took: float, trips: list[float]) -> None:
     table = Table(title=f"{tasks} tasks in {took:.2f} s")
     table.add_column("kind")
     table.add_column("sent", justify="right")

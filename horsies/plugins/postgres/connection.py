@@ -180,15 +180,13 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
 
     async def _settle(self, gen: PQGen[Any]) -> None:
         """Stop the query that `gen` was waiting for and read what is left of it, or close the connection."""
-        settled = False
-        with anyio.move_on_after(CLEANUP, shield=True):
-            # The error is that of the cancelled query; whether it left the connection in order is seen below.
-            with suppress(psycopg.Error):
+        with anyio.move_on_after(CLEANUP, shield=True), suppress(psycopg.Error):
+            with suppress(errors.QueryCanceled, errors.PipelineAborted):
                 await self.cancel_safe(timeout=CLEANUP)
                 await self._drive(gen, _LOOK, None)
-            settled = True
-        in_pipeline = self.pgconn.pipeline_status != PipelineStatus.OFF  # active until its end, by definition
-        if not settled or (self.pgconn.transaction_status == TransactionStatus.ACTIVE and not in_pipeline):
+            # In a COPY or a pipeline there may be more to read; their own block does that on its way out.
+            return
+        if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
             self.finish()
 
     async def cancel_safe(self, *, timeout: float = 30.0) -> None:

@@ -1,0 +1,22 @@
+"""The named queries of `sql/tasks.sql`: a line `-- name: something` opens each."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import resources
+
+_NAME = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
+_COMMENT = re.compile(r"^--.*\n?", re.MULTILINE)
+
+
+def read_sql(path: str) -> str:
+    """A file of this package."""
+    return resources.files(__package__).joinpath(path).read_text(encoding="utf-8")
+
+
+@cache
+def named_queries() -> dict[str, str]:
+    """Every query by its name, without comments."""
+    _, *parts = _NAME.split(read_sql("sql/tasks.sql"))
+    return {name: _COMMENT.sub("", text).strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}

@@ -127,7 +127,7 @@ def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
     raise_all(problems)
     kept = parameters[1:] if takes_context else parameters
     return Signature(
-        is_async=inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)),
+        is_async=inspect.iscoroutinefunction(fn),
         takes_context=takes_context,
         parameters=inspect.Signature(kept),
         codecs=codecs,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._core.config import AppConfig, QueueConfig
 from .._core.errors import HorsiesError, raise_all
-from .declare import Task, declaring, task
+from .declare import Task, TaskDeclarer, declaring
 
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
@@ -49,7 +49,7 @@ class Horsies:
         return self._lifespan
 
     if TYPE_CHECKING:
-        task = staticmethod(task)
+        task: TaskDeclarer
     else:
 
         def task(self, name_or_fn: Any = None, /, **options: Any) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, MutableMapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
 

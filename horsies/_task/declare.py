@@ -156,48 +156,61 @@ def make_task(
     return Task(name, fn, TaskSettings(queue, priority, span, retry, listed), signature)
 
 
-@overload
-def task(
-    name: str | None = None,
-    /,
-    *,
-    queue: str | None = None,
-    priority: int = PRIORITY_DEFAULT,
-    timeout: float | timedelta | None = None,
-    retry: RetryPolicy | str | None = None,
-    retry_for: Sequence[str] | None = None,
-) -> TaskDecorator: ...
-@overload
-def task(fn: Callable[Concatenate[TaskContext, P], Awaitable[Ok[T] | Err[TaskError]]], /) -> Task[P, T]: ...
-@overload
-def task(fn: Callable[Concatenate[TaskContext, P], Awaitable[T]], /) -> Task[P, T]: ...
-@overload
-def task(fn: Callable[P, Awaitable[Ok[T] | Err[TaskError]]], /) -> Task[P, T]: ...
-@overload
-def task(fn: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...
-@overload
-def task(fn: Callable[Concatenate[TaskContext, P], Ok[T] | Err[TaskError]], /) -> Task[P, T]: ...
-@overload
-def task(fn: Callable[Concatenate[TaskContext, P], T], /) -> Task[P, T]: ...
-@overload
-def task(fn: Callable[P, Ok[T] | Err[TaskError]], /) -> Task[P, T]: ...
-@overload
-def task(fn: Callable[P, T], /) -> Task[P, T]: ...
-def task(name_or_fn: Any = None, /, **options: Any) -> Any:
-    """Declare a task without an application, for libraries; `Horsies.include` registers it.
+class TaskDeclarer(Protocol):
+    """The type of `task` and of `Horsies.task`: a decorator, or what makes one."""
 
-    Args:
-        name_or_fn: the task's name; without one (or as a bare decorator) it is the function's.
-        queue: one of the application's; None: its `default`, or its only one.
-        priority: 1 (first) to 100 (last).
-        timeout: seconds or a timedelta that user code may run.
-        retry: when a failed attempt is followed by another; a policy, or the name of a registered one.
-        retry_for: the codes that are retried; None: every code of yours and UNHANDLED_ERROR.
+    @overload
+    def __call__(
+        self,
+        name: str | None = None,
+        /,
+        *,
+        queue: str | None = None,
+        priority: int = PRIORITY_DEFAULT,
+        timeout: float | timedelta | None = None,
+        retry: RetryPolicy | str | None = None,
+        retry_for: Sequence[str] | None = None,
+    ) -> TaskDecorator: ...
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[TaskContext, P], Awaitable[Ok[T] | Err[TaskError]]], /
+    ) -> Task[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[TaskContext, P], Awaitable[T]], /) -> Task[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Awaitable[Ok[T] | Err[TaskError]]], /) -> Task[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[TaskContext, P], Ok[T] | Err[TaskError]], /) -> Task[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[TaskContext, P], T], /) -> Task[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Ok[T] | Err[TaskError]], /) -> Task[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[P, T], /) -> Task[P, T]: ...
+    def __call__(self, name_or_fn: Any = None, /, **options: Any) -> Any: ...
 
-    Raises:
-        HorsiesError: HRS-101..105, everything that is wrong at once.
-    """
-    return declaring(lambda task: task, name_or_fn, options)
+
+if TYPE_CHECKING:
+    task: TaskDeclarer
+else:
+
+    def task(name_or_fn: Any = None, /, **options: Any) -> Any:
+        """Declare a task without an application, for libraries; `Horsies.include` registers it.
+
+        Args:
+            name_or_fn: the task's name; without one (or as a bare decorator) it is the function's.
+            queue: one of the application's; None: its `default`, or its only one.
+            priority: 1 (first) to 100 (last).
+            timeout: seconds or a timedelta that user code may run.
+            retry: when a failed attempt is followed by another; a policy, or the name of a registered one.
+            retry_for: the codes that are retried; None: every code of yours and UNHANDLED_ERROR.
+
+        Raises:
+            HorsiesError: HRS-101..105, everything that is wrong at once.
+        """
+        return declaring(lambda task: task, name_or_fn, options)
 
 
 def declaring(register: Callable[[Task[Any, Any]], Task[Any, Any]], name_or_fn: Any, options: dict[str, Any]) -> Any:

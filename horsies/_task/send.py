@@ -94,24 +94,27 @@ class TaskFunction(Generic[P, T]):
         """Replay a `schedule` with the identical payload; the due time stays where the first send put it."""
         return await self._replay(failed, delayed=True)
 
-    async def _send(self, delay: timedelta, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def _send(
+        self, delay: timedelta, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> TaskSendResult[TaskHandle[T]]:
         sealed = self._seal(delay, args, kwargs)
         if isinstance(sealed, Err):
             await anyio.lowlevel.checkpoint()
             return sealed
         return await self._enqueue(sealed.value, replay=False)
 
-    async def _replay(self, failed: TaskSendError | TaskSendPayload, *, delayed: bool) -> Any:
+    async def _replay(self, failed: TaskSendError | TaskSendPayload, *, delayed: bool) -> TaskSendResult[TaskHandle[T]]:
         payload = failed.payload if isinstance(failed, TaskSendError) else failed
-        refusal = self._cannot_replay(payload, delayed=delayed)
-        if refusal is not None or payload is None:
-            await anyio.lowlevel.checkpoint()
-            return refusal
-        return await self._enqueue(payload, replay=True)
+        if isinstance(payload, TaskSendPayload):
+            refusal = self._cannot_replay(payload, delayed=delayed)
+            if refusal is None:
+                return await self._enqueue(payload, replay=True)
+        else:
+            refusal = self._refuse("there is no payload to replay: this send failed before it had one")
+        await anyio.lowlevel.checkpoint()
+        return refusal
 
-    def _cannot_replay(self, payload: TaskSendPayload | None, *, delayed: bool) -> Err[TaskSendError] | None:
-        if not isinstance(payload, TaskSendPayload):
-            return self._refuse("there is no payload to replay: this send failed before it had one")
+    def _cannot_replay(self, payload: TaskSendPayload, *, delayed: bool) -> Err[TaskSendError] | None:
         if not payload.is_intact():
             return Err(
                 TaskSendError(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 import anyio.abc
 
-from .._core.codes import TaskErrorCode
+from .._core.codes import is_user_code
 from .._core.config import QueueConfig, WorkerConfig
 from .._core.errors import BrokerError, HorsiesError, TaskError
 from .._core.result import Err, Ok
@@ -315,7 +315,8 @@ class Worker:
 
     def _log_failure(self, name: str, task_id: str, code: str) -> None:
         extra = {"task_name": name, "task_id": task_id, "worker_id": self.worker_id, "error_code": code}
-        logger.warning("task %r %s ended with %s", name, task_id, code, extra=extra)
+        level = logging.INFO if is_user_code(code) else logging.WARNING
+        logger.log(level, "task %r %s ended with %s", name, task_id, code, extra=extra)
 
     def _is_alive(self) -> bool:
         """Whether the heartbeat is young enough to claim; the claim itself has the database ask the same."""

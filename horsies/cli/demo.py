@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -78,10 +79,10 @@ class Kind:
 
     name: str
     share: int
-    send: Callable[[Runtime, int], Awaitable[TaskSendResult[TaskHandle[object]]]]
+    send: Callable[[Runtime, int], Awaitable[TaskSendResult[TaskHandle[Any]]]]
 
 
-def _overdue(rt: Runtime, n: int) -> Awaitable[TaskSendResult[TaskHandle[object]]]:
+def _overdue(rt: Runtime, n: int) -> Awaitable[TaskSendResult[TaskHandle[Any]]]:
     options = TaskSendOptions(good_until=datetime.now(UTC) - timedelta(milliseconds=1))
     return add.handle(rt).with_options(options).send(n, n)
 
@@ -160,7 +161,7 @@ async def _send_and_wait(
 ) -> None:
     numbered = enumerate(sends)
 
-    async def wait(kind: Kind, handle: TaskHandle[object]) -> None:
+    async def wait(kind: Kind, handle: TaskHandle[Any]) -> None:
         match await handle.get():
             case Ok():
                 ends[kind.name]["COMPLETED"] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import cast
 
@@ -12,7 +13,8 @@ from horsies import hookimpl
 from horsies.abc import Plain, Serializer
 
 BYTES_KEY = "$bytes"
-"""How JSON, which has no bytes, holds them: `{"$bytes": "<base64>"}`. Keys that begin so get another `$` in front."""
+"""How JSON, which has no bytes, holds them: `{"$bytes": "<base64>"}`. A key that looks so gets another `$`."""
+_LIKE_BYTES_KEY = re.compile(r"\$+bytes\Z")
 
 
 class MsgpackSerializer:
@@ -49,7 +51,7 @@ def _marked(value: Plain) -> Plain:
     if isinstance(value, list):
         return [_marked(item) for item in value]
     if isinstance(value, dict):
-        return {f"${k}" if k.endswith(BYTES_KEY) and k.strip("$") == "bytes" else k: _marked(v) for k, v in value.items()}
+        return {f"${key}" if _LIKE_BYTES_KEY.match(key) else key: _marked(item) for key, item in value.items()}
     return value
 
 
@@ -57,10 +59,9 @@ def _unmarked(value: Plain) -> Plain:
     if isinstance(value, list):
         return [_unmarked(item) for item in value]
     if isinstance(value, dict):
-        coded = value.get(BYTES_KEY)
-        if len(value) == 1 and isinstance(coded, str):
+        if isinstance(coded := value.get(BYTES_KEY), str):
             return base64.b64decode(coded, validate=True)
-        return {k[1:] if k.endswith("$" + BYTES_KEY) and k.strip("$") == "bytes" else k: _unmarked(v) for k, v in value.items()}
+        return {key[1:] if _LIKE_BYTES_KEY.match(key) else key: _unmarked(item) for key, item in value.items()}
     return value
 
 

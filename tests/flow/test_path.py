@@ -176,10 +176,13 @@ async def test_a_cancelled_worker_writes_what_happened_to_running_tasks(bench: B
 
 
 async def test_the_bodys_own_exception_leaves_unwrapped(bench: Bench) -> None:
-    with pytest.raises(KeyError, match="mine"):
+    async def body() -> None:
         async with Runtime(bench.app) as rt:
             rt.start_worker()
             raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await body()
 
 
 async def test_many_senders_and_waiters_at_once(bench: Bench) -> None:

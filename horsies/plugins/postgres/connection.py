@@ -18,7 +18,8 @@ import select
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from typing import Any, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -299,6 +300,7 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             not self.closed
             and self.pgconn.transaction_status == TransactionStatus.IDLE
             and self._pipeline is None
+            and self.pgconn.pipeline_status == PipelineStatus.OFF
             and self._num_transactions == 0
             and not self.has_listened
             and not self.lock.locked()
@@ -330,6 +332,39 @@ async def _drive_connecting(gen: PQGenConn[None]) -> None:
         return
     except OSError as exc:
         raise errors.OperationalError("the socket of a cancel request was closed") from exc
+
+
+_wanted: ContextVar[Callable[[], bool]] = ContextVar("wanted")
+
+
+@contextmanager
+def wanted_while(condition: Callable[[], bool]) -> Iterator[None]:
+    """What a `SyncConnection` connects to in the block, it connects to only as long as `condition()` holds."""
+    token = _wanted.set(condition)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+class SyncConnection(psycopg.Connection[TupleRow]):
+    """What connects, in a thread. It gives up within a tenth of a second once nobody wants the connection any more."""
+
+    @classmethod
+    def _connect_gen(cls, *args: Any, **kwargs: Any) -> PQGenConn[Self]:
+        # psycopg resumes the generator every tenth of a second, whether the server said something or not.
+        attempt = super()._connect_gen(*args, **kwargs)
+        wanted = _wanted.get()
+        try:
+            awaited = next(attempt)
+            while True:
+                ready = yield awaited
+                if not wanted():
+                    raise errors.OperationalError("nobody waits for this connection any more")
+                awaited = attempt.send(ready)
+        except StopIteration as stop:
+            connection: Self = stop.value
+            return connection
 
 
 async def made_in_thread(make: Callable[[Callable[[], bool]], T], discard: Callable[[T], object]) -> T:
@@ -388,7 +423,7 @@ def connect_parameters(url: str, timeout: float) -> dict[str, Any]:
 
 
 def adopt(
-    twin: psycopg.Connection[Any], *, autocommit: bool = True, prepare_threshold: int | None = 5
+    twin: SyncConnection, *, autocommit: bool = True, prepare_threshold: int | None = 5
 ) -> AnyioConnection[TupleRow]:
     """An `AnyioConnection` on the open libpq connection of `twin`, which must run no SQL of its own from now on."""
     connection: AnyioConnection[TupleRow] = AnyioConnection(twin.pgconn, autocommit=autocommit)
@@ -415,12 +450,13 @@ async def connect(
     """
     parameters = connect_parameters(conninfo, timeout)
 
-    def open_twin(anybody_waits: Callable[[], bool]) -> psycopg.Connection[Any]:
-        return psycopg.connect(**parameters)
+    def open_twin(anybody_waits: Callable[[], bool]) -> SyncConnection:
+        with wanted_while(anybody_waits):
+            return SyncConnection.connect(**parameters)
 
     try:
         with anyio.fail_after(timeout):
-            twin = await made_in_thread(open_twin, psycopg.Connection.close)
+            twin = await made_in_thread(open_twin, SyncConnection.close)
     except TimeoutError:
         raise errors.ConnectionTimeout(
             f"{destination(parameters)} did not answer within {timeout:g} s: is it a Postgres server, and can it be "

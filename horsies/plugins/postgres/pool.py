@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import anyio.to_thread
@@ -23,11 +23,19 @@ import psycopg
 import psycopg_pool
 from psycopg.rows import TupleRow, tuple_row
 
-from .connection import AnyioConnection, adopt, connect_parameters, destination, made_in_thread
+from .connection import (
+    AnyioConnection,
+    SyncConnection,
+    adopt,
+    connect_parameters,
+    destination,
+    made_in_thread,
+    wanted_while,
+)
 
 _AT_ONCE = 0.001
 """Seconds; psycopg_pool answers a timeout of 0 with a failure even when a connection lies there."""
-_ROUND = 1.0
+_ROUND = 0.2
 """Seconds of one wait in a thread. Each round lets the pool grow anew, and notices a borrower who has left."""
 _RECONNECT = 1.0
 """Seconds that the pool tries to replace a connection by itself. Left longer, it would back off for minutes; a borrower
@@ -35,7 +43,7 @@ who waits makes it try again every round."""
 _CLOSING = 5.0
 
 
-class _Pooled(psycopg.Connection[TupleRow]):
+class _Pooled(SyncConnection):
     """What psycopg_pool keeps, with the connection that is lent in its place."""
 
     lent: AnyioConnection[TupleRow] | None = None
@@ -74,6 +82,7 @@ class ConnectionPool(anyio.AsyncContextManagerMixin):
         self._configure = configure
         self._prepare_threshold = prepare_threshold
         self._refusal: str | None = None
+        self._closing = False
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[ConnectionPool]:
@@ -94,6 +103,7 @@ class ConnectionPool(anyio.AsyncContextManagerMixin):
         try:
             yield self
         finally:
+            self._closing = True
             with anyio.move_on_after(_CLOSING, shield=True):
                 await anyio.to_thread.run_sync(
                     partial(self._pool.close, timeout=_CLOSING / 2),  # which it grants to two threads in turn
@@ -107,12 +117,13 @@ class ConnectionPool(anyio.AsyncContextManagerMixin):
 
         class Pooled(_Pooled):
             @classmethod
-            def connect(cls, *args: Any, **kwargs: Any) -> Pooled:
-                try:
-                    connection = super().connect(*args, **kwargs)
-                except psycopg.Error as exc:
-                    pool._refusal = " ".join(str(exc).split())
-                    raise
+            def connect(cls, *args: Any, **kwargs: Any) -> Self:
+                with wanted_while(lambda: not pool._closing):
+                    try:
+                        connection = super().connect(*args, **kwargs)
+                    except psycopg.Error as exc:
+                        pool._refusal = " ".join(str(exc).split())
+                        raise
                 pool._refusal = None
                 return connection
 

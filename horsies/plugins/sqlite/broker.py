@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from horsies import AppConfig, HorsiesError
-from horsies.abc import Clock, Consumer, Listener, Producer, Topic
+from horsies.abc import Broker, Clock, Consumer, Listener, Producer, Reader, Topic
 
 from .consumer import SqliteConsumer
 from .listener import Switchboard
@@ -26,7 +26,7 @@ class SqliteBroker:
         self._config = config
         self._session = session
         self._switchboard = Switchboard(session)
-        self.reader = SqliteReader(session)
+        self.reader: Reader = SqliteReader(session)
 
     @asynccontextmanager
     async def producer(self) -> AsyncIterator[Producer]:
@@ -54,7 +54,7 @@ class SqliteBroker:
 class SqliteBrokerFactory:
     """Opens `sqlite://` URLs."""
 
-    def open(self, config: AppConfig, *, clock: Clock) -> AbstractAsyncContextManager[SqliteBroker]:
+    def open(self, config: AppConfig, *, clock: Clock) -> AbstractAsyncContextManager[Broker]:
         """See `horsies.abc.BrokerFactory.open`."""
         return _open(config, clock)
 
@@ -82,7 +82,7 @@ def database_path(url: str) -> str:
 
 
 @asynccontextmanager
-async def _open(config: AppConfig, clock: Clock) -> AsyncIterator[SqliteBroker]:
+async def _open(config: AppConfig, clock: Clock) -> AsyncIterator[Broker]:
     session = Session(database_path(config.url), clock, config.resilience.statement_timeout)
     try:
         await session.open()

@@ -120,9 +120,7 @@ class Session:
 
     def _connect(self) -> None:
         # The event loop's thread, or whichever worker thread has the limiter: never two at once.
-        connection = sqlite3.connect(
-            self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA journal_mode = WAL")

@@ -1,5 +1,7 @@
 """Sphinx configuration."""
 
+from typing import Any
+
 import horsies
 
 project = "horsies"
@@ -7,8 +9,19 @@ author = "the horsies contributors"
 version = release = "0.1.0"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_parser"]
 exclude_patterns = ["_build", "newsfragments"]
+default_role = "code"
 html_theme = "furo"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_type_aliases = {name: name for name in horsies.__all__}
 myst_heading_anchors = 3
+
+
+def keep_sentences(app: Any, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
+    """Napoleon takes what stands before the first colon of an attribute's docstring for a type; ours are sentences."""
+    if what in ("attribute", "data", "property"):
+        lines[:0] = ["..", ""]
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", keep_sentences, priority=100)

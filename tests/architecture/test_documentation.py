@@ -1,0 +1,91 @@
+"""The documentation agrees with the code, and the programs in it run."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import horsies
+from horsies import hookspecs
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+CONFIGS = [name for name in horsies.__all__ if name.endswith("Config") or name == "PayloadPolicy"]
+
+
+def test_the_api_page_has_every_public_name_in_order() -> None:
+    documented = re.findall(r"^\.\. auto\w+:: horsies\.(\w+)$", (DOCS / "api.md").read_text(), re.MULTILINE)
+    assert documented == horsies.__all__
+
+
+def test_the_picture_of_the_layers_is_the_import_contract() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    [contract] = [one for one in settings["tool"]["importlinter"]["contracts"] if one["type"] == "layers"]
+    picture = re.search(r"```text\n(.*?)```", (DOCS / "architecture.md").read_text(), re.DOTALL)
+    assert picture is not None
+    assert picture[1].splitlines() == contract["layers"]
+
+
+def test_the_plugins_page_has_every_hook() -> None:
+    hooks = {name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec")}
+    listed = re.search(r"automodule:: horsies\.hookspecs\n +:members: (.*)", (DOCS / "plugins.md").read_text())
+    assert listed is not None
+    assert set(listed[1].split(", ")) == hooks
+
+
+def test_the_errors_page_has_exactly_the_codes_that_are_raised() -> None:
+    raised = {
+        code
+        for module in Path(horsies.__file__).parent.rglob("*.py")
+        for code in re.findall(r"\"(HRS-\d{3})\"", module.read_text())
+    }
+    documented = re.findall(r"^\| (HRS-\d{3}) \|", (DOCS / "errors.md").read_text(), re.MULTILINE)
+    assert documented == sorted(raised)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_configuration_page_has_every_field_with_its_default(name: str) -> None:
+    config = getattr(horsies, name)
+    section = (DOCS / "configuration.md").read_text().partition(f"## {name}\n")[2].partition("\n## ")[0]
+    documented = re.findall(r"^\| `(\w+)` \| (?:`(.*?)`)? *\|", section, re.MULTILINE)
+    fields = [field for field in dataclasses.fields(config) if field.init]
+    assert documented == [(field.name, shown_default(field)) for field in fields]
+
+
+def shown_default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return repr(field.default).replace("datetime.", "").replace("'", '"')
+    if field.default_factory is not dataclasses.MISSING:
+        return f"{type(field.default_factory()).__name__}()"
+    return ""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_program_in_the_readme_runs(backend: str, tmp_path: Path) -> None:
+    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert program is not None
+    (tmp_path / "app.py").write_text(program[1])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "app.py", backend],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("Ok(value=5)\n", "", 0)
+
+
+def test_the_python_in_the_documentation_is_python() -> None:
+    for page in [ROOT / "README.md", *DOCS.glob("*.md")]:
+        for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)):
+            # Extracts may await: they stand inside an async function of the reader's.
+            body = "async def reader():\n" + "".join(f"    {line}\n" for line in code.splitlines())
+            compile(body, f"{page.name}, block {number}", "exec")

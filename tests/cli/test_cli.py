@@ -1,0 +1,185 @@
+"""The command line as a shell sees it: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+APP = """
+import os
+import anyio
+from horsies import AppConfig, Horsies, Runtime, QueueConfig
+
+app = Horsies(AppConfig.from_env(queues=(QueueConfig("default"), QueueConfig("images"))))
+other = 7
+
+@app.task
+async def add(a: int, b: int) -> int:
+    return a + b
+
+@app.task
+def stuck() -> None:
+    import threading
+    print("stuck", flush=True)
+    threading.Event().wait()
+
+@app.task
+async def patient() -> str:
+    print("running", flush=True)
+    await anyio.sleep(0.5)
+    return "done"
+
+async def send(name: str, *args: object) -> None:
+    async with Runtime(app) as rt:
+        handle = (await app.tasks[name].handle(rt).send(*args)).unwrap()
+        print(handle.task_id)
+
+async def get(task_id: str) -> None:
+    async with Runtime(app) as rt:
+        print(await rt.handle(task_id).get(timeout=10))
+"""
+
+
+class Shell:
+    def __init__(self, folder: Path, url: str, schema: str) -> None:
+        self.folder = folder
+        self.env = {**os.environ, "HORSIES_DATABASE_URL": url, "HORSIES_SCHEMA": schema, "PYTHONWARNINGS": "error"}
+        (folder / "shop.py").write_text(APP)
+
+    def run(self, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "horsies", *args],
+            cwd=self.folder,
+            env={**self.env, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+
+    def python(self, code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import anyio, shop; {code}"],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "horsies", *args],
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def shell(tmp_path: Path, database_url: str, schema: str) -> Shell:
+    return Shell(tmp_path, database_url, schema)
+
+
+stored = pytest.mark.parametrize("database_url", ["postgresql", "sqlite-file"], indirect=True)
+once = pytest.mark.parametrize("database_url", ["sqlite-file"], indirect=True)
+
+
+@stored
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_worker_process_runs_what_another_sent(shell: Shell, backend: str) -> None:
+    task_id = shell.python("anyio.run(shop.send, 'add', 2, 3)")
+    done = shell.run("worker", "shop:app", "--backend", backend, "--concurrency", "5", "--until-idle")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert shell.python(f"anyio.run(shop.get, '{task_id}')") == "Ok(value=5)"
+
+
+@stored
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_sigterm_lets_running_tasks_end(shell: Shell, backend: str) -> None:
+    task_id = shell.python("anyio.run(shop.send, 'patient')")
+    with shell.start("worker", "shop:app", "--backend", backend, "--queues", "default") as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "running\n"
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+    assert shell.python(f"anyio.run(shop.get, '{task_id}')") == "Ok(value='done')"
+
+
+@once
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_thread_that_does_not_return_is_left_behind_and_named(shell: Shell, backend: str) -> None:
+    task_id = shell.python("anyio.run(shop.send, 'stuck')")
+    with shell.start("worker", "shop:app", "--backend", backend, "--drain-timeout", "0.1") as worker:
+        assert worker.stdout is not None
+        assert worker.stderr is not None
+        assert worker.stdout.readline() == "stuck\n"
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 1
+        assert "'stuck' did not return" in worker.stderr.read()
+    assert "WORKER_CRASHED" in shell.python(f"anyio.run(shop.get, '{task_id}')")
+
+
+@stored
+def test_check_and_migrate(shell: Shell) -> None:
+    assert "3 tasks, 2 queues" in shell.run("check", "shop:app").stdout
+    live = shell.run("check", "shop:app", "--live", "--backend", "trio")
+    assert live.returncode == 0
+    assert len(live.stdout.splitlines()) == 2
+    assert "CREATE TABLE" in shell.run("migrate", "shop:app", "--sql").stdout
+    done = shell.run("migrate", "shop:app")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "up to date" in done.stdout
+
+
+@once
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("worker", "shop"), 2, "HRS-207"),
+        (("worker", "shop:nothing"), 2, "HRS-207"),
+        (("worker", "shop:other"), 2, "HRS-207"),
+        (("worker", "no_such_module:app"), 1, "HRS-210"),
+        (("worker", "shop:app", "--queues", "nowhere"), 2, "HRS-215"),
+        (("worker", "shop:app", "--concurrency", "0"), 2, "HRS-215"),
+        (("worker", "shop:app", "--concurrency", "many"), 2, "--concurrency"),
+        (("worker", "shop:app", "--backend", "curio"), 2, "--backend"),
+        (("nonsense",), 2, "nonsense"),
+    ],
+)
+def test_wrong_usage_is_one_message_and_no_traceback(
+    shell: Shell, args: tuple[str, ...], code: int, message: str
+) -> None:
+    done = shell.run(*args)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@once
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "HRS-203"),
+        ("mysql://localhost/x", "HRS-217"),
+        ("sqlite://relative.db", "HRS-203"),
+        ("sqlite:////no/such/folder/x.db", "HRS-211"),
+        ("postgresql://me:hunter2@127.0.0.1:1/x?connect_timeout=2", "HRS-211"),
+        ("postgresql://me@127.0.0.1:nonsense/x", "port"),
+    ],
+)
+def test_a_database_that_cannot_be_had_is_one_message(shell: Shell, url: str, message: str) -> None:
+    done = shell.run("worker", "shop:app", env={"HORSIES_DATABASE_URL": url})
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr

@@ -1,0 +1,167 @@
+"""A lost send is replayed with the identical payload, and only so."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from horsies import (
+    BrokerError,
+    Err,
+    Horsies,
+    Ok,
+    Runtime,
+    TaskSendErrorCode,
+    TaskSendPayload,
+    TaskStatus,
+    WorkerConfig,
+)
+from horsies.abc import EnqueueOutcome, NewTask, Producer
+
+from .conftest import Bench
+
+pytestmark = pytest.mark.anyio
+
+UNTIL_IDLE = WorkerConfig(until_idle=True)
+
+
+class Lossy:
+    """A producer whose answers get lost: it writes, or not, and then the connection breaks."""
+
+    def __init__(self, inner: Producer, script: list[str]) -> None:
+        self._inner = inner
+        self._script = script
+
+    async def enqueue(self, tasks: list[NewTask], *, now: datetime | None = None) -> list[EnqueueOutcome]:
+        step = self._script.pop(0) if self._script else "fine"
+        if step == "refused":
+            raise BrokerError("permission denied", retryable=False)
+        if step == "before":
+            raise BrokerError("lost", retryable=True)
+        outcomes = await self._inner.enqueue(tasks, now=now)
+        if step == "after":
+            raise BrokerError("lost", retryable=True)
+        return outcomes
+
+
+@asynccontextmanager
+async def lossy(app: Horsies, *script: str) -> AsyncIterator[Runtime]:
+    """A runtime on the real database, whose connection for sends breaks as `script` says."""
+    async with Runtime(app) as rt:
+        flusher = rt._flusher
+        flusher._producer = Lossy(flusher._producer, list(script))  # type: ignore[assignment]
+        yield rt
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+async def test_a_lost_send_is_there_once_after_its_replay(bench: Bench, lost: str) -> None:
+    async with lossy(bench.app, lost) as rt:
+        add = bench.add.handle(rt)
+        error = (await add.send(2, 3)).unwrap_err()
+        assert error.code is TaskSendErrorCode.ENQUEUE_FAILED
+        assert error.retryable
+        handles = [(await add.retry_send(error)).unwrap() for _ in range(3)]
+        assert {handle.task_id for handle in handles} == {error.task_id}
+        await rt.run_worker(UNTIL_IDLE)
+        assert await handles[0].get(timeout=10) == Ok(5)
+        # finished by now: still the same task, and nothing runs twice
+        again = (await add.retry_send(error)).unwrap()
+        await rt.run_worker(UNTIL_IDLE)
+        info = (await again.info()).unwrap()
+        assert info is not None
+        assert (info.status, info.attempt) == (TaskStatus.COMPLETED, 1)
+
+
+async def test_any_changed_byte_is_refused_before_any_io(bench: Bench) -> None:
+    async with lossy(bench.app, "after") as rt:
+        add = bench.add.handle(rt)
+        payload = (await add.send(2, 3)).unwrap_err().payload
+        assert payload is not None
+        for n in range(len(payload.envelope)):
+            changed = bytes([*payload.envelope[:n], payload.envelope[n] ^ 1, *payload.envelope[n + 1 :]])
+            error = (await add.retry_send(replace(payload, envelope=changed))).unwrap_err()
+            assert error.code is TaskSendErrorCode.PAYLOAD_MISMATCH
+        error = (await add.retry_send(replace(payload, enqueue_sha="0" * 64))).unwrap_err()
+        assert error.code is TaskSendErrorCode.PAYLOAD_MISMATCH
+
+
+async def test_another_payload_under_the_same_id_is_a_mismatch(bench: Bench) -> None:
+    ids = iter(["01a20b61-2781-7630-ab1a-6e10e1777af4"] * 2)
+    async with lossy(bench.app, "fine", "before") as rt:
+        before = rt.environment
+        rt.environment = replace(before, new_id=lambda: next(ids))
+        add = bench.add.handle(rt)
+        first = (await add.send(2, 3)).unwrap()
+        other = (await add.send(2, 4)).unwrap_err()
+        rt.environment = before
+        assert (await add.retry_send(other)).unwrap_err().code is TaskSendErrorCode.PAYLOAD_MISMATCH
+        await rt.run_worker(UNTIL_IDLE)
+        assert await first.get(timeout=10) == Ok(5)
+
+
+async def test_a_stored_payload_is_replayed_elsewhere(bench: Bench) -> None:
+    async with lossy(bench.app, "before") as rt:
+        payload = (await bench.add.handle(rt).send(2, 3)).unwrap_err().payload
+        assert payload is not None
+        stored = payload.to_bytes()
+    read = TaskSendPayload.from_bytes(stored)
+    assert read == payload
+    assert (read.task_name, read.queue, read.priority) == ("add", "default", 50)
+    with pytest.raises(ValueError, match="payload"):
+        TaskSendPayload.from_bytes(stored[:-1] + b"\0")
+    async with Runtime(bench.app) as rt:
+        handle = (await bench.add.handle(rt).retry_send(read)).unwrap()
+        await rt.run_worker(UNTIL_IDLE)
+        assert await handle.get(timeout=10) == Ok(5)
+
+
+async def test_a_replay_does_not_move_the_due_time(bench: Bench) -> None:
+    async with lossy(bench.app, "before") as rt:
+        add = bench.add.handle(rt)
+        clock = rt.environment.clock
+        rt.environment = replace(rt.environment, clock=lambda: clock() - timedelta(seconds=40))
+        error = (await add.schedule(60, 2, 3)).unwrap_err()
+        rt.environment = replace(rt.environment, clock=clock)
+        handle = (await add.retry_schedule(error)).unwrap()
+        info = (await handle.info()).unwrap()
+        assert info is not None
+        remaining = (info.due_at - datetime.now(UTC)).total_seconds()
+        assert 15 < remaining < 21
+
+
+async def test_payloads_that_cannot_be_replayed(bench: Bench) -> None:
+    async with lossy(bench.app, "before", "before") as rt:
+        add, say = bench.add.handle(rt), bench.tasks["say"].handle(rt)
+        sent = (await add.send(2, 3)).unwrap_err()
+        scheduled = (await add.schedule(1, 2, 3)).unwrap_err()
+        for replaying in (say.retry_send(sent), add.retry_schedule(sent), add.retry_send(scheduled)):
+            assert (await replaying).unwrap_err().code is TaskSendErrorCode.VALIDATION_FAILED
+        invalid = (await add.schedule(-1, 2, 3)).unwrap_err()
+        assert (await add.retry_send(invalid)).unwrap_err().code is TaskSendErrorCode.VALIDATION_FAILED
+        clock = rt.environment.clock
+        rt.environment = replace(rt.environment, clock=lambda: clock() + timedelta(days=31))
+        old = (await add.retry_send(sent)).unwrap_err()
+        assert (old.code, old.retryable) == (TaskSendErrorCode.ENQUEUE_FAILED, False)
+
+
+async def test_transient_failures_are_resent_on_request(bench: Bench) -> None:
+    app = Horsies(replace(bench.app.config, resend_on_transient_err=True))
+    app.include(bench.add)
+    async with lossy(app, "before", "after") as rt:
+        handle = (await bench.add.handle(rt).send(2, 3)).unwrap()
+        await rt.run_worker(UNTIL_IDLE)
+        assert await handle.get(timeout=10) == Ok(5)
+
+
+async def test_a_permanent_failure_says_so_and_is_not_resent(bench: Bench) -> None:
+    app = Horsies(replace(bench.app.config, resend_on_transient_err=True))
+    app.include(bench.add)
+    async with lossy(app, "refused") as rt:
+        sent = await bench.add.handle(rt).send(2, 3)
+        assert isinstance(sent, Err)
+        assert (sent.error.code, sent.error.retryable) == (TaskSendErrorCode.ENQUEUE_FAILED, False)
+        assert "permission denied" in sent.error.message

@@ -86,7 +86,7 @@ def decode(data: bytes) -> Envelope:
         envelope = _envelope_of(*fields[1:])
         if encode(envelope) == data:
             return envelope
-    except (msgspec.MsgspecError, TypeError, AttributeError, OverflowError, HorsiesError) as error:
+    except (msgspec.MsgspecError, UnicodeError, TypeError, AttributeError, OverflowError, HorsiesError) as error:
         raise ValueError("the bytes are no envelope") from error
     raise ValueError("the bytes are no canonical envelope")
 

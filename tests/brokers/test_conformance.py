@@ -1,0 +1,20 @@
+"""Both brokers pass the suite that third parties run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from horsies import AppConfig, Horsies, Runtime
+from horsies.abc import Broker
+from horsies.testing.broker import T0, BrokerConformance
+
+
+class TestBrokers(BrokerConformance):
+    @pytest.fixture
+    async def broker(self, anyio_backend: Any, config: AppConfig) -> AsyncIterator[Broker]:
+        factory = Runtime(Horsies(config)).broker_factory()
+        async with factory.open(config, clock=lambda: T0) as broker:
+            yield broker

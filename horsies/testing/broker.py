@@ -181,11 +181,13 @@ class BrokerConformance:
         worker = await stage.worker()
         await stage.send(new_task(1, due_in=1.5), new_task(2, due_in=3))
         promotion = await worker.promote(10, now=at(0.5))
-        assert (promotion.promoted, promotion.next_due_in) == (0, pytest.approx(1.0))
+        assert promotion.promoted == 0
+        assert promotion.next_due_in == pytest.approx(1.0)
         assert (await worker.claim(5, now=at(1))).tasks == ()
         assert await worker.has_due(now=at(1.5))
         promotion = await worker.promote(10, now=at(1.5))
-        assert (promotion.promoted, promotion.next_due_in) == (1, pytest.approx(1.5))
+        assert promotion.promoted == 1
+        assert promotion.next_due_in == pytest.approx(1.5)
         assert ids((await worker.claim(5, now=at(1.5))).tasks) == [1]
         assert (await worker.promote(10, now=at(9))).next_due_in is None
 
@@ -306,7 +308,8 @@ class BrokerConformance:
         assert (await other.claim(1, now=at(2))).tasks == ()
         await other.promote(1, now=at(3))
         (again,) = (await other.claim(1, now=at(3))).tasks
-        assert (again.attempt, again.overdue) == (0, pytest.approx(3))
+        assert again.attempt == 0
+        assert again.overdue == pytest.approx(3)
         assert (await stage.row(1)).due_at == T0
 
     async def test_leaving_gives_back_what_was_never_started(self, stage: Stage) -> None:

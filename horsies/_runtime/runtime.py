@@ -17,7 +17,7 @@ from .._task.app import Horsies
 from .._task.declare import Task
 from .._task.handle import TaskHandle
 from .._task.host import Environment
-from .._task.send import TaskFunction
+from .._task.send import TaskFunction, bind
 from .._worker.worker import Worker
 from ..abc import Broker, BrokerFactory, EnqueueOutcome, NewTask, Serializer, StoredResult, SupportsDelay, TaskRow
 from .check import check
@@ -123,13 +123,7 @@ class Runtime(anyio.AsyncContextManagerMixin):
         Raises:
             HorsiesError: HRS-300 when the application has not registered `task`.
         """
-        if self.app.tasks.get(task.name) is not task:
-            raise HorsiesError(
-                "HRS-300",
-                f"task {task.name!r} is not registered with this runtime's application",
-                ["declare it with @app.task, or register it: app.include(the_task)"],
-            )
-        return TaskFunction(self, task)
+        return bind(self, task)
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """A handle for a task sent by anybody, by its id. No I/O; whether the task exists shows when it is used."""

@@ -64,9 +64,9 @@ class Task(Generic[P, T]):
         return rt.bind(self)
 
     def _ambient(self) -> TaskFunction[P, T]:
-        from .send import TaskFunction
+        from .send import bind
 
-        return TaskFunction(current_runtime(f"task {self.name!r} without a handle"), self)
+        return bind(current_runtime(f"task {self.name!r} without a handle"), self)
 
     async def send(self, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[TaskHandle[T]]:
         """`TaskFunction.send` through the ambient runtime."""

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from .._core.codes import TaskSendErrorCode
-from .._core.errors import BrokerError, TaskSendError
+from .._core.errors import BrokerError, HorsiesError, TaskSendError
 from .._core.result import Err, Ok
 from .._payload.envelope import Envelope, TaskSendPayload
 from .._payload.signature import ArgumentError
@@ -230,6 +230,21 @@ class TaskFunction(Generic[P, T]):
                 )
             return Ok(TaskHandle(self._host, payload.task_id))
         raise AssertionError("the last try returns")
+
+
+def bind(host: Host, task: Task[P, T]) -> TaskFunction[P, T]:
+    """`task` bound to `host`.
+
+    Raises:
+        HorsiesError: HRS-300 when the host's application has not registered it.
+    """
+    if host.app.tasks.get(task.name) is not task:
+        raise HorsiesError(
+            "HRS-300",
+            f"task {task.name!r} is not registered with this runtime's application",
+            ["declare it with @app.task, or register it: app.include(the_task)"],
+        )
+    return TaskFunction(host, task)
 
 
 def _row(payload: TaskSendPayload, now: datetime) -> NewTask:

@@ -14,7 +14,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from horsies import HorsiesError, Runtime, WorkerConfig
+from horsies import BrokerError, HorsiesError, Runtime, WorkerConfig
 
 from .demo import run_demo
 from .locate import factory_for, load_app
@@ -121,7 +121,7 @@ def main() -> None:
         typer.echo(f"horsies: {error}", err=True)
         raise SystemExit(2 if error.code in ("HRS-206", "HRS-207", "HRS-215") else 1) from None
     except BaseExceptionGroup as group:
-        matched, rest = group.split(HorsiesError)
+        matched, rest = group.split((HorsiesError, BrokerError))
         if matched is None or rest is not None:
             raise
         typer.echo(f"horsies: {_first(matched)}", err=True)

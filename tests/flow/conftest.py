@@ -40,8 +40,10 @@ def bench(config: AppConfig) -> Iterator[Bench]:
     @asynccontextmanager
     async def resources(rt: Runtime) -> AsyncIterator[str]:
         bench.seen.append("entered")
-        yield "the state"
-        bench.seen.append("left")
+        try:
+            yield "the state"
+        finally:
+            bench.seen.append("left")
 
     @app.task("in_thread", queue="images", priority=10)
     def in_thread(ctx: TaskContext, text: str) -> str:

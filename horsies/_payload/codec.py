@@ -158,8 +158,11 @@ def _plain(value: Any) -> Plain:
             raise CodecError("a dict has keys that are not str")
         return {_text(key): _plain(value[key]) for key in sorted(value)}
     if isinstance(value, datetime):
-        aware = value.utcoffset() is not None
-        return (value.astimezone(UTC) if aware else value).isoformat(timespec="microseconds")
+        try:
+            instant = value if value.utcoffset() is None else value.astimezone(UTC)
+        except OverflowError:
+            raise CodecError("an instant is beyond the calendar once it is in UTC") from None
+        return instant.isoformat(timespec="microseconds")
     raise CodecError(f"{type(value).__name__} cannot be sent")
 
 

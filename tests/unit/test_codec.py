@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypedDict
 from uuid import UUID
@@ -153,6 +153,7 @@ REFUSALS: list[tuple[Any, Any]] = [
     (Any, {1, 2}),
     (dict, {"\ud800": 1}),
     (list, [object()]),
+    (datetime, datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))),
 ]
 
 

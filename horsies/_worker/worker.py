@@ -16,7 +16,7 @@ import platform
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,7 +31,7 @@ from .._core.result import Err, Ok
 from .._core.status import TaskStatus
 from .._task.context import TaskContext
 from .._task.host import Host
-from ..abc import Broker, Consumer, Finish, GiveBack, StartOutcome, Topic
+from ..abc import Broker, Consumer, Finish, GiveBack, Lease, StartOutcome, Topic
 from .backoff import pauses
 from .finisher import Finisher
 from .job import Job, conclude, conclude_interrupted, logger, prepare, run_async, run_sync
@@ -85,6 +85,7 @@ class Worker:
         self.worker_id = f"{name}:{os.getpid()}:{environment.new_id()[-8:]}"
         self._ready: deque[Job] = deque()
         self._running: dict[str, Job] = {}
+        self._unsure: set[Lease] = set()
         self._limiter = anyio.CapacityLimiter(config.threads or config.concurrency)
         self._threads_free = config.threads or config.concurrency
         self._state: Any = None
@@ -241,26 +242,36 @@ class Worker:
 
     async def _start(self, consumer: Consumer, running: anyio.abc.TaskGroup) -> bool:
         """Start every ready task that can run now: async ones, and sync ones for which a thread is free."""
-        batch, waiting = [], deque[Job]()
+        batch, waiting, threads = [], deque[Job](), self._threads_free
         for job in self._ready:
             if job.task.signature.is_async:
                 batch.append(job)
-            elif self._threads_free > 0:
-                self._threads_free -= 1
+            elif threads > 0:
+                threads -= 1
                 batch.append(job)
             else:
                 waiting.append(job)
         if not batch:
             return False
-        outcomes = await consumer.start([job.claimed.lease for job in batch])
+        leases = [job.claimed.lease for job in batch]
+        try:
+            outcomes = await consumer.start(leases)
+        except BrokerError:
+            self._unsure.update(leases)
+            raise
         self._ready = waiting
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is StartOutcome.STARTED:
                 self._running[job.claimed.lease.task_id] = job
+                self._threads_free -= not job.task.signature.is_async
                 running.start_soon(self._run, job, name=f"horsies task {job.task.name}")
-                continue
-            self._threads_free += not job.task.signature.is_async
+            elif outcome is StartOutcome.LOST and job.claimed.lease in self._unsure:
+                # A start whose answer was lost may have been written; user code has not run, so it may run again.
+                self._finisher.add_nowait(
+                    replace(conclude_interrupted(job), status=TaskStatus.PENDING, interrupted=True)
+                )
             self._counts["expired"] += outcome is StartOutcome.EXPIRED
+        self._unsure.difference_update(leases)
         return True
 
     async def _run(self, job: Job) -> None:

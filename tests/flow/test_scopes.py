@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -14,6 +14,7 @@ import pytest
 
 from horsies import (
     AppConfig,
+    BrokerError,
     Err,
     Horsies,
     HorsiesError,
@@ -26,6 +27,7 @@ from horsies import (
     TaskResult,
     WorkerConfig,
 )
+from horsies.abc import Consumer, Lease, StartOutcome
 
 from .conftest import Bench
 
@@ -201,3 +203,31 @@ async def test_the_declarations_of_the_tutorial(config: AppConfig) -> None:
         result = await (await divide.handle(rt).send(1, 0)).unwrap().get(timeout=10)
         assert result.map(str).map_err(lambda error: error.code) == Err("BY_ZERO")
         group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("lost", ["before", "after"])
+async def test_a_start_whose_answer_is_lost_still_runs_the_task_once(
+    bench: Bench, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime(bench.app) as rt:
+        handles = [(await bench.tasks["in_thread"].handle(rt).send(text)).unwrap() for text in "ab"]
+        consumer = rt.broker.consumer
+
+        @asynccontextmanager
+        async def lossy(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
+            async with consumer(worker_id, queues) as real:
+                start = real.start
+
+                async def lose(leases: Sequence[Lease]) -> list[StartOutcome]:
+                    monkeypatch.setattr(real, "start", start)
+                    if lost == "after":
+                        await start(leases)
+                    raise BrokerError("lost", retryable=True)
+
+                monkeypatch.setattr(real, "start", lose)
+                yield real
+
+        monkeypatch.setattr(rt.broker, "consumer", lossy)
+        await rt.run_worker(WorkerConfig(until_idle=True, concurrency=4, threads=2))
+        assert [await handle.get(timeout=10) for handle in handles] == [Ok("A"), Ok("B")]
+    assert len([seen for seen in bench.seen if isinstance(seen, tuple)]) == 2

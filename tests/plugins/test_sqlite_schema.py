@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from horsies import AppConfig, Horsies, HorsiesError, Ok, Runtime
+from horsies.abc import Topic
 from horsies.plugins import sqlite
 from horsies.plugins.sqlite.queries import named_queries
 
@@ -58,6 +59,17 @@ async def test_another_broker_on_the_file_is_noticed(tmp_path: Path) -> None:
             for n in range(3):
                 handle = (await add.handle(sender).send(n, 1)).unwrap()
                 assert await handle.get() == Ok(n + 1)
+
+
+async def test_a_change_between_two_receives_is_not_missed(tmp_path: Path) -> None:
+    path = tmp_path / "file.db"
+    app = Horsies(AppConfig.for_database_url(f"sqlite:///{path}"))
+    async with Runtime(app) as rt, rt.broker.listen(Topic.QUEUES) as listener:
+        for n in range(2):
+            with closing(sqlite3.connect(path)) as other, other:
+                other.execute("INSERT INTO workers VALUES (?, 0)", (f"w{n}",))
+            with anyio.fail_after(5):
+                assert await listener.receive() == [""]
 
 
 async def test_many_runtimes_open_an_empty_file_at_once(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class SqliteBroker:
     async def listen(self, topic: Topic) -> AsyncIterator[Listener]:
         """See `horsies.abc.Broker.listen`."""
         with self._switchboard.listen(topic) as listener:
+            await listener.look()
             yield listener
 
     async def check(self) -> str:

@@ -20,6 +20,7 @@ class SqliteListener:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._version: int | None = None
         self._names: list[str] = []
         self._noticed = anyio.Event()
 
@@ -38,14 +39,18 @@ class SqliteListener:
         return names
 
     async def _watch(self) -> None:
-        before = await self._session.data_version()
+        await self.look()
         while not self._names:
             with anyio.move_on_after(_WATCH):
                 await self._noticed.wait()
-            now = await self._session.data_version()
-            if now != before:
-                before = now
-                self._names.append("")
+            await self.look()
+
+    async def look(self) -> None:
+        """See whether others have changed the file since the last look, which the first one only remembers."""
+        version = await self._session.data_version()
+        if self._version not in (None, version):
+            self._names.append("")
+        self._version = version
 
 
 class Switchboard:

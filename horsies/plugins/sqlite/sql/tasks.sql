@@ -119,7 +119,10 @@ WHERE id IN (
 RETURNING id
 
 -- name: has_due
-SELECT EXISTS (SELECT 1 FROM tasks WHERE phase < 2 AND queue = :queue AND due_at <= :now)
+-- Two questions, because each partial index answers for one phase.
+SELECT
+    EXISTS (SELECT 1 FROM tasks WHERE phase = 1 AND queue = :queue AND due_at <= :now)
+    OR EXISTS (SELECT 1 FROM tasks WHERE phase = 0 AND queue = :queue AND due_at <= :now)
 
 -- name: result
 SELECT id, task_name, status, result FROM tasks WHERE id = :id

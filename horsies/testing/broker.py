@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from random import Random
 from uuid import UUID
 
 import anyio
@@ -39,6 +40,13 @@ from horsies.abc import (
 T0 = datetime(2040, 1, 1, tzinfo=UTC)
 """The beginning of time in these tests: the suite sets the clock, so any instant does."""
 QUEUES = (("fast", 1), ("slow", 90))
+
+P, C, R = TaskStatus.PENDING, TaskStatus.CLAIMED, TaskStatus.RUNNING
+CHANGES = frozenset(
+    {(P, C), (P, TaskStatus.EXPIRED), (C, R), (C, P), (C, TaskStatus.EXPIRED), (C, TaskStatus.FAILED)}
+    | {(R, TaskStatus.COMPLETED), (R, TaskStatus.FAILED), (R, P)}
+)
+"""Every change of status that one call of a broker's method may make."""
 
 
 def at(seconds: float) -> datetime:
@@ -347,6 +355,84 @@ class BrokerConformance:
                 await stage.send(new_task(3, good_until=at(1)))
                 await worker.expire(5, now=at(2))
                 assert await heard(finished, {str(UUID(int=3))})
+
+    async def test_another_attempt_is_noticed(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        lease = await stage.started(worker, new_task(1))
+        with anyio.fail_after(20):
+            async with stage.broker.listen(Topic.QUEUES) as queues:
+                await worker.finish([done(lease, TaskStatus.PENDING, retry_in=2.0)], now=at(1))
+                assert await heard(queues, {"+fast"})
+                await worker.promote(5, now=at(3))
+                assert await heard(queues, {"fast"})
+
+    async def test_an_expiry_at_the_claim_and_at_the_start_is_noticed(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1, good_until=at(2)))
+        (claimed,) = (await worker.claim(1, now=at(1))).tasks
+        await stage.send(new_task(2, good_until=at(2)))
+        with anyio.fail_after(20):
+            async with stage.broker.listen(Topic.FINISHED) as finished:
+                await worker.claim(1, now=at(3))
+                assert await heard(finished, {str(UUID(int=2))})
+                await worker.start([claimed.lease], now=at(3))
+                assert await heard(finished, {claimed.lease.task_id})
+
+    async def test_a_commit_between_two_waits_is_noticed(self, stage: Stage) -> None:
+        with anyio.fail_after(20):
+            async with stage.broker.listen(Topic.QUEUES) as queues:
+                for n in (1, 2):
+                    await stage.send(new_task(n))
+                    assert await heard(queues, {"fast"})
+
+    async def test_what_is_no_id_is_found_nowhere(self, stage: Stage) -> None:
+        for nonsense in ("\0", "\ud800", "'", str(UUID(int=1)) + "\n"):
+            assert await stage.broker.reader.results([nonsense]) == []
+            assert await stage.broker.reader.read(nonsense) is None
+
+    async def test_a_heartbeat_of_exactly_dead_after_is_too_old(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1))
+        assert (await worker.claim(1, now=at(20))).tasks == ()
+        assert ids((await worker.claim(1, now=at(19.999))).tasks) == [1]
+
+    @pytest.mark.parametrize("seed", range(3))
+    async def test_no_change_of_status_but_those_of_the_table(self, stage: Stage, seed: int) -> None:
+        """A walk over all methods at random instants, with stale and foreign leases."""
+        random = Random(seed)
+        workers = [await stage.worker("w1"), await stage.worker("w2")]
+        numbers = range(1, 13)
+        await stage.send(
+            *(new_task(n, due_in=random.choice((0, 3)), good_until=random.choice((None, at(n)))) for n in numbers)
+        )
+        leases = [Lease(str(UUID(int=n)), 1) for n in numbers]
+        before = dict.fromkeys((lease.task_id for lease in leases), P)
+        seen = set()
+        for second in range(60):
+            worker, now = random.choice(workers), at(second / 4)
+            some = random.sample(leases, 3)
+            match random.randrange(8):
+                case 0 | 1:
+                    await worker.promote(5, now=now)
+                    leases += [task.lease for task in (await worker.claim(4, now=now)).tasks]
+                case 2 | 3:
+                    await worker.start(leases[-4:], now=now)
+                case 4 | 5:
+                    status = random.choice((TaskStatus.COMPLETED, TaskStatus.FAILED, P))
+                    await worker.finish(
+                        [done(lease, status, retry_in=random.choice((0, 1))) for lease in some], now=now
+                    )
+                case 6:
+                    await worker.give_back([GiveBack(lease, random.choice((0, 1))) for lease in some], now=now)
+                case _:
+                    await worker.expire(1, now=now)
+            rows = [await stage.broker.reader.read(task_id) for task_id in before]
+            after = {row.task_id: row.status for row in rows if row is not None}
+            seen |= {(before[task_id], after[task_id]) for task_id in before if before[task_id] != after[task_id]}
+            before = after
+        assert seen <= CHANGES
+        assert (P, C) in seen
+        assert any(old is R for old, _ in seen)
 
     async def test_empty_batches_are_nothing(self, stage: Stage) -> None:
         worker = await stage.worker()

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from horsies import AppConfig, Horsies, Runtime
+from horsies._core.status import allowed
 from horsies.abc import Broker
-from horsies.testing.broker import T0, BrokerConformance
+from horsies.testing.broker import CHANGES, T0, BrokerConformance
 
 
 class TestBrokers(BrokerConformance):
@@ -18,3 +19,7 @@ class TestBrokers(BrokerConformance):
         factory = Runtime(Horsies(config)).broker_factory()
         async with factory.open(config, clock=lambda: T0) as broker:
             yield broker
+
+
+def test_the_changes_of_the_suite_are_in_the_table() -> None:
+    assert all(allowed(before, after) for before, after in CHANGES)

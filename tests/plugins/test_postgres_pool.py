@@ -259,7 +259,7 @@ async def test_dead_port_names_the_cause(caplog: pytest.LogCaptureFixture) -> No
     assert "hunter2" not in caplog.text
 
 
-async def test_a_mute_server_is_bounded_and_left_at_once() -> None:
+async def test_a_mute_server_is_bounded_and_left_at_once_and_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"postgresql://127.0.0.1:{mute.getsockname()[1]}/app"
         started = anyio.current_time()
@@ -269,6 +269,7 @@ async def test_a_mute_server_is_bounded_and_left_at_once() -> None:
                     pytest.fail("nobody answers there")
         assert anyio.current_time() - started < 2
         assert pool_threads() == []
+    assert caplog.text == ""
 
 
 async def test_recovers_when_the_server_comes_up(postgres_url: str) -> None:

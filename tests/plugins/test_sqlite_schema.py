@@ -39,9 +39,7 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 def test_every_query_is_used_and_every_used_name_exists() -> None:
     code = "".join(path.read_text() for path in PACKAGE.glob("*.py"))
-    used = set(re.findall(r"\.(?:run|change)\(\s*\"(\w+)\"", code)) | set(
-        re.findall(r"\(\"(\w+)\", (?:\{|param)", code)
-    )
+    used = set(re.findall(r"_sql\[\"(\w+)\"\]", code))
     assert used == named_queries().keys()
 
 

@@ -39,6 +39,7 @@ _LOOK = 1.0
 """Every so many seconds a waiting connection looks whether its socket still exists."""
 _BUSY = 0.005
 """Seconds that a generator which never has to wait (a long COPY) may keep the event loop to itself."""
+ABANDONED = "nobody waits for this connection any more"
 _LEAST_CONNECT_TIMEOUT = 2
 """libpq takes a `connect_timeout` of 1 for 2."""
 
@@ -360,7 +361,7 @@ class SyncConnection(psycopg.Connection[TupleRow]):
             while True:
                 ready = yield awaited
                 if not wanted():
-                    raise errors.OperationalError("nobody waits for this connection any more")
+                    raise errors.OperationalError(ABANDONED)
                 awaited = attempt.send(ready)
         except StopIteration as stop:
             connection: Self = stop.value

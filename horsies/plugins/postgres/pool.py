@@ -11,6 +11,7 @@ is closed, and the pool opens another. What SET or a temporary table leave in a 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -24,6 +25,7 @@ import psycopg_pool
 from psycopg.rows import TupleRow, tuple_row
 
 from .connection import (
+    ABANDONED,
     AnyioConnection,
     SyncConnection,
     adopt,
@@ -41,6 +43,10 @@ _RECONNECT = 1.0
 """Seconds that the pool tries to replace a connection by itself. Left longer, it would back off for minutes; a borrower
 who waits makes it try again every round."""
 _CLOSING = 5.0
+
+
+# psycopg_pool warns of every failure to connect, and an attempt given up because the pool closes is none.
+logging.getLogger("psycopg.pool").addFilter(lambda record: ABANDONED not in record.getMessage())
 
 
 class _Pooled(SyncConnection):

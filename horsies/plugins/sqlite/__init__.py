@@ -1,4 +1,4 @@
-"""The broker for SQLite: for tests, and for programs that want a queue without a server."""
+"""The broker for SQLite 3.35 and later: one file and no server, or the memory of this process."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from .broker import SqliteBrokerFactory
 
 @hookimpl
 def horsies_brokers() -> Mapping[str, BrokerFactory]:
-    """`sqlite://` URLs."""
+    """`sqlite:///relative.db`, `sqlite:////absolute.db` and `sqlite://:memory:`."""
     return {"sqlite": SqliteBrokerFactory()}

@@ -1,31 +1,34 @@
-"""Opening a database, and handing out the roles of a broker on it."""
+"""The broker, and how it opens."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from horsies import AppConfig, HorsiesError
 from horsies.abc import Broker, Clock, Consumer, Listener, Producer, Reader, Topic
 
 from .consumer import SqliteConsumer
-from .listener import Switchboard
+from .listener import Subscriptions
 from .producer import SqliteProducer
 from .reader import SqliteReader
-from .schema import migrate, schema_sql
-from .session import Session
+from .schema import schema_sql
+from .session import Session, open_session
+from .target import database_path, describe
 
-_MEMORY = "sqlite://:memory:"
+_OLDEST = (3, 35, 0)
+"""The first SQLite with RETURNING."""
 
 
 class SqliteBroker:
-    """An open database. `reader` answers questions; the roles share one connection."""
+    """An open broker; `SqliteBrokerFactory.open` makes it. All roles share its one session."""
 
-    def __init__(self, config: AppConfig, session: Session) -> None:
-        self._config = config
+    def __init__(self, session: Session, subscriptions: Subscriptions, *, dead_after: float, place: str) -> None:
         self._session = session
-        self._switchboard = Switchboard(session)
+        self._subscriptions = subscriptions
+        self._dead_after = dead_after
+        self._place = place
         self.reader: Reader = SqliteReader(session)
 
     @asynccontextmanager
@@ -36,65 +39,48 @@ class SqliteBroker:
     @asynccontextmanager
     async def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
         """See `horsies.abc.Broker.consumer`."""
-        dead_after = self._config.recovery.dead_after
-        yield SqliteConsumer(worker_id, queues, session=self._session, dead_after=dead_after)
+        yield SqliteConsumer(self._session, worker_id, queues, dead_after=self._dead_after)
 
-    @asynccontextmanager
-    async def listen(self, topic: Topic) -> AsyncIterator[Listener]:
+    def listen(self, topic: Topic) -> AbstractAsyncContextManager[Listener]:
         """See `horsies.abc.Broker.listen`."""
-        with self._switchboard.listen(topic) as listener:
-            await listener.look()
-            yield listener
+        return self._subscriptions.listen(topic, self._session)
 
     async def check(self) -> str:
         """See `horsies.abc.Broker.check`."""
-        await self._session.data_version()
-        return f"SQLite {sqlite3.sqlite_version}: {self._config.masked_url}"
+        ((version,),) = await self._session.read(
+            "check", lambda transaction: transaction.fetch("SELECT sqlite_version()", {})
+        )
+        return f"SQLite {version}: {self._place}"
 
 
 class SqliteBrokerFactory:
-    """Opens `sqlite://` URLs."""
+    """Opens brokers on SQLite."""
 
-    def open(self, config: AppConfig, *, clock: Clock) -> AbstractAsyncContextManager[Broker]:
-        """See `horsies.abc.BrokerFactory.open`."""
-        return _open(config, clock)
+    @asynccontextmanager
+    async def open(self, config: AppConfig, *, clock: Clock) -> AsyncIterator[Broker]:
+        """See `horsies.abc.BrokerFactory.open`. A file goes by the clock of the machine, memory by `clock`."""
+        path = database_path(config.url)
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise _unusable(path, f"this Python has SQLite {sqlite3.sqlite_version}, 3.35 is needed")
+        subscriptions = Subscriptions()
+        opening = open_session(
+            path,
+            clock=clock,
+            timeout=config.pool.timeout,
+            patience=config.resilience.statement_timeout,
+            publish=subscriptions.publish,
+        )
+        async with AsyncExitStack() as stack:
+            try:
+                session = await stack.enter_async_context(opening)
+            except sqlite3.Error as error:
+                raise _unusable(path, str(error)) from None
+            yield SqliteBroker(session, subscriptions, dead_after=config.recovery.dead_after, place=describe(path))
 
     def schema_sql(self, config: AppConfig) -> str:
         """See `horsies.abc.BrokerFactory.schema_sql`."""
         return schema_sql()
 
 
-def database_path(url: str) -> str:
-    """The path that `url` names, or `:memory:`.
-
-    Raises:
-        HorsiesError: HRS-203, it names none.
-    """
-    if url == _MEMORY:
-        return ":memory:"
-    path = url.removeprefix("sqlite:///")
-    if path == url or not path:
-        raise HorsiesError(
-            "HRS-203",
-            "this SQLite URL cannot be read",
-            [f"give sqlite:///relative.db, sqlite:////absolute.db or {_MEMORY}"],
-        )
-    return path
-
-
-@asynccontextmanager
-async def _open(config: AppConfig, clock: Clock) -> AsyncIterator[Broker]:
-    session = Session(database_path(config.url), clock, config.resilience.statement_timeout)
-    try:
-        await session.open()
-        await migrate(session)
-    except sqlite3.Error as error:
-        await session.close()
-        raise HorsiesError("HRS-211", f"cannot open {config.masked_url}: {error}") from error
-    except BaseException:
-        await session.close()
-        raise
-    try:
-        yield SqliteBroker(config, session)
-    finally:
-        await session.close()
+def _unusable(path: str, cause: str) -> HorsiesError:
+    return HorsiesError("HRS-211", f"cannot use the database: {describe(path)}: {cause}")

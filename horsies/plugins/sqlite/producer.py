@@ -2,42 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from horsies.abc import EnqueueOutcome, NewTask
+from horsies.abc import BrokerError, EnqueueOutcome, NewTask, Topic
 
-from .session import Session, Transaction, micros
+from .queries import named_queries
+from .session import Session, Transaction, after, microseconds
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+
+
+def is_id(task_id: str) -> bool:
+    """Whether `task_id` is a UUID in lower-case canonical form; nothing else was ever given out."""
+    return _ID.match(task_id) is not None
 
 
 class SqliteProducer:
-    """Inserts batches over the shared session."""
+    """Inserts batches."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._sql = named_queries()
 
     async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[EnqueueOutcome]:
         """See `horsies.abc.Producer.enqueue`."""
-        return await self._session.write("enqueue", lambda t: [_insert(t, task) for task in tasks], now)
+        if not all(is_id(task.task_id) for task in tasks):
+            raise BrokerError("enqueue: a task id is not a UUID in lower-case canonical form")
+        return await self._session.write(
+            "enqueue", lambda transaction: [self._enqueue(transaction, task) for task in tasks], now=now
+        )
 
-
-def _insert(transaction: Transaction, task: NewTask) -> EnqueueOutcome:
-    due_in = max(0, round(task.due_in * 1_000_000))
-    inserted = transaction.change(
-        "enqueue",
-        id=task.task_id,
-        sha=task.sha,
-        envelope=task.envelope,
-        task_name=task.task_name,
-        queue=task.queue,
-        priority=task.priority,
-        sent_at=micros(task.sent_at),
-        due_at=transaction.now + due_in,
-        good_until=None if task.good_until is None else micros(task.good_until),
-        now=transaction.now,
-    )
-    if inserted:
-        transaction.queues.add(f"+{task.queue}" if due_in else task.queue)
-        return EnqueueOutcome.INSERTED
-    (stored,) = transaction.run("sha", id=task.task_id)
-    return EnqueueOutcome.REPLAYED if stored[0] == task.sha else EnqueueOutcome.MISMATCH
+    def _enqueue(self, transaction: Transaction, task: NewTask) -> EnqueueOutcome:
+        delayed = task.due_in > 0
+        inserted = transaction.fetch(
+            self._sql["enqueue"],
+            {
+                "id": task.task_id,
+                "phase": 0 if delayed else 1,
+                "queue": task.queue,
+                "priority": task.priority,
+                "due_at": after(transaction.now, max(task.due_in, 0.0)),
+                "good_until": None if task.good_until is None else microseconds(task.good_until),
+                "sent_at": microseconds(task.sent_at),
+                "task_name": task.task_name,
+                "envelope": task.envelope,
+                "sha": task.sha,
+            },
+        )
+        if inserted:
+            transaction.notify(Topic.QUEUES, f"+{task.queue}" if delayed else task.queue)
+            return EnqueueOutcome.INSERTED
+        ((stored,),) = transaction.fetch(self._sql["sha"], {"id": task.task_id})
+        return EnqueueOutcome.REPLAYED if stored == task.sha else EnqueueOutcome.MISMATCH

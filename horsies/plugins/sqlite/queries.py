@@ -1,4 +1,4 @@
-"""The named queries of `sql/tasks.sql`: a line `-- name: something` opens each."""
+"""The named queries of `sql/*.sql`: a line `-- name: something` opens each."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from functools import cache
 from importlib import resources
 
+_FILES = ("tasks.sql", "workers.sql")
 _NAME = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 _COMMENT = re.compile(r"^--.*\n?", re.MULTILINE)
 
@@ -18,5 +19,11 @@ def read_sql(path: str) -> str:
 @cache
 def named_queries() -> dict[str, str]:
     """Every query by its name, without comments."""
-    _, *parts = _NAME.split(read_sql("sql/tasks.sql"))
-    return {name: _COMMENT.sub("", text).strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    queries: dict[str, str] = {}
+    for file in _FILES:
+        _, *parts = _NAME.split(read_sql(f"sql/{file}"))
+        for name, text in zip(parts[::2], parts[1::2], strict=True):
+            if name in queries:
+                raise ValueError(f"sql/{file}: there are two queries called {name}")
+            queries[name] = _COMMENT.sub("", text).strip()
+    return queries

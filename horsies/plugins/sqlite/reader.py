@@ -1,59 +1,74 @@
-"""Answering questions."""
+"""Answers about tasks."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from datetime import datetime
 
 from horsies.abc import AttemptRow, StoredResult, TaskRow, TaskStatus
 
-from .session import Row, Session, instant
+from .producer import is_id
+from .queries import named_queries
+from .session import Row, Session, Transaction, instant
 
 
 class SqliteReader:
-    """Reads over the shared session."""
+    """See `horsies.abc.Reader`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._sql = named_queries()
 
     async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
         """See `horsies.abc.Reader.results`."""
-        answers = await self._session.read("results", (("result", {"id": task_id}) for task_id in task_ids))
-        return [
-            StoredResult(task_id, task_name, TaskStatus(status), result)
-            for rows in answers
-            for task_id, task_name, status, result in rows
-        ]
+        # One JSON array, because the number of parameters of a statement is limited.
+        ids = json.dumps([task_id for task_id in task_ids if is_id(task_id)])
+        rows = await self._session.read(
+            "read results", lambda transaction: transaction.fetch(self._sql["results"], {"ids": ids})
+        )
+        return [StoredResult(task_id, name, TaskStatus(status), result) for task_id, name, status, result in rows]
 
     async def read(self, task_id: str) -> TaskRow | None:
         """See `horsies.abc.Reader.read`."""
-        parameters = {"id": task_id}
-        rows, attempts = await self._session.read("read", (("read", parameters), ("attempts", parameters)))
+        if not is_id(task_id):
+            return None
+
+        def work(transaction: Transaction) -> tuple[list[Row], list[Row]]:
+            parameters = {"id": task_id}
+            return transaction.fetch(self._sql["read"], parameters), transaction.fetch(self._sql["past"], parameters)
+
+        rows, attempts = await self._session.read("read a task", work)
         return _task_row(rows[0], attempts) if rows else None
 
 
-def _task_row(row: Row, attempts: list[Row]) -> TaskRow:
-    task_id, task_name, queue, priority, status, attempt, retries, *instants, worker_id, code, envelope, result = row
-    sent_at, due_at, claimed_at, started_at, finished_at, good_until = map(instant, instants)
+def _task_row(row: Row, attempts: Sequence[Row]) -> TaskRow:
+    (task_id, name, queue, priority, status, attempt, retries, sent_at, due_at, claimed_at, started_at, finished_at,
+     good_until, worker_id, error_code, envelope, result) = row  # fmt: skip
     return TaskRow(
         task_id=task_id,
-        task_name=task_name,
+        task_name=name,
         queue=queue,
         priority=priority,
         status=TaskStatus(status),
         attempt=attempt,
         retries=retries,
-        sent_at=sent_at,
-        due_at=due_at,
-        claimed_at=claimed_at,
-        started_at=started_at,
-        finished_at=finished_at,
-        good_until=good_until,
+        sent_at=instant(sent_at),
+        due_at=instant(due_at),
+        claimed_at=_instant(claimed_at),
+        started_at=_instant(started_at),
+        finished_at=_instant(finished_at),
+        good_until=_instant(good_until),
         worker_id=worker_id,
-        error_code=code,
+        error_code=error_code,
         envelope=envelope,
         result=result,
         attempts=tuple(
-            AttemptRow(number, worker, instant(started), instant(finished), error_code, data)
-            for number, worker, started, finished, error_code, data in attempts
+            AttemptRow(number, worker, instant(started_at), instant(finished_at), code, outcome)
+            for number, worker, started_at, finished_at, code, outcome in attempts
         ),
     )
+
+
+def _instant(stored: int | None) -> datetime | None:
+    return None if stored is None else instant(stored)

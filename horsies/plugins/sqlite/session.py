@@ -1,158 +1,222 @@
-"""The one connection to a database, and the transactions on it.
+"""One connection, on which every call is one transaction.
 
-A file is served by a worker thread, one transaction at a time; a database in memory is served inline, on the event
-loop, because nobody else can hold it up. A transaction is never interrupted: it is short, and either commits or not.
+A file is used from one worker thread at a time, so that waiting for the disk or for another process's lock stops
+nobody; a transaction that has begun there runs to its end, since it is short and its outcome must be known. A database
+in memory is used on the loop's own thread: there is nothing to wait for, and what runs there runs in a known order.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from horsies.abc import BrokerError, Clock
+from horsies.abc import Clock, Topic
 
-from .queries import named_queries
+from .failures import is_busy, translated
+from .schema import migrate
+from .target import MEMORY
 
-R = TypeVar("R")
-Row = tuple[Any, ...]
+T = TypeVar("T")
+Row: TypeAlias = tuple[Any, ...]
+Notices: TypeAlias = dict[tuple[Topic, str], None]
+"""What to tell whom once the transaction has committed: a set in the order of insertion."""
+
+_LOCK_WAIT = 0.25
+"""Seconds one try waits for another process's lock: for so long a call cannot be cancelled."""
+_CLOSING = 5.0
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_TRANSIENT = {"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_INTERRUPT"}
+_LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
-def micros(at: datetime) -> int:
-    """An aware instant as the tables hold it."""
-    return (at - _EPOCH) // _MICROSECOND
+def microseconds(instant: datetime) -> int:
+    """An instant as it is stored: microseconds since 1970 in UTC."""
+    return (instant - _EPOCH) // _MICROSECOND
 
 
-def instant(value: int | None) -> Any:
-    """The aware UTC instant that the tables hold as `value`; None for None."""
-    return None if value is None else _EPOCH + timedelta(microseconds=value)
+def instant(stored: int) -> datetime:
+    """The instant that `microseconds` made `stored` from."""
+    return _EPOCH + stored * _MICROSECOND
+
+
+def after(now: int, seconds: float) -> int:
+    """`seconds` after `now`, as far as a datetime reaches."""
+    return min(now + round(min(seconds, _LATEST / 1e6) * 1e6), _LATEST)
 
 
 class Transaction:
-    """What a transaction function works with: the named queries, and what it will tell the listeners."""
+    """What the function of one transaction works with.
+
+    `now` is its one instant, in microseconds. The function may run again after a rollback: it changes nothing outside.
+    """
+
+    __slots__ = ("_connection", "notices", "now")
 
     def __init__(self, connection: sqlite3.Connection, now: int) -> None:
         self._connection = connection
         self.now = now
-        self.queues: set[str] = set()
-        self.finished: set[str] = set()
+        self.notices: Notices = {}
 
-    def run(self, name: str, **parameters: object) -> list[Row]:
-        """The rows of a named query."""
-        return self._connection.execute(named_queries()[name], parameters).fetchall()
+    def fetch(self, query: str, parameters: Mapping[str, object]) -> list[Row]:
+        """Run one statement and return its rows."""
+        return self._connection.execute(query, parameters).fetchall()
 
-    def change(self, name: str, **parameters: object) -> int:
-        """How many rows a named query changed."""
-        return self._connection.execute(named_queries()[name], parameters).rowcount
+    def notify(self, topic: Topic, name: str) -> None:
+        """Tell the listeners of `topic`, if and when this transaction commits."""
+        self.notices[topic, name] = None
 
 
 class Session:
-    """Runs transactions on one connection; `told` is called with what each committed one has to tell."""
+    """Runs one transaction after the other.
 
-    def __init__(self, path: str, clock: Clock, timeout: float) -> None:
-        self.in_memory = path == ":memory:"
-        self._path = path
+    Args:
+        connection: in autocommit mode, so that BEGIN is written here and nowhere else.
+        clock: what the time is, in microseconds.
+        patience: seconds to wait for another process's lock before a call fails.
+        publish: is handed the notices of each commit.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        inline: bool,
+        clock: Callable[[], int],
+        patience: float,
+        publish: Callable[[Notices], None],
+    ) -> None:
+        self._connection = connection
+        self._thread = None if inline else anyio.CapacityLimiter(1)
         self._clock = clock
-        self._timeout = timeout
-        self._limiter = anyio.CapacityLimiter(1)
-        self._connection: sqlite3.Connection | None = None
-        self.told: Callable[[Iterable[str], Iterable[str]], None] = lambda queues, finished: None
+        self._patience = patience
+        self._publish = publish
 
-    async def open(self) -> None:
-        """Raises: sqlite3.Error: the file cannot be opened."""
-        await self._call(self._connect)
+    @property
+    def is_shared(self) -> bool:
+        """Whether others can write to the database."""
+        return self._thread is not None
 
-    async def close(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._call(self._disconnect)
-
-    async def write(self, what: str, function: Callable[[Transaction], R], now: datetime | None = None) -> R:
-        """Run `function` in one transaction that excludes other writers.
+    async def write(self, action: str, work: Callable[[Transaction], T], *, now: datetime | None = None) -> T:
+        """Run `work` in a transaction that holds the write lock from its beginning.
 
         Raises:
-            BrokerError: the database refused; `what` names the operation in it.
+            BrokerError: it failed, and nothing was written.
         """
-        transaction, result = await self._guarded(what, partial(self._transact, function, now))
-        if transaction.queues or transaction.finished:
-            self.told(transaction.queues, transaction.finished)
-        return result
+        return await self._transact(action, "BEGIN IMMEDIATE", work, now)
 
-    async def read(self, what: str, queries: Iterable[tuple[str, Mapping[str, object]]]) -> list[list[Row]]:
-        """The rows of each named query. Raises: BrokerError."""
-        return await self._guarded(what, partial(self._query, list(queries)))
+    async def read(self, action: str, work: Callable[[Transaction], T], *, now: datetime | None = None) -> T:
+        """Run `work` on a snapshot, waiting for nobody.
+
+        Raises:
+            BrokerError: it failed.
+        """
+        return await self._transact(action, "BEGIN", work, now)
 
     async def data_version(self) -> int:
-        """Changes whenever another connection has changed the database. Raises: BrokerError."""
+        """A number that changes whenever somebody else's connection has committed."""
+        with translated("listen"):
+            ((version,),) = await _call(self._thread, self._connection.execute("PRAGMA data_version").fetchall)
+        return int(version)
 
-        def version() -> int:
-            row: Row = self._opened().execute("PRAGMA data_version").fetchone()
-            return int(row[0])
+    async def close(self) -> None:
+        """Close the connection; it may not be used again."""
+        with anyio.move_on_after(_CLOSING, shield=True):
+            await _call(self._thread, self._connection.close)
 
-        return await self._guarded("listen", version)
+    async def _transact(self, action: str, begin: str, work: Callable[[Transaction], T], now: datetime | None) -> T:
+        given = None if now is None else microseconds(now)
+        with translated(action):
+            result, notices = await _patiently(self._thread, self._patience, partial(self._run, begin, work, given))
+        self._publish(notices)
+        return result
 
-    async def run_script(self, function: Callable[[sqlite3.Connection], None]) -> None:
-        """Run `function` on the bare connection, for migrations. Raises: sqlite3.Error."""
-        await self._call(lambda: function(self._opened()))
-
-    async def _guarded(self, what: str, function: Callable[[], R]) -> R:
+    def _run(self, begin: str, work: Callable[[Transaction], T], now: int | None) -> tuple[T, Notices]:
+        self._connection.execute(begin)
         try:
-            return await self._call(function)
-        except sqlite3.Error as error:
-            name = getattr(error, "sqlite_errorname", None)
-            transient = name is not None and any(name.startswith(prefix) for prefix in _TRANSIENT)
-            raise BrokerError(f"{what}: {name or type(error).__name__}", retryable=transient, code=name) from error
-
-    async def _call(self, function: Callable[[], R]) -> R:
-        await anyio.lowlevel.checkpoint()
-        if self.in_memory:
-            return function()
-        return await anyio.to_thread.run_sync(function, limiter=self._limiter)
-
-    def _connect(self) -> None:
-        # The event loop's thread, or whichever worker thread has the limiter: never two at once.
-        connection = sqlite3.connect(self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        self._connection = connection
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise sqlite3.ProgrammingError("the database is closed")
-        return self._connection
-
-    def _transact(self, function: Callable[[Transaction], R], now: datetime | None) -> tuple[Transaction, R]:
-        connection = self._opened()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            transaction = Transaction(connection, micros(self._clock() if now is None else now))
-            result = function(transaction)
-            connection.execute("COMMIT")
+            # The clock is read under the lock, so that instants follow the order of the commits.
+            transaction = Transaction(self._connection, self._clock() if now is None else now)
+            result = work(transaction)
+            self._connection.execute("COMMIT")
         except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            self._connection.rollback()
             raise
-        return transaction, result
+        return result, transaction.notices
 
-    def _query(self, queries: list[tuple[str, Mapping[str, object]]]) -> list[list[Row]]:
-        connection = self._opened()
-        return [connection.execute(named_queries()[name], parameters).fetchall() for name, parameters in queries]
+
+@asynccontextmanager
+async def open_session(
+    path: str, *, clock: Clock, timeout: float, patience: float, publish: Callable[[Notices], None]
+) -> AsyncIterator[Session]:
+    """A session on an up-to-date database, closed with the scope.
+
+    Args:
+        clock: what the time is, for a database in memory; one in a file goes by the machine's.
+        timeout: seconds to wait for another process's lock while opening.
+        patience: the same for each call afterwards.
+
+    Raises:
+        HorsiesError: HRS-218.
+        sqlite3.Error: the file cannot be opened.
+    """
+    inline = path == MEMORY
+    thread = None if inline else anyio.CapacityLimiter(1)
+    connection = await _patiently(thread, timeout, partial(_connect, path))
+    session = Session(
+        connection,
+        inline=inline,
+        clock=(lambda: microseconds(clock())) if inline else _machine_clock,
+        patience=patience,
+        publish=publish,
+    )
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    # Worker threads take turns, one at a time; isolation_level=None is sqlite3's word for autocommit.
+    connection = sqlite3.connect(path, timeout=_LOCK_WAIT, isolation_level=None, check_same_thread=False)
+    try:
+        # In WAL mode readers and the writer do not wait for each other; each commit reaches the disk all the same.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _machine_clock() -> int:
+    return time.time_ns() // 1000
+
+
+async def _patiently(thread: anyio.CapacityLimiter | None, patience: float, function: Callable[[], T]) -> T:
+    """Call `function` until it gets the lock it needs; each try waits a little, and between them is a checkpoint."""
+    until = anyio.current_time() + patience
+    while True:
+        try:
+            return await _call(thread, function)
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or anyio.current_time() >= until:
+                raise
+
+
+async def _call(thread: anyio.CapacityLimiter | None, function: Callable[[], T]) -> T:
+    """Call `function` inline or in a thread. A checkpoint before it has begun, and none afterwards."""
+    if thread is None:
+        await anyio.lowlevel.checkpoint()
+        return function()
+    return await anyio.to_thread.run_sync(function, limiter=thread)

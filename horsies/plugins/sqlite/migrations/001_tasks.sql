@@ -1,5 +1,7 @@
+-- Tasks, the attempts that were followed by another, and the workers. sql/schema.sql explains the columns.
+
 CREATE TABLE tasks (
-    id TEXT PRIMARY KEY,
+    id TEXT NOT NULL PRIMARY KEY,
     phase INTEGER NOT NULL,
     status TEXT NOT NULL,
     queue TEXT NOT NULL,
@@ -20,16 +22,18 @@ CREATE TABLE tasks (
     finished_at INTEGER,
     error_code TEXT,
     result BLOB,
-    CHECK (
+    CONSTRAINT tasks_status_agrees_with_phase CHECK (
         CASE phase
             WHEN 0 THEN status = 'PENDING'
             WHEN 1 THEN status = 'PENDING'
             WHEN 2 THEN status IN ('CLAIMED', 'RUNNING')
             WHEN 3 THEN status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED')
-            ELSE 0
+            ELSE FALSE
         END
-    )
-) WITHOUT ROWID;
+    ),
+    CONSTRAINT tasks_held_by_somebody CHECK (phase <> 2 OR worker_id IS NOT NULL),
+    CONSTRAINT tasks_done_at_some_time CHECK ((phase = 3) = (finished_at IS NOT NULL))
+);
 
 CREATE INDEX tasks_delayed ON tasks (due_at) WHERE phase = 0;
 CREATE INDEX tasks_ready ON tasks (queue, priority, due_at, id) WHERE phase = 1;
@@ -48,6 +52,6 @@ CREATE TABLE attempts (
 ) WITHOUT ROWID;
 
 CREATE TABLE workers (
-    worker_id TEXT PRIMARY KEY,
+    worker_id TEXT NOT NULL PRIMARY KEY,
     seen_at INTEGER NOT NULL
 ) WITHOUT ROWID;

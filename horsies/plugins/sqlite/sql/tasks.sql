@@ -1,138 +1,117 @@
--- Every statement on tasks. The tables are those of the Postgres broker (see its schema.sql for the map), with instants
--- as integer microseconds since 1970 UTC. A method of the broker is one BEGIN IMMEDIATE transaction, so that nothing
--- here need skip locked rows.
+-- Every statement on tasks. Each runs inside a transaction that holds the write lock, so a row that one statement found
+-- is unchanged when the next one writes it. Phases stand as literals, because only so does the planner see that a
+-- partial index applies.
 
 -- name: enqueue
+-- PENDING, ready or delayed. A row whose id is present is left alone, and the answer is empty.
 INSERT INTO tasks (id, phase, status, queue, priority, due_at, good_until, sent_at, task_name, envelope, sha)
-VALUES (
-    :id, CASE WHEN :due_at > :now THEN 0 ELSE 1 END, 'PENDING', :queue, :priority, :due_at, :good_until, :sent_at,
-    :task_name, :envelope, :sha
-)
+VALUES (:id, :phase, 'PENDING', :queue, :priority, :due_at, :good_until, :sent_at, :task_name, :envelope, :sha)
 ON CONFLICT (id) DO NOTHING
+RETURNING id
 
 -- name: sha
+-- What the row holds whose id was present.
 SELECT sha FROM tasks WHERE id = :id
 
--- name: beat
-INSERT INTO workers (worker_id, seen_at) VALUES (:worker, :now)
-ON CONFLICT (worker_id) DO UPDATE SET seen_at = excluded.seen_at
-
--- name: alive
-SELECT 1 FROM workers WHERE worker_id = :worker AND seen_at > :since
-
 -- name: promote
+-- Delayed -> ready for what has fallen due.
 UPDATE tasks SET phase = 1
-WHERE id IN (SELECT id FROM tasks WHERE phase = 0 AND due_at <= :now ORDER BY due_at LIMIT :limit)
+WHERE rowid IN (SELECT rowid FROM tasks WHERE phase = 0 AND due_at <= :now ORDER BY due_at LIMIT :limit)
 RETURNING queue
 
--- name: next_due
+-- name: next_due_at
+-- When the next delayed task is due.
 SELECT min(due_at) FROM tasks WHERE phase = 0
 
--- name: ready
--- The best of one queue.
-SELECT priority, due_at, id FROM tasks
+-- name: heads
+-- The ready tasks of one queue that come first, past their deadline or not.
+SELECT priority, due_at, id, good_until FROM tasks
 WHERE phase = 1 AND queue = :queue AND due_at <= :now
-    AND (good_until IS NULL OR good_until > :now)
 ORDER BY priority, due_at, id
 LIMIT :limit
 
--- name: expire_ready
--- What a claim steps over.
-UPDATE tasks SET phase = 3, status = 'EXPIRED', finished_at = :now
-WHERE id IN (
-    SELECT id FROM tasks
-    WHERE phase < 2 AND good_until IS NOT NULL AND good_until <= :now AND due_at <= :now
-    ORDER BY good_until
-    LIMIT :limit
-)
-RETURNING id
-
--- name: take
+-- name: claim
+-- PENDING -> CLAIMED.
 UPDATE tasks SET
     phase = 2, status = 'CLAIMED', claimed_at = :now, worker_id = :worker, claim_number = claim_number + 1
-WHERE id = :id AND phase = 1
+WHERE id = :id
 RETURNING
-    id, claim_number, envelope, sha, task_name, queue, priority, attempt, retries, good_until,
-    :now - coalesce(deferred_from, due_at)
-
--- name: start
--- Whether the deadline has passed decides between RUNNING and EXPIRED.
-UPDATE tasks SET
-    phase = CASE WHEN good_until <= :now THEN 3 ELSE 2 END,
-    status = CASE WHEN good_until <= :now THEN 'EXPIRED' ELSE 'RUNNING' END,
-    finished_at = CASE WHEN good_until <= :now THEN :now END,
-    started_at = CASE WHEN good_until <= :now THEN NULL ELSE :now END,
-    attempt = CASE WHEN good_until <= :now THEN attempt ELSE attempt + 1 END,
-    due_at = coalesce(deferred_from, due_at),
-    deferred_from = NULL
-WHERE id = :id AND claim_number = :claim_number AND worker_id = :worker AND status = 'CLAIMED'
-RETURNING status
+    claim_number, envelope, sha, task_name, queue, priority, attempt, retries, good_until,
+    coalesce(deferred_from, due_at)
 
 -- name: held
--- What an end must know of the task it ends; no row where the claim is no longer this worker's.
-SELECT queue, attempt, started_at, good_until FROM tasks
-WHERE id = :id AND claim_number = :claim_number AND worker_id = :worker
-    AND (status = 'RUNNING' OR (status = 'CLAIMED' AND :status = 'FAILED'))
+-- The fence: what a worker holds by one claim.
+SELECT status, queue, good_until, attempt, started_at FROM tasks
+WHERE id = :id AND claim_number = :claim_number AND worker_id = :worker AND phase = 2
+
+-- name: start
+-- CLAIMED -> RUNNING. A task that was deferred gets its first due time back.
+UPDATE tasks SET
+    status = 'RUNNING', started_at = :now, attempt = attempt + 1, due_at = coalesce(deferred_from, due_at),
+    deferred_from = NULL
+WHERE id = :id
 
 -- name: end
+-- RUNNING (for FAILED also CLAIMED) -> the end.
 UPDATE tasks SET phase = 3, status = :status, finished_at = :now, error_code = :error_code, result = :result
-WHERE id = :id AND claim_number = :claim_number AND worker_id = :worker
-    AND (status = 'RUNNING' OR (status = 'CLAIMED' AND :status = 'FAILED'))
+WHERE id = :id
 
--- name: again
-UPDATE tasks SET
-    phase = CASE WHEN :again_at > :now THEN 0 ELSE 1 END, status = 'PENDING', due_at = :again_at,
-    retries = retries + NOT :interrupted, worker_id = NULL, claimed_at = NULL, started_at = NULL
-WHERE id = :id AND claim_number = :claim_number AND worker_id = :worker AND status = 'RUNNING'
-
--- name: record_attempt
+-- name: record
+-- An attempt that is followed by another.
 INSERT INTO attempts (task_id, attempt, worker_id, started_at, finished_at, error_code, result)
 VALUES (:id, :attempt, :worker, :started_at, :now, :error_code, :result)
 
--- name: give_back
+-- name: again
+-- RUNNING -> PENDING for another attempt.
 UPDATE tasks SET
-    phase = CASE WHEN :delay > 0 THEN 0 ELSE 1 END,
-    status = 'PENDING',
-    deferred_from = CASE WHEN :delay > 0 THEN coalesce(deferred_from, due_at) ELSE deferred_from END,
-    due_at = CASE WHEN :delay > 0 THEN :now + :delay ELSE due_at END,
-    worker_id = NULL,
-    claimed_at = NULL
-WHERE id = :id AND claim_number = :claim_number AND worker_id = :worker AND status = 'CLAIMED'
-RETURNING queue, phase
+    phase = :phase, status = 'PENDING', due_at = :due_at, retries = retries + :retries, worker_id = NULL,
+    claimed_at = NULL, started_at = NULL
+WHERE id = :id
 
--- name: give_back_all
+-- name: give_back
+-- CLAIMED -> PENDING, in its old place in the order.
+UPDATE tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL WHERE id = :id
+
+-- name: defer
+-- CLAIMED -> PENDING, for later.
+UPDATE tasks SET
+    phase = 0, status = 'PENDING', worker_id = NULL, claimed_at = NULL, deferred_from = coalesce(deferred_from, due_at),
+    due_at = :due_at
+WHERE id = :id
+
+-- name: leave
+-- Everything still CLAIMED by the worker -> PENDING, found by the worker's name and not by what it remembers.
 UPDATE tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL
 WHERE phase = 2 AND worker_id = :worker AND status = 'CLAIMED'
 RETURNING queue
 
--- name: forget_worker
-DELETE FROM workers WHERE worker_id = :worker
-
 -- name: expire
+-- PENDING -> EXPIRED, oldest deadline first.
 UPDATE tasks SET phase = 3, status = 'EXPIRED', finished_at = :now
-WHERE id IN (
-    SELECT id FROM tasks
-    WHERE phase < 2 AND good_until IS NOT NULL AND good_until <= :now
-    ORDER BY good_until
-    LIMIT :limit
-)
+WHERE rowid IN (SELECT rowid FROM tasks WHERE phase < 2 AND good_until <= :now ORDER BY good_until LIMIT :limit)
 RETURNING id
 
+-- name: expire_one
+-- PENDING or CLAIMED -> EXPIRED.
+UPDATE tasks SET phase = 3, status = 'EXPIRED', finished_at = :now WHERE id = :id
+
 -- name: has_due
--- Two questions, because each partial index answers for one phase.
-SELECT
-    EXISTS (SELECT 1 FROM tasks WHERE phase = 1 AND queue = :queue AND due_at <= :now)
+-- A row if anything PENDING and due is in this queue, promoted or not.
+SELECT 1 WHERE EXISTS (SELECT 1 FROM tasks WHERE phase = 1 AND queue = :queue AND due_at <= :now)
     OR EXISTS (SELECT 1 FROM tasks WHERE phase = 0 AND queue = :queue AND due_at <= :now)
 
--- name: result
-SELECT id, task_name, status, result FROM tasks WHERE id = :id
+-- name: results
+-- Where these tasks stand.
+SELECT id, task_name, status, result FROM tasks WHERE id IN (SELECT value FROM json_each(:ids))
 
 -- name: read
+-- One task.
 SELECT
     id, task_name, queue, priority, status, attempt, retries, sent_at, coalesce(deferred_from, due_at), claimed_at,
     started_at, finished_at, good_until, worker_id, error_code, envelope, result
 FROM tasks WHERE id = :id
 
--- name: attempts
+-- name: past
+-- The attempts that went before its last.
 SELECT attempt, worker_id, started_at, finished_at, error_code, result FROM attempts
 WHERE task_id = :id ORDER BY attempt

@@ -1,0 +1,119 @@
+"""What only SQLite promises: two connections to one file, and files that are not its own."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, closing
+from pathlib import Path
+
+import anyio
+import pytest
+
+from horsies import AppConfig, Horsies, HorsiesError, Runtime
+from horsies.abc import Broker, BrokerError, Topic
+from horsies.plugins.sqlite.queries import named_queries, read_sql
+from horsies.plugins.sqlite.schema import migrate, statements
+from horsies.testing.broker import T0, at, new_task
+
+Opener = Callable[[], AbstractAsyncContextManager[Broker]]
+
+
+def opener(url: str) -> Opener:
+    config = AppConfig(url=url)
+    return lambda: Runtime(Horsies(config)).broker_factory().open(config, clock=lambda: T0)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "horsies.db"
+
+
+@pytest.mark.anyio
+async def test_a_foreign_commit_is_noticed_though_nobody_was_waiting(file: Path) -> None:
+    opened = opener(f"sqlite:///{file}")
+    async with opened() as one, opened() as other, one.producer() as producer, other.listen(Topic.FINISHED) as listener:
+        for n in (1, 2):
+            await producer.enqueue([new_task(n)])
+            with anyio.fail_after(10):
+                assert await listener.receive() == [""]
+
+
+@pytest.mark.anyio
+async def test_a_send_that_waits_for_a_lock_can_be_cancelled(file: Path) -> None:
+    async with opener(f"sqlite:///{file}")() as broker, broker.producer() as producer:
+        with closing(sqlite3.connect(file, isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            with anyio.fail_after(10):
+                with anyio.move_on_after(0.01) as scope:
+                    await producer.enqueue([new_task(1)])
+            assert scope.cancelled_caught
+        await producer.enqueue([new_task(2)])
+        found = await broker.reader.results([new_task(1).task_id, new_task(2).task_id])
+        assert [stored.task_id for stored in found] == [new_task(2).task_id]
+
+
+@pytest.mark.anyio
+async def test_a_due_time_beyond_the_calendar_is_its_end() -> None:
+    async with opener("sqlite://:memory:")() as broker, broker.producer() as producer:
+        await producer.enqueue([new_task(1, due_in=1e300)], now=at(0))
+        row = await broker.reader.read(new_task(1).task_id)
+        assert row is not None
+        assert row.due_at.year == 9999
+
+
+@pytest.mark.anyio
+async def test_an_id_that_is_no_uuid_is_refused() -> None:
+    async with opener("sqlite://:memory:")() as broker, broker.producer() as producer:
+        with pytest.raises(BrokerError, match="not a UUID"):
+            await producer.enqueue([new_task(1, task_id="nonsense")])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("script", ["CREATE TABLE users (x)", "PRAGMA user_version = 1", "PRAGMA user_version = 99"])
+async def test_a_file_of_something_else_is_left_alone(file: Path, script: str) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(script)
+    with pytest.raises(HorsiesError, match="HRS-218"):
+        async with opener(f"sqlite:///{file}")():
+            pass
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'tasks'").fetchall() == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("sqlite:///:memory:", "HRS-203"),
+        ("sqlite:///x.db?mode=ro", "HRS-203"),
+        ("sqlite://host/x.db", "HRS-203"),
+        ("sqlite:///", "HRS-203"),
+        ("sqlite:////nowhere/at/all/x.db", "HRS-211"),
+    ],
+)
+async def test_what_cannot_be_opened(url: str, code: str) -> None:
+    with pytest.raises(HorsiesError, match=code):
+        async with opener(url)():
+            pass
+
+
+def test_the_migrations_lead_to_the_schema() -> None:
+    tables = []
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as migrated:
+        migrate(migrated)
+        tables.append(migrated.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall())
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
+        for statement in statements(read_sql("sql/schema.sql")):
+            made.execute(statement)
+        tables.append(made.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall())
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("name", ["promote", "next_due_at", "heads", "held", "leave", "expire", "has_due", "results"])
+def test_no_statement_reads_all_tasks(name: str) -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection)
+        given = dict.fromkeys(("now", "limit", "queue", "id", "ids", "worker", "claim_number"), 1)
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {named_queries()[name]}", given).fetchall()
+    assert [step for *_, step in plan if step.startswith("SCAN tasks") and "INDEX" not in step] == []

@@ -14,7 +14,7 @@ from ._core.config import (
 from ._core.errors import BrokerError, ErrorCause, HorsiesError, TaskError, TaskSendError
 from ._core.result import Err, Ok, Result
 from ._core.retry import RetryPolicy
-from ._core.status import TaskStatus
+from ._core.status import CancelOutcome, TaskStatus
 from ._payload.envelope import TaskSendPayload
 from ._runtime.blocking import BlockingRuntime, blocking
 from ._runtime.runtime import Runtime
@@ -53,6 +53,7 @@ __all__ = [
     "TaskInfo",
     "AttemptInfo",
     "TaskStatus",
+    "CancelOutcome",
     "Result",
     "Ok",
     "Err",

@@ -13,6 +13,9 @@ from .result import Err, Ok
 from .retry import SupportsDelay, is_listed, next_delay
 from .status import TaskStatus
 
+CRASHED = TaskError(TaskErrorCode.WORKER_CRASHED, "the worker that ran the task is gone")
+"""What a task that ran on a dead worker failed with; nobody was there to write it down."""
+
 UNKNOWN_TASK_FIRST, UNKNOWN_TASK_CAP = 0.5, 10.0
 """Seconds: how long a task that this worker does not know is left to others, at first and at most."""
 
@@ -52,6 +55,18 @@ def decide_interrupted(*, policy: SupportsDelay | None, retry_for: Sequence[str]
     if policy is not None and retry_for is not None and TaskErrorCode.WORKER_CRASHED in retry_for:
         return Ending(TaskStatus.PENDING, interrupted=True)
     return Ending(TaskStatus.FAILED)
+
+
+def retry_after_crash(
+    *, policy: SupportsDelay | None, retry_for: Sequence[str] | None, retries: int, random: Random
+) -> float | None:
+    """Seconds to the retry of a task whose worker dies while it runs; None: such a task is not tried again.
+
+    It is decided at the start, while somebody who knows the policy is alive.
+    """
+    if policy is None or retry_for is None or TaskErrorCode.WORKER_CRASHED not in retry_for:
+        return None
+    return next_delay(policy, retries + 1, CRASHED, random)
 
 
 def patience_with_unknown(overdue: float, grace: float) -> float | None:

@@ -28,6 +28,17 @@ class TaskStatus(StrEnum):
         return self in TERMINAL
 
 
+class CancelOutcome(StrEnum):
+    """What `handle.cancel()` came to."""
+
+    CANCELLED = "CANCELLED"
+    """The task had not started, and never will."""
+    REQUESTED = "REQUESTED"
+    """The task is running. It is told to stop; however it ends without a result, it ends CANCELLED."""
+    ALREADY_FINISHED = "ALREADY_FINISHED"
+    NOT_FOUND = "NOT_FOUND"
+
+
 TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.EXPIRED})
 
 TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {

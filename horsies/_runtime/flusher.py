@@ -1,115 +1,166 @@
 """Group commit for sends: whatever has queued while one batch was written goes into the next.
 
-State of a send: queued (in `_queue`; a cancelled sender withdraws it), then in the batch being written (a cancelled
-sender leaves a committed row behind), then answered.
+Two lanes, each with a connection of its own. Plain sends insert rows that nobody else can know of, so they never wait.
+Sends with a unique key, and replays, can meet a row in somebody's open transaction and would have to wait for its end:
+they go by the careful lane, where such a wait is cut short, the batch is halved until the guilty row stands alone, and
+that row comes back later, a few times, while the others go on.
+
+State of a row: queued (a cancelled sender withdraws it), then in the batch being written (a cancelled sender leaves a
+committed row behind), then answered.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import anyio
+import anyio.abc
 
 from .._core.errors import BrokerError
-from ..abc import EnqueueOutcome, NewTask, Producer
-
-logger = logging.getLogger("horsies.send")
+from ..abc import Broker, Enqueued, NewTask, Producer
 
 BATCH_ROWS = 1_000
 BATCH_BYTES = 4 * 1024 * 1024
+LOCK_WAIT = 0.1
+"""Seconds that a batch of the careful lane waits for somebody's open transaction."""
+LOCKED = "55P03"
+LOCKED_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds before each further try of a row that stands behind somebody's open transaction."""
+ABOUT_ROWS = frozenset({LOCKED, "40001", "40P01"})
+"""Retryable failures that single rows cause; all others are the connection's or the server's."""
+
+
+class _Order:
+    """What one sender submits together."""
+
+    def __init__(self, size: int) -> None:
+        self.answers: list[Enqueued | BrokerError | None] = [None] * size
+        self.unanswered = size
+        self.is_withdrawn = False
+        self.answered = anyio.Event()
+
+    def answer(self, index: int, answer: Enqueued | BrokerError) -> None:
+        if self.answers[index] is None:
+            self.answers[index] = answer
+            self.unanswered -= 1
+            if not self.unanswered:
+                self.answered.set()
 
 
 @dataclass(slots=True, eq=False)
-class _Ticket:
+class _Row:
     task: NewTask
-    replay: bool
-    answered: anyio.Event = field(default_factory=anyio.Event)
-    answer: EnqueueOutcome | BrokerError | None = None
+    order: _Order
+    index: int
+    tries: int = 0
 
-    def settle(self, answer: EnqueueOutcome | BrokerError) -> None:
-        self.answer = answer
-        self.answered.set()
+    def answer(self, answer: Enqueued | BrokerError) -> None:
+        self.order.answer(self.index, answer)
 
 
 class Flusher:
     """The one writer of a runtime's sends."""
 
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
-        self._queue: deque[_Ticket] = deque()
-        self._filled = anyio.Event()
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._plain = Lane()
+        self._careful = Lane()
+        self._orders: set[_Order] = set()
         self._closed = False
 
-    async def submit(self, task: NewTask, *, replay: bool) -> EnqueueOutcome:
-        """Queue `task` and wait for the answer.
-
-        Raises:
-            BrokerError: the database's, or a retryable one when the runtime closes first.
-        """
+    async def submit(self, tasks: Sequence[NewTask], *, replay: bool) -> list[Enqueued | BrokerError]:
+        """Queue `tasks` and wait for the answers, in order. They are `BrokerError`s when the runtime closes first."""
+        order = _Order(len(tasks))
         if self._closed:
-            raise BrokerError("the runtime is closed", retryable=True)
-        ticket = _Ticket(task, replay)
-        self._queue.append(ticket)
-        self._filled.set()
-        try:
-            await ticket.answered.wait()
-        finally:
-            if ticket.answer is None and ticket in self._queue:
-                self._queue.remove(ticket)
-        if isinstance(ticket.answer, BrokerError):
-            raise ticket.answer
-        assert ticket.answer is not None
-        return ticket.answer
+            return [_closed() for _ in tasks]
+        for index, task in enumerate(tasks):
+            lane = self._careful if replay or task.unique_key is not None else self._plain
+            lane.put(_Row(task, order, index))
+        if tasks:
+            self._orders.add(order)
+            try:
+                await order.answered.wait()
+            finally:
+                order.is_withdrawn = True
+                self._orders.discard(order)
+        return [answer for answer in order.answers if answer is not None]
 
     async def run(self) -> None:
         try:
+            async with AsyncExitStack() as stack, anyio.create_task_group() as group:
+                careful = await stack.enter_async_context(self._broker.producer(lock_wait=LOCK_WAIT))
+                group.start_soon(self._careful.run, careful)
+                await self._plain.run(await stack.enter_async_context(self._broker.producer()))
+        finally:
+            self._closed = True
+            for order in self._orders:
+                for index in range(len(order.answers)):
+                    order.answer(index, _closed())
+
+
+class Lane:
+    """A queue of rows, and the loop that writes it batch by batch."""
+
+    def __init__(self) -> None:
+        self._queue: deque[_Row] = deque()
+        self._filled = anyio.Event()
+
+    def put(self, row: _Row) -> None:
+        self._queue.append(row)
+        self._filled.set()
+
+    async def run(self, producer: Producer) -> None:
+        async with anyio.create_task_group() as returning:
             while True:
                 await self._filled.wait()
                 self._filled = anyio.Event()
                 while self._queue:
-                    await self.run_once()
-        finally:
-            self._closed = True
-            while self._queue:
-                self._queue.popleft().settle(BrokerError("the runtime is closed", retryable=True))
+                    await self.run_once(producer, returning)
 
-    async def run_once(self) -> int:
-        """Write one batch of what is queued; how many sends were answered."""
+    async def run_once(self, producer: Producer, returning: anyio.abc.TaskGroup) -> int:
+        """Write one batch of what is queued; how many rows left the queue. `returning` is where locked rows wait."""
         batch = self._take()
-        try:
-            await self._write(batch)
-        finally:
-            for ticket in batch:
-                if ticket.answer is None:
-                    ticket.settle(BrokerError("the runtime closed while the task was being written", retryable=True))
+        if batch:
+            await self._write(producer, batch, returning)
         return len(batch)
 
-    def _take(self) -> list[_Ticket]:
-        """As many queued sends as fit one statement; a replay, which can wait for another's row, stands alone."""
-        batch = [self._queue.popleft()]
-        size = len(batch[0].task.envelope)
-        while self._queue and not batch[0].replay and not self._queue[0].replay and len(batch) < BATCH_ROWS:
+    def _take(self) -> list[_Row]:
+        """As many queued rows as fit one statement; one that is larger stands alone."""
+        batch: list[_Row] = []
+        size = 0
+        while self._queue and len(batch) < BATCH_ROWS:
             size += len(self._queue[0].task.envelope)
-            if size > BATCH_BYTES:
+            if batch and size > BATCH_BYTES:
                 break
-            batch.append(self._queue.popleft())
+            row = self._queue.popleft()
+            if not row.order.is_withdrawn:
+                batch.append(row)
         return batch
 
-    async def _write(self, batch: Sequence[_Ticket]) -> None:
-        """Write `batch`; one that the database refuses is halved until the guilty row stands alone."""
+    async def _write(self, producer: Producer, rows: Sequence[_Row], returning: anyio.abc.TaskGroup) -> None:
         try:
-            outcomes = await self._producer.enqueue([ticket.task for ticket in batch])
+            answers: Iterable[Enqueued | BrokerError] = await producer.enqueue([row.task for row in rows])
         except BrokerError as error:
-            if error.retryable or len(batch) == 1:
-                for ticket in batch:
-                    ticket.settle(error)
+            if len(rows) > 1 and (not error.retryable or error.code in ABOUT_ROWS):
+                middle = len(rows) // 2
+                await self._write(producer, rows[:middle], returning)
+                await self._write(producer, rows[middle:], returning)
                 return
-            middle = len(batch) // 2
-            await self._write(batch[:middle])
-            await self._write(batch[middle:])
-            return
-        for ticket, outcome in zip(batch, outcomes, strict=True):
-            ticket.settle(outcome)
+            if error.code == LOCKED and rows[0].tries < len(LOCKED_PAUSES):
+                returning.start_soon(self._return, rows[0])
+                return
+            answers = [error] * len(rows)
+        for row, answer in zip(rows, answers, strict=True):
+            row.answer(answer)
+
+    async def _return(self, row: _Row) -> None:
+        await anyio.sleep(LOCKED_PAUSES[row.tries])
+        row.tries += 1
+        self.put(row)
+
+
+def _closed() -> BrokerError:
+    return BrokerError("the runtime is closed", retryable=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import anyio
 import anyio.abc
 
 from .._core.config import WorkerConfig
-from .._core.errors import HorsiesError
+from .._core.errors import BrokerError, HorsiesError
 from .._core.urls import scheme_of
 from .._task.ambient import registered
 from .._task.app import Horsies
@@ -19,9 +19,22 @@ from .._task.handle import TaskHandle
 from .._task.host import Environment
 from .._task.send import TaskFunction, bind
 from .._worker.worker import Worker
-from ..abc import Broker, BrokerFactory, EnqueueOutcome, NewTask, Serializer, StoredResult, SupportsDelay, TaskRow
+from ..abc import (
+    Broker,
+    BrokerFactory,
+    CancelOutcome,
+    Enqueued,
+    NewTask,
+    Serializer,
+    StoredResult,
+    SupportsDelay,
+    TaskRow,
+    Transactional,
+)
 from .check import check
-from .flusher import Flusher
+from .completed import completed
+from .flusher import BATCH_ROWS, Flusher
+from .nursery import open_nursery
 from .plugins import Plugins
 from .waiters import Waiters
 
@@ -56,33 +69,23 @@ class Runtime(anyio.AsyncContextManagerMixin):
         config = self.app.config
         async with self.broker_factory().open(config, clock=self.environment.clock) as self._broker:
             self._waiters = Waiters(self._broker, config.resilience, self.environment)
-            async with self._broker.producer() as producer:
-                self._flusher = Flusher(producer)
-                with registered(self):
-                    async with self._nursery():
-                        yield self
+            self._flusher = Flusher(self._broker)
+            with registered(self):
+                async with self._nursery():
+                    yield self
 
     @asynccontextmanager
     async def _nursery(self) -> AsyncGenerator[None]:
-        """The task group of this runtime. The body's own exception leaves it unwrapped when no service failed."""
-        failure: BaseException | None = None
+        """The task group of this runtime, with its services; workers drain when the body ends in order."""
         try:
-            async with anyio.create_task_group() as self._group:
+            async with open_nursery() as self._group:
                 self._group.start_soon(self._flusher.run)
                 self._group.start_soon(self._waiters.run)
-                try:
-                    yield
-                except BaseException as error:
-                    failure = error
-                    raise
+                yield
                 async with anyio.create_task_group() as drains:
                     for worker in self._workers:
                         drains.start_soon(worker.drain)
                 self._group.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            if failure is not None and group.exceptions == (failure,):
-                raise failure from failure.__cause__
-            raise
         finally:
             self._group = None
 
@@ -174,9 +177,54 @@ class Runtime(anyio.AsyncContextManagerMixin):
         self.check()
         return await self.broker.check()
 
-    async def submit(self, task: NewTask, *, replay: bool) -> EnqueueOutcome:
-        """For senders: have `task` written. Raises: BrokerError."""
-        return await self._flusher.submit(task, replay=replay)
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """A psycopg connection with an open transaction, for `TaskFunction.using` and for statements of your own.
+
+        `async with rt.transaction() as connection:` commits at the end of the block, and rolls back when the block
+        raises or is cancelled. The connection is of this runtime's pool and works on Trio as on asyncio.
+
+        Raises:
+            HorsiesError: HRS-211 when the broker shares no transactions.
+            BrokerError: on entering: the database does not answer.
+        """
+        broker = self.broker
+        if not isinstance(broker, Transactional):
+            raise HorsiesError("HRS-211", _NO_TRANSACTIONS, ["use a postgresql:// URL for it"])
+        return broker.transaction()
+
+    def as_completed(
+        self, handles: Iterable[TaskHandle[T]]
+    ) -> AbstractAsyncContextManager[AsyncIterator[TaskHandle[T]]]:
+        """Handles in the order in which their tasks end.
+
+        `async with rt.as_completed(handles) as done:`, then `async for handle in done:`; each handle's `get` answers at
+        once. One whose task is not there, or cannot be asked for, comes too, and its `get` says so.
+        """
+        return completed(handles)
+
+    async def submit(
+        self, tasks: Sequence[NewTask], *, replay: bool, connection: object | None
+    ) -> list[Enqueued | BrokerError]:
+        """For senders: see `horsies._task.host.Host`."""
+        if connection is None:
+            return await self._flusher.submit(tasks, replay=replay)
+        broker = self.broker
+        if not isinstance(broker, Transactional):
+            raise ValueError(_NO_TRANSACTIONS)
+        producer = broker.joining(connection)
+        answers: list[Enqueued | BrokerError] = []
+        try:
+            for start in range(0, len(tasks), BATCH_ROWS):
+                answers += await producer.enqueue(tasks[start : start + BATCH_ROWS])
+        except BrokerError as error:
+            # The transaction is aborted, and with it what was inserted before.
+            return [error] * len(tasks)
+        return answers
+
+    async def cancel(self, task_id: str) -> CancelOutcome:
+        """For handles: cancel a task, or ask for it. Raises: BrokerError."""
+        (outcome,) = await self.broker.control.cancel([task_id])
+        return outcome
 
     async def wait_finished(self, task_id: str) -> StoredResult | None:
         """For handles: wait for a task's end. Raises: BrokerError."""
@@ -188,6 +236,9 @@ class Runtime(anyio.AsyncContextManagerMixin):
 
     def __repr__(self) -> str:
         return f"<Runtime {self.app.config.masked_url}, {'open' if self._group is not None else 'closed'}>"
+
+
+_NO_TRANSACTIONS = "this runtime's broker takes no part in transactions of the application"
 
 
 def _not_open() -> HorsiesError:

@@ -12,8 +12,9 @@ import anyio.lowlevel
 
 from .._core.codes import TaskErrorCode
 from .._core.errors import BrokerError, TaskError
+from .._core.outcome import CRASHED
 from .._core.result import Err, Ok, Result
-from .._core.status import TaskStatus
+from .._core.status import CancelOutcome, TaskStatus
 from .._payload.envelope import decode
 from .._payload.result import decode_result
 from ..abc import StoredResult, TaskRow
@@ -24,6 +25,10 @@ T = TypeVar("T")
 
 TaskResult: TypeAlias = Ok[T] | Err[TaskError]
 """How a task ended."""
+
+
+ERROR_CODES = {TaskStatus.CANCELLED: TaskErrorCode.TASK_CANCELLED, TaskStatus.EXPIRED: TaskErrorCode.TASK_EXPIRED}
+"""The codes of ends that no attempt has given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +120,10 @@ class TaskHandle(Generic[T]):
         if row is None:
             return Ok(None)
         info = _info_of(row)
-        if row.result is not None and row.status.is_terminal and (include_result or include_failed_reason):
-            result = result_of(self._host, StoredResult(row.task_id, row.task_name, row.status, row.result))
+        if row.status.is_terminal and (include_result or include_failed_reason):
+            result = result_of(
+                self._host, StoredResult(row.task_id, row.task_name, row.status, row.error_code, row.result)
+            )
             info = replace(
                 info,
                 result=result if include_result else None,
@@ -125,6 +132,18 @@ class TaskHandle(Generic[T]):
         if include_attempts:
             info = replace(info, attempts=_attempts_of(row))
         return Ok(info)
+
+    async def cancel(self) -> Result[CancelOutcome, BrokerError]:
+        """Cancel the task, or ask for it.
+
+        One that waits or is only claimed is CANCELLED at once and never runs. A running async one is cancelled where it
+        waits, a sync one sees `ctx.cancelled`; whatever it ends with other than a result, it ends CANCELLED and is not
+        tried again.
+        """
+        try:
+            return Ok(await self._host.cancel(self.task_id))
+        except BrokerError as error:
+            return Err(error)
 
     def __repr__(self) -> str:
         return f"<TaskHandle {self.task_id}>"
@@ -136,6 +155,8 @@ def result_of(host: Host, stored: StoredResult) -> TaskResult[Any]:
         return Err(TaskError(TaskErrorCode.TASK_EXPIRED, "good_until passed before the task could begin"))
     if stored.status is TaskStatus.CANCELLED:
         return Err(TaskError(TaskErrorCode.TASK_CANCELLED, "the task was cancelled"))
+    if stored.result is None and stored.error_code == TaskErrorCode.WORKER_CRASHED:
+        return Err(CRASHED)
     if stored.result is None:
         return Err(TaskError(TaskErrorCode.RESULT_NOT_AVAILABLE, f"task {stored.task_id} has no stored result"))
     task = host.app.tasks.get(stored.task_name)
@@ -173,7 +194,7 @@ def _info_of(row: TaskRow) -> TaskInfo:
         finished_at=row.finished_at,
         good_until=row.good_until,
         worker_id=row.worker_id,
-        error_code=row.error_code,
+        error_code=ERROR_CODES.get(row.status, row.error_code),
         metadata=metadata,
     )
 
@@ -185,7 +206,7 @@ def _attempts_of(row: TaskRow) -> tuple[AttemptInfo, ...]:
             worker_id=attempt.worker_id,
             started_at=attempt.started_at,
             finished_at=attempt.finished_at,
-            error=decode_result(attempt.result, None, {}).unwrap_err(),
+            error=CRASHED if attempt.result is None else decode_result(attempt.result, None, {}).unwrap_err(),
         )
         for attempt in row.attempts
     )

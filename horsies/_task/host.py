@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from .._payload.ids import new_task_id
-from ..abc import Clock, EnqueueOutcome, NewTask, Serializer, StoredResult, SupportsDelay, TaskRow
+from ..abc import (
+    BrokerError,
+    CancelOutcome,
+    Clock,
+    Enqueued,
+    NewTask,
+    Serializer,
+    StoredResult,
+    SupportsDelay,
+    TaskRow,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,8 +55,16 @@ class Host(Protocol):
     @property
     def retry_policies(self) -> Mapping[str, SupportsDelay]: ...
 
-    async def submit(self, task: NewTask, *, replay: bool) -> EnqueueOutcome:
-        """Have the flusher write `task`; a cancelled call withdraws it while it is still queued."""
+    async def submit(
+        self, tasks: Sequence[NewTask], *, replay: bool, connection: object | None
+    ) -> list[Enqueued | BrokerError]:
+        """Have `tasks` written, by the flusher or through the caller's `connection`; one answer for each.
+
+        A cancelled call withdraws what is still queued.
+
+        Raises:
+            ValueError: `connection` cannot be used, and why.
+        """
         ...
 
     async def wait_finished(self, task_id: str) -> StoredResult | None:
@@ -54,3 +72,5 @@ class Host(Protocol):
         ...
 
     async def read(self, task_id: str) -> TaskRow | None: ...
+
+    async def cancel(self, task_id: str) -> CancelOutcome: ...

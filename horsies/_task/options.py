@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 
-from .._core.config import is_priority
+from .._core.config import is_name, is_priority
 from .._core.retry import RetryPolicy
 
 
@@ -23,7 +23,8 @@ class TaskSendOptions:
         priority: 1 (first) to 100 (last).
         timeout: seconds or a timedelta that user code may run.
         retry: a `RetryPolicy`, stored with the task, or the name of a registered policy.
-        unique_key: 1..255 bytes without NUL.
+        unique_key: 1..255 bytes without NUL. Of the tasks of this name that have not ended at most one has it: another
+            send returns that one's handle, with `deduplicated` set. Arguments are not compared.
         metadata: strings by strings, handed to the task in `TaskContext.metadata`.
     """
 
@@ -68,8 +69,8 @@ def problem_with(options: TaskSendOptions, queues: frozenset[str], policies: fro
         return "retry is neither a RetryPolicy nor the name of a registered one"
     if isinstance(retry, str) and retry not in policies:
         return f"retry policy {retry!r} is not registered; installed: {', '.join(sorted(policies)) or 'none'}"
-    if options.unique_key is not None:
-        return "unique_key is not supported by this version of horsies"
+    if options.unique_key is not None and not is_name(options.unique_key):
+        return "unique_key is not 1..255 bytes of text without NUL"
     metadata = options.metadata
     if metadata is not None and not (
         isinstance(metadata, Mapping) and all(isinstance(text, str) for pair in metadata.items() for text in pair)

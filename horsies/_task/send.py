@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 import anyio
@@ -13,13 +13,13 @@ import anyio.lowlevel
 from .._core.codes import TaskSendErrorCode
 from .._core.errors import BrokerError, HorsiesError, TaskSendError
 from .._core.result import Err, Ok
-from .._payload.envelope import Envelope, TaskSendPayload
-from .._payload.signature import ArgumentError
-from ..abc import EnqueueOutcome, NewTask
+from .._payload.envelope import TaskSendPayload
+from ..abc import Enqueued, EnqueueOutcome
 from .declare import Task
 from .handle import TaskHandle
 from .host import Host
-from .options import TaskSendOptions, as_timedelta, problem_with
+from .options import TaskSendOptions, as_timedelta
+from .sealing import NOW, reason_not_to_replay, refuse, row_of, seal
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,17 +33,24 @@ RESEND_FIRST = 0.2
 RESEND_CAP = 2.0
 """Seconds: how `resend_on_transient_err` spaces its further tries."""
 
-_NOW = timedelta(0)
-_logger = logging.getLogger("horsies.send")
+SEAL_BATCH = 500
+"""Calls of a `send_many` that are encoded before others get a turn on the event loop."""
 
 
 class TaskFunction(Generic[P, T]):
     """A task bound to a runtime, with its send options."""
 
-    def __init__(self, host: Host, task: Task[P, T], options: TaskSendOptions | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        task: Task[P, T],
+        options: TaskSendOptions | None = None,
+        connection: object | None = None,
+    ) -> None:
         self._host = host
         self._task = task
         self._options = options or TaskSendOptions()
+        self._connection = connection
 
     @property
     def task_name(self) -> str:
@@ -61,25 +68,57 @@ class TaskFunction(Generic[P, T]):
 
     def with_options(self, options: TaskSendOptions) -> TaskFunction[P, T]:
         """The same task with `options` for its sends; an option that is None stays as it was. Never raises."""
-        return TaskFunction(self._host, self._task, self._options.updated(options))
+        return TaskFunction(self._host, self._task, self._options.updated(options), self._connection)
+
+    def using(self, connection: object) -> TaskFunction[P, T]:
+        """The same task, sent in the open transaction of `connection`: it is there with that commit, or never.
+
+        An error leaves that transaction aborted. A connection that cannot be used is VALIDATION_FAILED at the send.
+
+        Args:
+            connection: a psycopg connection to the database of this runtime: a sync one, an async one, the one from
+                `Runtime.transaction`, or the one beneath SQLAlchemy's (`connection.connection.driver_connection`).
+        """
+        return TaskFunction(self._host, self._task, self._options, connection)
 
     async def send(self, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[TaskHandle[T]]:
         """Enqueue now.
 
         Returns:
-            `Ok` with a handle once the task is committed; `Err` with a `TaskSendError`, whose payload `retry_send`
-            replays when it is `retryable`.
+            `Ok` with a handle once the task is committed (after `using`: once it is inserted); `Err` with a
+            `TaskSendError`, whose payload `retry_send` replays when it is `retryable`.
         """
-        return await self._send(_NOW, args, kwargs)
+        return await self._send(NOW, args, kwargs)
 
     async def schedule(
         self, delay: float | timedelta, *args: P.args, **kwargs: P.kwargs
     ) -> TaskSendResult[TaskHandle[T]]:
         """Enqueue now, claimable `delay` (seconds or a timedelta, 0 or more) later. Returns as `send` does."""
         span = as_timedelta(delay)
-        if span is None or span < _NOW:
-            return self._refuse("delay is not a number of seconds from 0")
+        if span is None or span < NOW:
+            await anyio.lowlevel.checkpoint()
+            return refuse(self.task_name, "delay is not a number of seconds from 0")
         return await self._send(span, args, kwargs)
+
+    async def send_many(
+        self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]
+    ) -> list[TaskSendResult[TaskHandle[T]]]:
+        """Enqueue many calls now, a thousand in one statement.
+
+        Args:
+            calls: for each task a tuple of positional arguments, or a dict of keyword ones.
+
+        Returns:
+            One answer for each call, in order, as `send` gives it. A call that does not validate fails alone.
+        """
+        sealed: list[Ok[TaskSendPayload] | Err[TaskSendError]] = []
+        for call in calls:
+            sealed.append(self._seal_call(call))
+            if len(sealed) % SEAL_BATCH == 0:
+                await anyio.lowlevel.checkpoint()
+        payloads = [one.value for one in sealed if isinstance(one, Ok)]
+        answers = iter(await self._enqueue(payloads, replay=False))
+        return [one if isinstance(one, Err) else next(answers) for one in sealed]
 
     async def retry_send(self, failed: TaskSendError | TaskSendPayload) -> TaskSendResult[TaskHandle[T]]:
         """Replay a `send` with the identical payload: it is enqueued at most once, however often this is called.
@@ -97,139 +136,84 @@ class TaskFunction(Generic[P, T]):
     async def _send(
         self, delay: timedelta, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> TaskSendResult[TaskHandle[T]]:
-        sealed = self._seal(delay, args, kwargs)
+        sealed = seal(self._host, self._task, self._options, delay, args, kwargs)
         if isinstance(sealed, Err):
             await anyio.lowlevel.checkpoint()
             return sealed
-        return await self._enqueue(sealed.value, replay=False)
+        (answer,) = await self._enqueue([sealed.value], replay=False)
+        return answer
+
+    def _seal_call(self, call: object) -> Ok[TaskSendPayload] | Err[TaskSendError]:
+        if isinstance(call, tuple):
+            return seal(self._host, self._task, self._options, NOW, call, {})
+        if isinstance(call, Mapping) and all(isinstance(name, str) for name in call):
+            return seal(self._host, self._task, self._options, NOW, (), dict(call))
+        return refuse(
+            self.task_name, "a call of send_many is neither a tuple of positional arguments nor a dict of keyword ones"
+        )
 
     async def _replay(self, failed: TaskSendError | TaskSendPayload, *, delayed: bool) -> TaskSendResult[TaskHandle[T]]:
         payload = failed.payload if isinstance(failed, TaskSendError) else failed
         if isinstance(payload, TaskSendPayload):
-            refusal = self._cannot_replay(payload, delayed=delayed)
+            refusal = reason_not_to_replay(self._host, self.task_name, payload, delayed=delayed)
             if refusal is None:
-                return await self._enqueue(payload, replay=True)
+                (answer,) = await self._enqueue([payload], replay=True)
+                return answer
         else:
-            refusal = self._refuse("there is no payload to replay: this send failed before it had one")
+            refusal = refuse(self.task_name, "there is no payload to replay: this send failed before it had one")
         await anyio.lowlevel.checkpoint()
         return refusal
 
-    def _cannot_replay(self, payload: TaskSendPayload, *, delayed: bool) -> Err[TaskSendError] | None:
-        if not payload.is_intact():
-            return Err(
-                TaskSendError(
-                    TaskSendErrorCode.PAYLOAD_MISMATCH,
-                    "the payload's bytes are not those its SHA was made of; nothing was sent",
-                    payload=payload,
-                )
-            )
-        try:
-            name, delay, sent_at = payload.task_name, payload.delay, payload.sent_at
-        except ValueError:
-            return self._refuse("the payload cannot be read")
-        if name != self.task_name:
-            return self._refuse(f"the payload is of task {name!r}, not of {self.task_name!r}")
-        if (delay > _NOW) is not delayed:
-            return self._refuse("replay a send with retry_send, and a schedule with retry_schedule")
-        keep = self._host.app.config.retention.finished_after
-        if keep is not None and self._host.environment.clock() - sent_at > keep:
-            return Err(
-                TaskSendError(
-                    TaskSendErrorCode.ENQUEUE_FAILED,
-                    "the payload is older than retention.finished_after, so that it may have run and been removed",
-                    task_id=payload.task_id,
-                    payload=payload,
-                )
-            )
-        return None
-
-    def _refuse(self, why: str) -> Err[TaskSendError]:
-        return Err(TaskSendError(TaskSendErrorCode.VALIDATION_FAILED, f"task {self.task_name!r}: {why}"))
-
-    def _seal(
-        self, delay: timedelta, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Ok[TaskSendPayload] | Err[TaskSendError]:
-        host, options, settings = self._host, self._options, self._task.settings
-        config = host.app.config
-        wrong = problem_with(options, frozenset(host.app.queues), frozenset(host.retry_policies))
-        if wrong is not None:
-            return self._refuse(wrong)
-        try:
-            arguments = self._task.signature.encode(host.serializers[config.serializer], args, kwargs)
-            payload = TaskSendPayload.seal(
-                Envelope(
-                    task_id=host.environment.new_id(),
-                    task_name=self.task_name,
-                    queue=self.queue_name,
-                    priority=self.priority,
-                    serializer=config.serializer,
-                    arguments=arguments,
-                    sent_at=host.environment.clock(),
-                    delay=delay,
-                    good_until=options.good_until,
-                    timeout=settings.timeout if options.timeout is None else as_timedelta(options.timeout),
-                    retry=options.retry,
-                    unique_key=options.unique_key,
-                    metadata=tuple(sorted((options.metadata or {}).items())),
-                )
-            )
-        except ArgumentError as error:
-            return self._refuse(str(error))
-        except (ValueError, OverflowError):
-            return self._refuse("an option cannot be stored: a date out of range, or text that is no Unicode")
-        size = len(payload.envelope)
-        if config.payload.reject_bytes is not None and size > config.payload.reject_bytes:
-            return self._refuse(f"{size} bytes are more than payload.reject_bytes ({config.payload.reject_bytes})")
-        if config.payload.warn_bytes is not None and size > config.payload.warn_bytes:
-            _logger.warning(
-                "task %r: a payload of %d bytes; store large data elsewhere and send where it is",
-                self.task_name,
-                size,
-                extra={"task_name": self.task_name, "task_id": payload.task_id},
-            )
-        return Ok(payload)
-
-    async def _enqueue(self, payload: TaskSendPayload, *, replay: bool) -> TaskSendResult[TaskHandle[T]]:
-        if os.environ.get("HORSIES_SUPPRESS_SENDS") == "1":
+    async def _enqueue(
+        self, payloads: Sequence[TaskSendPayload], *, replay: bool
+    ) -> list[TaskSendResult[TaskHandle[T]]]:
+        if not payloads or os.environ.get("HORSIES_SUPPRESS_SENDS") == "1":
             await anyio.lowlevel.checkpoint()
-            return Err(
-                TaskSendError(
-                    TaskSendErrorCode.SEND_SUPPRESSED,
-                    f"task {self.task_name!r}: HORSIES_SUPPRESS_SENDS=1 is set",
-                    task_id=payload.task_id,
-                    payload=payload,
-                )
-            )
+            return [
+                self._failed(payload, TaskSendErrorCode.SEND_SUPPRESSED, "HORSIES_SUPPRESS_SENDS=1 is set")
+                for payload in payloads
+            ]
         environment = self._host.environment
-        tries = 1 + (RESENDS if self._host.app.config.resend_on_transient_err else 0)
-        for attempt in range(tries):
+        resends = self._host.app.config.resend_on_transient_err and self._connection is None
+        answers: list[Enqueued | BrokerError | None] = [None] * len(payloads)
+        left = list(range(len(payloads)))
+        for attempt in range(1 + (RESENDS if resends else 0)):
+            if attempt:
+                pause = min(RESEND_FIRST * 2 ** (attempt - 1), RESEND_CAP)
+                await anyio.sleep(pause * environment.random.uniform(0.75, 1.25))
+            rows = [row_of(payloads[index], environment.clock()) for index in left]
             try:
-                outcome = await self._host.submit(_row(payload, environment.clock()), replay=replay or attempt > 0)
-            except BrokerError as error:
-                if error.retryable and attempt + 1 < tries:
-                    pause = min(RESEND_FIRST * 2**attempt, RESEND_CAP)
-                    await anyio.sleep(pause * environment.random.uniform(0.75, 1.25))
-                    continue
-                return Err(
-                    TaskSendError(
-                        TaskSendErrorCode.ENQUEUE_FAILED,
-                        f"task {self.task_name!r}: {error.message}",
-                        retryable=error.retryable,
-                        task_id=payload.task_id,
-                        payload=payload,
-                    )
-                )
-            if outcome is EnqueueOutcome.MISMATCH:
-                return Err(
-                    TaskSendError(
-                        TaskSendErrorCode.PAYLOAD_MISMATCH,
-                        f"task {payload.task_id} is stored with another payload; nothing was changed",
-                        task_id=payload.task_id,
-                        payload=payload,
-                    )
-                )
-            return Ok(TaskHandle(self._host, payload.task_id))
-        raise AssertionError("the last try returns")
+                got = await self._host.submit(rows, replay=replay or attempt > 0, connection=self._connection)
+            except ValueError as error:
+                return [refuse(self.task_name, str(error)) for _ in payloads]
+            for index, answer in zip(left, got, strict=True):
+                answers[index] = answer
+            left = [index for index in left if _is_transient(answers[index])]
+            if not left:
+                break
+        return [self._answered(payload, answer) for payload, answer in zip(payloads, answers, strict=True)]
+
+    def _answered(
+        self, payload: TaskSendPayload, answer: Enqueued | BrokerError | None
+    ) -> TaskSendResult[TaskHandle[T]]:
+        assert answer is not None
+        if isinstance(answer, BrokerError):
+            return self._failed(payload, TaskSendErrorCode.ENQUEUE_FAILED, answer.message, retryable=answer.retryable)
+        if answer.outcome is EnqueueOutcome.MISMATCH:
+            why = f"task {payload.task_id} is stored with another payload; nothing was changed"
+            return self._failed(payload, TaskSendErrorCode.PAYLOAD_MISMATCH, why)
+        deduplicated = answer.outcome is EnqueueOutcome.DEDUPLICATED
+        return Ok(TaskHandle(self._host, answer.task_id, deduplicated=deduplicated))
+
+    def _failed(
+        self, payload: TaskSendPayload, code: TaskSendErrorCode, why: str, *, retryable: bool = False
+    ) -> Err[TaskSendError]:
+        message = f"task {self.task_name!r}: {why}"
+        return Err(TaskSendError(code, message, retryable=retryable, task_id=payload.task_id, payload=payload))
+
+
+def _is_transient(answer: Enqueued | BrokerError | None) -> bool:
+    return isinstance(answer, BrokerError) and answer.retryable
 
 
 def bind(host: Host, task: Task[P, T]) -> TaskFunction[P, T]:
@@ -245,19 +229,3 @@ def bind(host: Host, task: Task[P, T]) -> TaskFunction[P, T]:
             ["declare it with @app.task, or register it: app.include(the_task)"],
         )
     return TaskFunction(host, task)
-
-
-def _row(payload: TaskSendPayload, now: datetime) -> NewTask:
-    """The row for `payload`. Its age shortens the delay, so that a replay does not move the due time."""
-    age = min(max(now - payload.sent_at, _NOW), payload.delay)
-    return NewTask(
-        task_id=payload.task_id,
-        sha=bytes.fromhex(payload.enqueue_sha),
-        envelope=payload.envelope,
-        task_name=payload.task_name,
-        queue=payload.queue,
-        priority=payload.priority,
-        sent_at=payload.sent_at,
-        due_in=(payload.delay - age).total_seconds(),
-        good_until=payload.good_until,
-    )

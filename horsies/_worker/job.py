@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from .._core.codes import TaskErrorCode
 from .._core.errors import ErrorCause, TaskError
-from .._core.outcome import Ending, decide, decide_interrupted, patience_with_unknown
+from .._core.outcome import Ending, decide, decide_interrupted, patience_with_unknown, retry_after_crash
 from .._core.result import Err, Ok
 from .._core.retry import SupportsDelay
 from .._core.status import TaskStatus
@@ -42,7 +42,17 @@ class Job:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     policy: SupportsDelay | None
-    context: TaskContext | None = field(default=None)
+    retry_after_crash: float | None
+    context: TaskContext | None = None
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    is_cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Somebody asked for it: an async task is cancelled where it waits, a sync one can see it."""
+        self.is_cancelled = True
+        self.scope.cancel()
+        if self.context is not None:
+            self.context._cancel()
 
 
 def prepare(host: Host, claimed: ClaimedTask) -> Job | Finish | GiveBack:
@@ -72,7 +82,22 @@ def prepare(host: Host, claimed: ClaimedTask) -> Job | Finish | GiveBack:
         return refused(claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, f"the stored task cannot be read: {error}")
     retry = task.settings.retry if envelope.retry is None else envelope.retry
     policy = host.retry_policies.get(retry) if isinstance(retry, str) else retry
-    return Job(claimed, task, envelope, args, kwargs, policy)
+    return Job(claimed, task, envelope, args, kwargs, policy, _retry_after_crash(host, claimed, task, policy))
+
+
+def _retry_after_crash(
+    host: Host, claimed: ClaimedTask, task: Task[Any, Any], policy: SupportsDelay | None
+) -> float | None:
+    try:
+        return retry_after_crash(
+            policy=policy,
+            retry_for=task.settings.retry_for,
+            retries=claimed.retries,
+            random=host.environment.random,
+        )
+    except Exception:
+        logger.exception("the retry policy of task %r failed; the task is not retried after a crash", task.name)
+        return None
 
 
 def refused(claimed: ClaimedTask, code: TaskErrorCode, message: str) -> Finish:
@@ -106,18 +131,24 @@ def as_result(value: Any) -> Ok[Any] | Err[TaskError]:
 
 
 async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
-    """Run an async task in the calling task, under its timeout. Only cancellation leaves as an exception."""
+    """Run an async task in the calling task, under its timeout. Only cancellation of the worker leaves it."""
     timeout = job.envelope.timeout
     try:
-        with anyio.move_on_after(None if timeout is None else timeout.total_seconds()):
-            if job.context is None:
-                return as_result(await job.task.fn(*job.args, **job.kwargs))
-            return as_result(await job.task.fn(job.context, *job.args, **job.kwargs))
+        with job.scope:
+            with anyio.move_on_after(None if timeout is None else timeout.total_seconds()):
+                if job.context is None:
+                    return as_result(await job.task.fn(*job.args, **job.kwargs))
+                return as_result(await job.task.fn(job.context, *job.args, **job.kwargs))
+            return timed_out(job)
     except TaskError as error:
         return Err(error)
     except (Exception, SystemExit, TaskInterrupted) as error:
         return unhandled(error)
-    return timed_out(job)
+    return cancelled()
+
+
+def cancelled() -> Err[TaskError]:
+    return Err(TaskError(TaskErrorCode.TASK_CANCELLED, "the task was cancelled"))
 
 
 def timed_out(job: Job) -> Err[TaskError]:
@@ -184,6 +215,8 @@ async def run_sync(
         finally:
             if results and results[0] is not None:
                 report(results[0])
+            elif results and job.is_cancelled:
+                report(cancelled())
 
 
 def conclude(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:

@@ -17,17 +17,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from .._core.config import AppConfig
+from .._core.status import CancelOutcome
 from .records import (
     Claim,
-    EnqueueOutcome,
+    Enqueued,
     Finish,
     GiveBack,
     Lease,
     NewTask,
     Promotion,
+    Start,
     StartOutcome,
     StoredResult,
     TaskRow,
@@ -40,16 +42,23 @@ Clock: TypeAlias = Callable[[], datetime]
 class Producer(Protocol):
     """Puts tasks in. One connection of its own, opened at first use."""
 
-    async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[EnqueueOutcome]:
-        """Insert `tasks` in one transaction as PENDING, leave alone those whose id is present, notify the queues."""
+    async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
+        """Insert `tasks` in one transaction as PENDING, and notify the queues.
+
+        Those whose id is present, and those whose unique key is taken, are left alone.
+        """
         ...
 
 
 class Consumer(Protocol):
     """One worker's view of the tasks. Every write names the worker and the claim number."""
 
-    async def beat(self, *, now: datetime | None = None) -> None:
-        """Write the worker's heartbeat; the first call registers the worker."""
+    async def beat(self, *, now: datetime | None = None) -> list[Lease]:
+        """Write the worker's heartbeat; the first call registers the worker.
+
+        Returns:
+            What the worker has RUNNING and is asked to cancel.
+        """
         ...
 
     async def leave(self) -> int:
@@ -69,12 +78,12 @@ class Consumer(Protocol):
         """
         ...
 
-    async def start(self, leases: Sequence[Lease], *, now: datetime | None = None) -> list[StartOutcome]:
-        """CLAIMED -> RUNNING, or -> EXPIRED where `good_until` <= now."""
+    async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
+        """CLAIMED -> RUNNING, or -> EXPIRED where `good_until` <= now; the verdict for a crash is stored."""
         ...
 
     async def finish(self, ends: Sequence[Finish], *, now: datetime | None = None) -> list[bool]:
-        """Write the end of attempts, RUNNING (or, for FAILED, CLAIMED) -> `Finish.status`; notify waiters.
+        """Write the end of attempts, RUNNING (or, for FAILED, CLAIMED) -> what `Finish` says; notify waiters.
 
         False where the claim was no longer this worker's, and nothing was written.
         """
@@ -86,6 +95,15 @@ class Consumer(Protocol):
 
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
         """PENDING -> EXPIRED for at most `limit` tasks past `good_until`, oldest deadline first; how many."""
+        ...
+
+    async def reap(self, limit: int, *, now: datetime | None = None) -> int:
+        """Take at most `limit` tasks from workers that are dead; how many.
+
+        Dead is whose heartbeat is `recovery.dead_after` old or missing. CLAIMED -> PENDING, or EXPIRED past its
+        deadline. RUNNING -> CANCELLED where that was requested, else PENDING or FAILED (WORKER_CRASHED, no result) by
+        the verdict stored at the start; a retry at or after `good_until` is none.
+        """
         ...
 
     async def has_due(self, *, now: datetime | None = None) -> bool:
@@ -105,13 +123,32 @@ class Reader(Protocol):
         ...
 
 
+class Control(Protocol):
+    """Intervenes from outside; takes short borrows from the pool."""
+
+    async def cancel(self, task_ids: Sequence[str], *, now: datetime | None = None) -> list[CancelOutcome]:
+        """PENDING, CLAIMED -> CANCELLED, waiters notified; for RUNNING ones the request is stored, workers notified."""
+        ...
+
+
 class Topic(StrEnum):
     """What one can listen to."""
 
-    QUEUES = "queues"
-    """Notices are names of queues that got tasks, prefixed with `+` where the tasks are delayed."""
+    WORK = "work"
+    """For workers. Notices are a `Notice` followed by the name of a queue or the id of a task."""
     FINISHED = "finished"
     """Notices are ids of tasks that reached a terminal state."""
+
+
+class Notice(StrEnum):
+    """How a notice of `Topic.WORK` begins."""
+
+    READY = "ready:"
+    """A queue got tasks that are due."""
+    DELAYED = "delayed:"
+    """A queue got tasks that are due later."""
+    CANCEL = "cancel:"
+    """A running task is to be cancelled."""
 
 
 class Listener(Protocol):
@@ -126,9 +163,14 @@ class Broker(Protocol):
     """An open broker."""
 
     reader: Reader
+    control: Control
 
-    def producer(self) -> AbstractAsyncContextManager[Producer]:
-        """A producer, closed with the scope."""
+    def producer(self, *, lock_wait: float | None = None) -> AbstractAsyncContextManager[Producer]:
+        """A producer, closed with the scope.
+
+        `lock_wait` is how many seconds one call may wait for somebody else's open transaction on the same id or unique
+        key; None: as long as any statement.
+        """
         ...
 
     def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AbstractAsyncContextManager[Consumer]:
@@ -141,6 +183,25 @@ class Broker(Protocol):
 
     async def check(self) -> str:
         """Reach the database; what answered, in one line without credentials."""
+        ...
+
+
+@runtime_checkable
+class Transactional(Protocol):
+    """A broker whose database is the application's too, so that a send can be part of the application's transaction."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """A connection with an open transaction, committed at the end of the scope, rolled back when it raises."""
+        ...
+
+    def joining(self, connection: Any) -> Producer:
+        """A producer that writes through the caller's `connection` and neither commits nor rolls back.
+
+        Its calls are shielded from cancellation and bounded to a few seconds.
+
+        Raises:
+            ValueError: `connection` is none that this broker can join, and what would be.
+        """
         ...
 
 

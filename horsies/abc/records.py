@@ -13,7 +13,8 @@ from .._core.status import TaskStatus
 class NewTask:
     """A task to insert. Every field but `due_in` is derived from `envelope`, whose SHA-256 is `sha`.
 
-    `due_in` is how long from the database's clock at the insert the task falls due; 0 or less: at once.
+    `due_in` is how long from the database's clock at the insert the task falls due; 0 or less: at once. Of all tasks of
+    one name that have not ended, at most one has a given `unique_key`.
     """
 
     task_id: str
@@ -25,6 +26,7 @@ class NewTask:
     sent_at: datetime
     due_in: float
     good_until: datetime | None
+    unique_key: str | None = None
 
 
 class EnqueueOutcome(StrEnum):
@@ -35,6 +37,16 @@ class EnqueueOutcome(StrEnum):
     """The id is there already with the same SHA, in whatever state; nothing was written."""
     MISMATCH = "MISMATCH"
     """The id is there already with another SHA; nothing was written."""
+    DEDUPLICATED = "DEDUPLICATED"
+    """Another task of that name, not ended, has the unique key; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """The answer for one `NewTask`. `task_id` is its own, or for DEDUPLICATED that of the task which has the key."""
+
+    outcome: EnqueueOutcome
+    task_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,17 @@ class Claim:
 
     tasks: tuple[ClaimedTask, ...]
     expired: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A task to start, and what becomes of it if the worker dies while it runs.
+
+    `retry_after_crash` is in how many seconds it is tried again, counted as a retry; None: it ends FAILED.
+    """
+
+    lease: Lease
+    retry_after_crash: float | None = None
 
 
 class StartOutcome(StrEnum):
@@ -121,11 +144,12 @@ class Promotion:
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
-    """Where a task stands, and its result where it has one. `result` is what `Finish.result` was."""
+    """Where a task stands. `result` is what `Finish.result` was; None where `error_code` says all there is."""
 
     task_id: str
     task_name: str
     status: TaskStatus
+    error_code: str | None
     result: bytes | None
 
 
@@ -138,7 +162,7 @@ class AttemptRow:
     started_at: datetime
     finished_at: datetime
     error_code: str | None
-    result: bytes
+    result: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +186,5 @@ class TaskRow:
     error_code: str | None
     envelope: bytes
     result: bytes | None
+    cancel_requested: bool
     attempts: tuple[AttemptRow, ...]

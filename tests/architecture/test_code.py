@@ -20,7 +20,7 @@ PROMISED = """
     Horsies AppConfig QueueConfig PayloadPolicy RecoveryConfig RetentionConfig ResilienceConfig PoolConfig WorkerConfig
     Runtime Worker task Task TaskFunction TaskHandle TaskContext TaskInfo AttemptInfo TaskStatus TaskSendOptions
     TaskSendPayload TaskSendError TaskSendErrorCode TaskSendResult TaskResult TaskError BrokerError HorsiesError
-    RetryPolicy Ok Err Result blocking hookimpl
+    RetryPolicy CancelOutcome Ok Err Result blocking hookimpl
 """
 
 

@@ -84,7 +84,7 @@ async def test_a_delay_is_seconds_from_zero(bench: Bench, delay: Any) -> None:
         ("retry", "no_such_policy"),
         ("retry", 3),
         ("metadata", {"n": 1}),
-        ("unique_key", "later"),
+        ("unique_key", ""),
     ],
 )
 async def test_bad_options_are_refused_at_the_send_and_not_before(bench: Bench, option: str, value: Any) -> None:

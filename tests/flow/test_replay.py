@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from horsies import (
+    AppConfig,
     BrokerError,
     Err,
     Horsies,
@@ -20,7 +22,7 @@ from horsies import (
     TaskStatus,
     WorkerConfig,
 )
-from horsies.abc import EnqueueOutcome, NewTask, Producer
+from horsies.abc import Broker, Clock, Enqueued, NewTask, Producer
 
 from .conftest import Bench
 
@@ -36,30 +38,49 @@ class Lossy:
         self._inner = inner
         self._script = script
 
-    async def enqueue(self, tasks: list[NewTask], *, now: datetime | None = None) -> list[EnqueueOutcome]:
+    async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
         step = self._script.pop(0) if self._script else "fine"
         if step == "refused":
             raise BrokerError("permission denied", retryable=False)
         if step == "before":
             raise BrokerError("lost", retryable=True)
-        outcomes = await self._inner.enqueue(tasks, now=now)
+        answers = await self._inner.enqueue(tasks, now=now)
         if step == "after":
             raise BrokerError("lost", retryable=True)
-        return outcomes
+        return answers
 
 
 @asynccontextmanager
-async def lossy(app: Horsies, *script: str) -> AsyncIterator[Runtime]:
-    """A runtime on the real database, whose connection for sends breaks as `script` says."""
-    async with Runtime(app) as rt:
-        flusher = rt._flusher
-        flusher._producer = Lossy(flusher._producer, list(script))  # type: ignore[assignment]
+async def lossy(bench: Bench, *script: str, **fields: Any) -> AsyncIterator[Runtime]:
+    """A runtime on the real database, whose connections for sends break as `script` says."""
+    app = Horsies(replace(bench.app.config, **fields))
+    for task in bench.app.tasks.values():
+        app.include(task)
+    rt, steps = Runtime(app), list(script)
+    factory = rt.broker_factory()
+
+    class LossyFactory:
+        @asynccontextmanager
+        async def open(self, config: AppConfig, *, clock: Clock) -> AsyncIterator[Broker]:
+            async with factory.open(config, clock=clock) as broker:
+                producer = broker.producer
+
+                @asynccontextmanager
+                async def lossy_producer(*, lock_wait: float | None = None) -> AsyncIterator[Producer]:
+                    async with producer(lock_wait=lock_wait) as inner:
+                        yield Lossy(inner, steps)
+
+                broker.producer = lossy_producer  # type: ignore[method-assign]
+                yield broker
+
+    rt.broker_factory = LossyFactory  # type: ignore[method-assign, assignment]
+    async with rt:
         yield rt
 
 
 @pytest.mark.parametrize("lost", ["before", "after"])
 async def test_a_lost_send_is_there_once_after_its_replay(bench: Bench, lost: str) -> None:
-    async with lossy(bench.app, lost) as rt:
+    async with lossy(bench, lost) as rt:
         add = bench.add.handle(rt)
         error = (await add.send(2, 3)).unwrap_err()
         assert error.code is TaskSendErrorCode.ENQUEUE_FAILED
@@ -77,7 +98,7 @@ async def test_a_lost_send_is_there_once_after_its_replay(bench: Bench, lost: st
 
 
 async def test_any_changed_byte_is_refused_before_any_io(bench: Bench) -> None:
-    async with lossy(bench.app, "after") as rt:
+    async with lossy(bench, "after") as rt:
         add = bench.add.handle(rt)
         payload = (await add.send(2, 3)).unwrap_err().payload
         assert payload is not None
@@ -91,7 +112,7 @@ async def test_any_changed_byte_is_refused_before_any_io(bench: Bench) -> None:
 
 async def test_another_payload_under_the_same_id_is_a_mismatch(bench: Bench) -> None:
     ids = iter(["01a20b61-2781-7630-ab1a-6e10e1777af4"] * 2)
-    async with lossy(bench.app, "fine", "before") as rt:
+    async with lossy(bench, "fine", "before") as rt:
         before = rt.environment
         rt.environment = replace(before, new_id=lambda: next(ids))
         add = bench.add.handle(rt)
@@ -104,7 +125,7 @@ async def test_another_payload_under_the_same_id_is_a_mismatch(bench: Bench) -> 
 
 
 async def test_a_stored_payload_is_replayed_elsewhere(bench: Bench) -> None:
-    async with lossy(bench.app, "before") as rt:
+    async with lossy(bench, "before") as rt:
         payload = (await bench.add.handle(rt).send(2, 3)).unwrap_err().payload
         assert payload is not None
         stored = payload.to_bytes()
@@ -120,7 +141,7 @@ async def test_a_stored_payload_is_replayed_elsewhere(bench: Bench) -> None:
 
 
 async def test_a_replay_does_not_move_the_due_time(bench: Bench) -> None:
-    async with lossy(bench.app, "before") as rt:
+    async with lossy(bench, "before") as rt:
         add = bench.add.handle(rt)
         clock = rt.environment.clock
         rt.environment = replace(rt.environment, clock=lambda: clock() - timedelta(seconds=40))
@@ -134,7 +155,7 @@ async def test_a_replay_does_not_move_the_due_time(bench: Bench) -> None:
 
 
 async def test_payloads_that_cannot_be_replayed(bench: Bench) -> None:
-    async with lossy(bench.app, "before", "before") as rt:
+    async with lossy(bench, "before", "before") as rt:
         add, say = bench.add.handle(rt), bench.tasks["say"].handle(rt)
         sent = (await add.send(2, 3)).unwrap_err()
         scheduled = (await add.schedule(1, 2, 3)).unwrap_err()
@@ -149,18 +170,14 @@ async def test_payloads_that_cannot_be_replayed(bench: Bench) -> None:
 
 
 async def test_transient_failures_are_resent_on_request(bench: Bench) -> None:
-    app = Horsies(replace(bench.app.config, resend_on_transient_err=True))
-    app.include(bench.add)
-    async with lossy(app, "before", "after") as rt:
+    async with lossy(bench, "before", "after", resend_on_transient_err=True) as rt:
         handle = (await bench.add.handle(rt).send(2, 3)).unwrap()
         await rt.run_worker(UNTIL_IDLE)
         assert await handle.get(timeout=10) == Ok(5)
 
 
 async def test_a_permanent_failure_says_so_and_is_not_resent(bench: Bench) -> None:
-    app = Horsies(replace(bench.app.config, resend_on_transient_err=True))
-    app.include(bench.add)
-    async with lossy(app, "refused") as rt:
+    async with lossy(bench, "refused", resend_on_transient_err=True) as rt:
         sent = await bench.add.handle(rt).send(2, 3)
         assert isinstance(sent, Err)
         assert (sent.error.code, sent.error.retryable) == (TaskSendErrorCode.ENQUEUE_FAILED, False)

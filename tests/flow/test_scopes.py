@@ -27,7 +27,7 @@ from horsies import (
     TaskResult,
     WorkerConfig,
 )
-from horsies.abc import Consumer, Lease, StartOutcome
+from horsies.abc import Consumer, Start, StartOutcome
 
 from .conftest import Bench
 
@@ -218,10 +218,10 @@ async def test_a_start_whose_answer_is_lost_still_runs_the_task_once(
             async with consumer(worker_id, queues) as real:
                 start = real.start
 
-                async def lose(leases: Sequence[Lease]) -> list[StartOutcome]:
+                async def lose(starts: Sequence[Start]) -> list[StartOutcome]:
                     monkeypatch.setattr(real, "start", start)
                     if lost == "after":
-                        await start(leases)
+                        await start(starts)
                     raise BrokerError("lost", retryable=True)
 
                 monkeypatch.setattr(real, "start", lose)

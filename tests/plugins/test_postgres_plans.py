@@ -51,6 +51,9 @@ VALUES = {
     "retry_ins": "ARRAY[0]",
     "interrupteds": "ARRAY[false]",
     "delays": "ARRAY[0]",
+    "retries_after_crash": "ARRAY[NULL]::float8[]",
+    "names": "ARRAY['task']",
+    "unique_keys": "ARRAY['key']",
 }
 INDEXES = {
     "claim": {"tasks_ready"},
@@ -61,7 +64,11 @@ INDEXES = {
     "start": {"tasks_pkey"},
     "finish": {"tasks_pkey"},
     "give_back": {"tasks_pkey"},
-    "shas": {"tasks_pkey"},
+    "standing": {"tasks_pkey", "tasks_unique"},
+    "cancel": {"tasks_pkey"},
+    "beat": {"tasks_held"},
+    "reap": {"tasks_held", "tasks_pkey"},
+    "bury": {"tasks_held"},
 }
 
 
@@ -130,7 +137,7 @@ async def test_locks_in_the_order_of_the_index(connection: AnyioConnection[Row],
     assert scan["Index Name"] in INDEXES[name]
 
 
-@pytest.mark.parametrize("name", ["enqueue", "claim", "start", "finish", "give_back"])
+@pytest.mark.parametrize("name", ["enqueue", "claim", "start", "finish", "give_back", "reap", "cancel"])
 def test_notifies_from_a_part_that_runs_once(name: str) -> None:
     """A plain join would run it once for each row of the answer: 200 times the same notice."""
     query = named_queries("horsies")[name]
@@ -158,7 +165,13 @@ async def test_starting_is_a_hot_update(postgres_url: str) -> None:
         ids = [row[0] for row in connection.execute(f"SELECT id FROM {name}.tasks")]
         started = connection.execute(
             named_queries(name)["start"].encode(),
-            {"ids": ids, "claim_numbers": [1] * len(ids), "worker": "w", "now": None},
+            {
+                "ids": ids,
+                "claim_numbers": [1] * len(ids),
+                "retries_after_crash": [None] * len(ids),
+                "worker": "w",
+                "now": None,
+            },
         )
         assert started.rowcount == 20
         hot = connection.execute("SELECT pg_stat_get_xact_tuples_hot_updated(%s::regclass)", (f"{name}.tasks",))

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import psycopg
 
 from horsies import AppConfig, HorsiesError
-from horsies.abc import Broker, Clock, Consumer, Listener, Producer, Reader, Topic
+from horsies.abc import Broker, Clock, Consumer, Control, Listener, Producer, Reader, Topic
 
-from .connection import connect
+from .connection import AnyioConnection, connect
 from .consumer import PostgresConsumer
+from .control import PostgresControl
 from .failures import broker_error, translated
+from .joining import JoiningProducer
 from .listener import open_listener
 from .pool import ConnectionPool
 from .producer import PostgresProducer
 from .queries import named_queries
 from .reader import PostgresReader
 from .schema import migrate, schema_sql
-from .session import Target, open_session
+from .session import Row, Target, open_session
 from .target import describe, require_conninfo
 
 
@@ -39,13 +42,14 @@ class PostgresBroker:
             statement_timeout=self._statement_timeout,
             pooled=config.listen_url is not None,
         )
-        self.reader: Reader = PostgresReader(pool, self._sql, statement_timeout=self._statement_timeout)
+        self.reader: Reader = PostgresReader(self._fetch, self._sql)
+        self.control: Control = PostgresControl(self._fetch, self._sql)
 
     @asynccontextmanager
-    async def producer(self) -> AsyncIterator[Producer]:
+    async def producer(self, *, lock_wait: float | None = None) -> AsyncIterator[Producer]:
         """See `horsies.abc.Broker.producer`."""
-        async with open_session(self._target) as session:
-            yield PostgresProducer(session, self._sql)
+        async with open_session(replace(self._target, lock_timeout=lock_wait)) as session:
+            yield PostgresProducer(session.fetch, self._sql)
 
     @asynccontextmanager
     async def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
@@ -65,14 +69,31 @@ class PostgresBroker:
         conninfo = self._config.listen_url or self._config.url
         return open_listener(replace(self._target, conninfo=conninfo, pooled=False), self._config.schema, topic)
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AnyioConnection[Row]]:
+        """See `horsies.abc.Transactional.transaction`."""
+        async with AsyncExitStack() as stack:
+            with translated("open a transaction"):
+                connection = await stack.enter_async_context(self._pool.connection())
+                await stack.enter_async_context(connection.transaction())
+            yield connection
+
+    def joining(self, connection: Any) -> Producer:
+        """See `horsies.abc.Transactional.joining`."""
+        return JoiningProducer(connection, self._sql)
+
     async def check(self) -> str:
         """See `horsies.abc.Broker.check`."""
-        with translated("check"):
+        ((version,),) = await self._fetch("check", "SELECT current_setting('server_version')", {})
+        return f"PostgreSQL {version}: {describe(self._config.url)}"
+
+    async def _fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+        """One statement over a short borrow from the pool."""
+        with translated(action):
             async with self._pool.connection() as connection:
                 with anyio.fail_after(self._statement_timeout):
-                    cursor = await connection.execute("SELECT current_setting('server_version')")
-                    (version,) = await cursor.fetchone() or ("?",)
-        return f"PostgreSQL {version}: {describe(self._config.url)}"
+                    cursor = await connection.execute(query, parameters, binary=True)
+                    return await cursor.fetchall()
 
 
 class PostgresBrokerFactory:

@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from horsies.abc import BrokerError, Claim, ClaimedTask, Finish, GiveBack, Lease, Promotion, StartOutcome, TaskStatus
+from horsies.abc import (
+    BrokerError,
+    Claim,
+    ClaimedTask,
+    Finish,
+    GiveBack,
+    Lease,
+    Promotion,
+    Start,
+    StartOutcome,
+    TaskStatus,
+)
 
 from .session import Row, Session, in_utc
 
@@ -34,9 +45,10 @@ class PostgresConsumer:
         self._sql = sql
         self._dead_after = float(dead_after)
 
-    async def beat(self, *, now: datetime | None = None) -> None:
+    async def beat(self, *, now: datetime | None = None) -> list[Lease]:
         """See `horsies.abc.Consumer.beat`."""
-        await self._outcomes.fetch("beat", self._sql["beat"], {"worker": self._worker_id, "now": now})
+        rows = await self._outcomes.fetch("beat", self._sql["beat"], {"worker": self._worker_id, "now": now})
+        return [Lease(task_id, claim_number) for task_id, claim_number in rows]
 
     async def leave(self) -> int:
         """See `horsies.abc.Consumer.leave`."""
@@ -71,12 +83,21 @@ class PostgresConsumer:
         rows.sort(key=self._order)
         return Claim(tuple(map(_claimed_task, rows)), expired)
 
-    async def start(self, leases: Sequence[Lease], *, now: datetime | None = None) -> list[StartOutcome]:
+    async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
         """See `horsies.abc.Consumer.start`."""
-        if not leases:
+        if not starts:
             return []
+        leases = [start.lease for start in starts]
+        delays = [start.retry_after_crash for start in starts]
         rows = await self._outcomes.fetch(
-            "start", self._sql["start"], {**_fences(leases), "worker": self._worker_id, "now": now}
+            "start",
+            self._sql["start"],
+            {
+                **_fences(leases),
+                "retries_after_crash": [None if delay is None else float(delay) for delay in delays],
+                "worker": self._worker_id,
+                "now": now,
+            },
         )
         status = {Lease(task_id, claim_number): status for task_id, claim_number, status, _ in rows}
         return [_START[status.pop(lease, None)] for lease in leases]
@@ -86,20 +107,12 @@ class PostgresConsumer:
         if not ends:
             return []
         firsts = list({end.lease.task_id: end for end in reversed(ends)}.values())
-        rows = await self._outcomes.fetch(
-            "finish",
-            self._sql["finish"],
-            {
-                **_fences([end.lease for end in firsts]),
-                "statuses": [end.status.value for end in firsts],
-                "results": [end.result for end in firsts],
-                "error_codes": [end.error_code for end in firsts],
-                "retry_ins": [float(end.retry_in) for end in firsts],
-                "interrupteds": [end.interrupted for end in firsts],
-                "worker": self._worker_id,
-                "now": now,
-            },
-        )
+        rows = await self._finish(firsts, now)
+        written = {row[0] for row in rows}
+        # A request to cancel that came while the statement ran kept a retry from being written; now it is seen.
+        again = [end for end in firsts if end.status is TaskStatus.PENDING and end.lease.task_id not in written]
+        if again:
+            rows += await self._finish(again, now)
         return _written([end.lease for end in ends], rows)
 
     async def give_back(self, tasks: Sequence[GiveBack], *, now: datetime | None = None) -> list[bool]:
@@ -120,6 +133,15 @@ class PostgresConsumer:
         rows = await self._intake.fetch("expire", self._sql["expire"], {"limit": limit, "now": now})
         expired: int = rows[0][0]
         return expired
+
+    async def reap(self, limit: int, *, now: datetime | None = None) -> int:
+        """See `horsies.abc.Consumer.reap`."""
+        given = {"dead_after": self._dead_after, "now": now}
+        rows = await self._intake.fetch("reap", self._sql["reap"], {**given, "limit": limit})
+        reaped: int = rows[0][0]
+        if reaped < limit:
+            await self._intake.fetch("reap", self._sql["bury"], given)
+        return reaped
 
     async def has_due(self, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Consumer.has_due`."""
@@ -143,6 +165,22 @@ class PostgresConsumer:
         )
         claimed = [row for row in rows if row[1] == TaskStatus.CLAIMED]
         return claimed, len(rows) - len(claimed)
+
+    async def _finish(self, ends: Sequence[Finish], now: datetime | None) -> list[Row]:
+        return await self._outcomes.fetch(
+            "finish",
+            self._sql["finish"],
+            {
+                **_fences([end.lease for end in ends]),
+                "statuses": [end.status.value for end in ends],
+                "results": [end.result for end in ends],
+                "error_codes": [end.error_code for end in ends],
+                "retry_ins": [float(end.retry_in) for end in ends],
+                "interrupteds": [end.interrupted for end in ends],
+                "worker": self._worker_id,
+                "now": now,
+            },
+        )
 
     def _order(self, row: Row) -> tuple[Any, ...]:
         task_id, _, queue, priority, due_at, *_ = row

@@ -27,7 +27,7 @@ class PostgresListener:
             # One batch, in which nothing is awaited between the notices: a cancelled wait has taken none of them.
             async with aclosing(self._connection.notifies(stop_after=1)) as notifies:
                 payloads = [notify.payload async for notify in notifies]
-        if self._topic is Topic.QUEUES:
+        if self._topic is Topic.WORK:
             return payloads
         return [task_id for payload in payloads for task_id in payload.split(",")]
 

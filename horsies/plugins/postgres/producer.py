@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import TypeAlias
 
-from horsies.abc import BrokerError, EnqueueOutcome, NewTask
+from horsies.abc import BrokerError, Enqueued, EnqueueOutcome, NewTask
 
-from .session import Session
+from .session import Fetch
+
+_Standing: TypeAlias = tuple[bytes | None, str | None]
+"""The SHA stored under a task's id, and the id of the task that has its unique key."""
+
+_INSERTED: _Standing = (None, None)
+_TRIES = 4
+"""How often an insert is tried while tasks that stand in its way end just then."""
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 
@@ -19,42 +27,47 @@ def is_id(task_id: str) -> bool:
 
 
 class PostgresProducer:
-    """Inserts batches over one session."""
+    """Inserts batches through `fetch`, which runs one statement."""
 
-    def __init__(self, session: Session, sql: Mapping[str, str]) -> None:
-        self._session = session
+    def __init__(self, fetch: Fetch, sql: Mapping[str, str]) -> None:
+        self._fetch = fetch
         self._sql = sql
 
-    async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[EnqueueOutcome]:
+    async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
         """See `horsies.abc.Producer.enqueue`."""
         if not all(is_id(task.task_id) for task in tasks):
             raise BrokerError("enqueue: a task id is not a UUID in lower-case canonical form")
         first: dict[str, NewTask] = {}
         for task in tasks:
             first.setdefault(task.task_id, task)
-        if not first:
-            return []
-        inserted = await self._insert(first, now)
-        stored = {task_id: first[task_id].sha for task_id in inserted}
-        present = [task_id for task_id in first if task_id not in inserted]
-        if present:
-            stored |= await self._shas(present)
+        answers: dict[str, _Standing] = {}
+        for _ in range(_TRIES):
+            left = [task for task_id, task in first.items() if task_id not in answers]
+            if not left:
+                break
+            inserted = await self._insert(left, now)
+            answers |= dict.fromkeys(inserted, _INSERTED)
+            present = [task for task in left if task.task_id not in inserted]
+            if present:
+                answers |= await self._standing(present)
+        else:
+            raise BrokerError("enqueue: other tasks with the same ids or keys came and went; try again", retryable=True)
+        return [self._answer(task, answers) for task in tasks]
 
-        outcomes = []
-        for task in tasks:
-            if task.task_id in inserted:
-                inserted.remove(task.task_id)  # a second one of the same id is a replay of the first
-                outcomes.append(EnqueueOutcome.INSERTED)
-            elif stored[task.task_id] == task.sha:
-                outcomes.append(EnqueueOutcome.REPLAYED)
-            else:
-                outcomes.append(EnqueueOutcome.MISMATCH)
-        return outcomes
+    def _answer(self, task: NewTask, answers: dict[str, _Standing]) -> Enqueued:
+        sha, holder = standing = answers[task.task_id]
+        if standing is _INSERTED:
+            answers[task.task_id] = (task.sha, None)  # a second one of the same id is a replay of the first
+            return Enqueued(EnqueueOutcome.INSERTED, task.task_id)
+        if sha is None and holder is not None:
+            return Enqueued(EnqueueOutcome.DEDUPLICATED, holder)
+        return Enqueued(EnqueueOutcome.REPLAYED if sha == task.sha else EnqueueOutcome.MISMATCH, task.task_id)
 
-    async def _insert(self, first: Mapping[str, NewTask], now: datetime | None) -> set[str]:
-        # In the order of ids, so that two batches with replays of one another wait for each other and never lock up.
-        rows = [first[task_id] for task_id in sorted(first)]
-        answer = await self._session.fetch(
+    async def _insert(self, tasks: Sequence[NewTask], now: datetime | None) -> set[str]:
+        # In one order everywhere, so that two batches that meet in keys or ids wait for each other and never lock up;
+        # of two with the same key the first one given comes first.
+        rows = sorted(tasks, key=lambda task: (task.task_name, task.unique_key or task.task_id))
+        answer = await self._fetch(
             "enqueue",
             self._sql["enqueue"],
             {
@@ -67,15 +80,22 @@ class PostgresProducer:
                 "sent_ats": [row.sent_at for row in rows],
                 "due_ins": [float(row.due_in) for row in rows],
                 "good_untils": [row.good_until for row in rows],
+                "unique_keys": [row.unique_key for row in rows],
                 "now": now,
             },
         )
         return {task_id for task_id, *_ in answer}
 
-    async def _shas(self, task_ids: Sequence[str]) -> dict[str, bytes]:
+    async def _standing(self, tasks: Sequence[NewTask]) -> dict[str, _Standing]:
+        """What stands in the way of `tasks`; one is missing when that ended or was removed meanwhile."""
         # A statement of its own: a row committed while the insert ran is invisible to the insert's snapshot.
-        rows = await self._session.fetch("enqueue", self._sql["shas"], {"ids": list(task_ids)})
-        if len(rows) < len(task_ids):
-            message = "enqueue: a task with the same id was removed at this very moment; send it again"
-            raise BrokerError(message, retryable=True)
-        return dict(rows)
+        rows = await self._fetch(
+            "enqueue",
+            self._sql["standing"],
+            {
+                "ids": [task.task_id for task in tasks],
+                "names": [task.task_name for task in tasks],
+                "unique_keys": [task.unique_key for task in tasks],
+            },
+        )
+        return {task_id: (sha, holder) for task_id, sha, holder in rows if sha is not None or holder is not None}

@@ -1,27 +1,22 @@
-"""Answers about tasks, over short borrows from the pool."""
+"""Answers about tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 
-import anyio
-
 from horsies.abc import AttemptRow, StoredResult, TaskRow, TaskStatus
 
-from .failures import translated
-from .pool import ConnectionPool
 from .producer import is_id
-from .session import Row, in_utc
+from .session import Fetch, Row, in_utc
 
 
 class PostgresReader:
-    """Asks over any connection of the pool."""
+    """Asks through `fetch`."""
 
-    def __init__(self, pool: ConnectionPool, sql: Mapping[str, str], *, statement_timeout: float) -> None:
-        self._pool = pool
+    def __init__(self, fetch: Fetch, sql: Mapping[str, str]) -> None:
+        self._fetch = fetch
         self._sql = sql
-        self._statement_timeout = statement_timeout
 
     async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
         """See `horsies.abc.Reader.results`."""
@@ -29,7 +24,10 @@ class PostgresReader:
         if not ids:
             return []
         rows = await self._fetch("read results", self._sql["results"], {"ids": ids})
-        return [StoredResult(task_id, name, TaskStatus(status), result) for task_id, name, status, result in rows]
+        return [
+            StoredResult(task_id, name, TaskStatus(status), error_code, result)
+            for task_id, name, status, error_code, result in rows
+        ]
 
     async def read(self, task_id: str) -> TaskRow | None:
         """See `horsies.abc.Reader.read`."""
@@ -38,17 +36,10 @@ class PostgresReader:
         rows = await self._fetch("read a task", self._sql["read"], {"id": task_id})
         return _task_row(rows[0]) if rows else None
 
-    async def _fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-        with translated(action):
-            async with self._pool.connection() as connection:
-                with anyio.fail_after(self._statement_timeout):
-                    cursor = await connection.execute(query, parameters, binary=True)
-                    return await cursor.fetchall()
-
 
 def _task_row(row: Row) -> TaskRow:
     (task_id, name, queue, priority, status, attempt, retries, sent_at, due_at, claimed_at, started_at, finished_at,
-     good_until, worker_id, error_code, envelope, result, *attempts) = row  # fmt: skip
+     good_until, worker_id, error_code, envelope, result, cancel_requested, *attempts) = row  # fmt: skip
     return TaskRow(
         task_id=task_id,
         task_name=name,
@@ -67,6 +58,7 @@ def _task_row(row: Row) -> TaskRow:
         error_code=error_code,
         envelope=envelope,
         result=result,
+        cancel_requested=cancel_requested,
         attempts=_attempt_rows(*attempts) if attempts[0] else (),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,8 @@ from .connection import AnyioConnection, connect
 from .failures import translated
 
 Row: TypeAlias = tuple[Any, ...]
+Fetch: TypeAlias = Callable[[str, str, Mapping[str, object]], Awaitable[list[Row]]]
+"""Runs one statement: what for (in words), the query, its parameters."""
 
 _GRACE = 2.0
 
@@ -41,13 +43,14 @@ class Target:
     """Where sessions connect to, and how long they wait, in seconds.
 
     `pooled` is for a transaction pooler in between: nothing is prepared and nothing set, since the next transaction
-    may run on another server connection.
+    may run on another server connection. `lock_timeout` bounds one wait for a lock; None: as long as the statement may.
     """
 
     conninfo: str
     connect_timeout: float
     statement_timeout: float
     pooled: bool
+    lock_timeout: float | None = None
 
 
 class Session:
@@ -97,7 +100,9 @@ async def connect_hot(target: Target) -> AnyioConnection[Row]:
     connection.adapters.register_dumper(int, Int8BinaryDumper)
     if target.pooled:
         return connection
-    settings = {**_SETTINGS, "statement_timeout": f"{max(1, round(target.statement_timeout * 1000))}"}
+    settings = {**_SETTINGS, "statement_timeout": _milliseconds(target.statement_timeout)}
+    if target.lock_timeout is not None:
+        settings["lock_timeout"] = _milliseconds(target.lock_timeout)
     try:
         with anyio.fail_after(target.statement_timeout + _GRACE):
             await connection.execute(
@@ -108,6 +113,10 @@ async def connect_hot(target: Target) -> AnyioConnection[Row]:
         connection.finish()
         raise
     return connection
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
 
 
 def in_utc(instant: datetime | None) -> datetime | None:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from horsies import AppConfig, HorsiesError
-from horsies.abc import Broker, Clock, Consumer, Listener, Producer, Reader, Topic
+from horsies.abc import Broker, Clock, Consumer, Control, Listener, Producer, Reader, Topic
 
 from .consumer import SqliteConsumer
+from .control import SqliteControl
 from .listener import Subscriptions
 from .producer import SqliteProducer
 from .reader import SqliteReader
@@ -30,10 +31,11 @@ class SqliteBroker:
         self._dead_after = dead_after
         self._place = place
         self.reader: Reader = SqliteReader(session)
+        self.control: Control = SqliteControl(session)
 
     @asynccontextmanager
-    async def producer(self) -> AsyncIterator[Producer]:
-        """See `horsies.abc.Broker.producer`."""
+    async def producer(self, *, lock_wait: float | None = None) -> AsyncIterator[Producer]:
+        """See `horsies.abc.Broker.producer`. Rows are not locked here: who writes has the whole database."""
         yield SqliteProducer(self._session)
 
     @asynccontextmanager

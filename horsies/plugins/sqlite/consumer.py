@@ -9,14 +9,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
+from typing import NamedTuple
 
-from horsies.abc import Claim, ClaimedTask, Finish, GiveBack, Lease, Promotion, StartOutcome, TaskStatus, Topic
+from horsies.abc import (
+    Claim,
+    ClaimedTask,
+    Finish,
+    GiveBack,
+    Lease,
+    Notice,
+    Promotion,
+    Start,
+    StartOutcome,
+    TaskStatus,
+    Topic,
+)
 
 from .queries import named_queries
 from .session import Row, Session, Transaction, after, instant
 
 _SWEEP = 1000
 _ROUNDS = 4
+
+
+_CRASHED = "WORKER_CRASHED"
+
+
+class _Past(NamedTuple):
+    """An attempt that ended."""
+
+    attempt: int
+    worker: str
+    started_at: int
+    error_code: str | None
+    result: bytes | None
 
 
 class SqliteConsumer:
@@ -32,13 +58,15 @@ class SqliteConsumer:
         self._dead_after = dead_after
         self._sql = named_queries()
 
-    async def beat(self, *, now: datetime | None = None) -> None:
+    async def beat(self, *, now: datetime | None = None) -> list[Lease]:
         """See `horsies.abc.Consumer.beat`."""
 
-        def work(transaction: Transaction) -> None:
+        def work(transaction: Transaction) -> list[Lease]:
             transaction.fetch(self._sql["beat"], {"worker": self._worker_id, "now": transaction.now})
+            rows = transaction.fetch(self._sql["to_cancel"], {"worker": self._worker_id})
+            return [Lease(task_id, claim_number) for task_id, claim_number in rows]
 
-        await self._session.write("beat", work, now=now)
+        return await self._session.write("beat", work, now=now)
 
     async def leave(self) -> int:
         """See `horsies.abc.Consumer.leave`."""
@@ -46,7 +74,7 @@ class SqliteConsumer:
         def work(transaction: Transaction) -> int:
             returned = transaction.fetch(self._sql["leave"], {"worker": self._worker_id})
             for (queue,) in returned:
-                transaction.notify(Topic.QUEUES, queue)
+                transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
             transaction.fetch(self._sql["forget"], {"worker": self._worker_id})
             return len(returned)
 
@@ -58,7 +86,7 @@ class SqliteConsumer:
         def work(transaction: Transaction) -> Promotion:
             promoted = transaction.fetch(self._sql["promote"], {"limit": limit, "now": transaction.now})
             for (queue,) in promoted:
-                transaction.notify(Topic.QUEUES, queue)
+                transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
             ((next_due_at,),) = transaction.fetch(self._sql["next_due_at"], {})
             next_due_in = None if next_due_at is None else max(next_due_at - transaction.now, 0) / 1e6
             return Promotion(len(promoted), next_due_in)
@@ -73,10 +101,10 @@ class SqliteConsumer:
         """
         return await self._session.write("claim", lambda transaction: self._claim(transaction, limit), now=now)
 
-    async def start(self, leases: Sequence[Lease], *, now: datetime | None = None) -> list[StartOutcome]:
+    async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
         """See `horsies.abc.Consumer.start`."""
         return await self._session.write(
-            "start", lambda transaction: [self._start(transaction, lease) for lease in leases], now=now
+            "start", lambda transaction: [self._start(transaction, start) for start in starts], now=now
         )
 
     async def finish(self, ends: Sequence[Finish], *, now: datetime | None = None) -> list[bool]:
@@ -94,6 +122,19 @@ class SqliteConsumer:
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Consumer.expire`."""
         return await self._session.write("expire", lambda transaction: self._expire(transaction, limit), now=now)
+
+    async def reap(self, limit: int, *, now: datetime | None = None) -> int:
+        """See `horsies.abc.Consumer.reap`."""
+
+        def work(transaction: Transaction) -> int:
+            since = {"since": after(transaction.now, -self._dead_after)}
+            orphans = transaction.fetch(self._sql["orphans"], {**since, "limit": limit})
+            for orphan in orphans:
+                self._reap(transaction, orphan)
+            transaction.fetch(self._sql["bury"], since)
+            return len(orphans)
+
+        return await self._session.write("reap", work, now=now)
 
     async def has_due(self, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Consumer.has_due`."""
@@ -158,50 +199,80 @@ class SqliteConsumer:
             overdue=(transaction.now - first_due_at) / 1e6,
         )
 
-    def _start(self, transaction: Transaction, lease: Lease) -> StartOutcome:
-        held = self._held(transaction, lease)
+    def _start(self, transaction: Transaction, start: Start) -> StartOutcome:
+        task_id = start.lease.task_id
+        held = self._held(transaction, start.lease)
         if held is None or held[0] != TaskStatus.CLAIMED:
             return StartOutcome.LOST
         _, _, good_until, *_ = held
         if good_until is not None and good_until <= transaction.now:
-            self._expire_one(transaction, lease.task_id)
+            self._expire_one(transaction, task_id)
             return StartOutcome.EXPIRED
-        transaction.fetch(self._sql["start"], {"id": lease.task_id, "now": transaction.now})
+        transaction.fetch(
+            self._sql["start"],
+            {"id": task_id, "now": transaction.now, "retry_after_crash": start.retry_after_crash},
+        )
         return StartOutcome.STARTED
 
     def _finish(self, transaction: Transaction, end: Finish) -> bool:
+        task_id, now = end.lease.task_id, transaction.now
         held = self._held(transaction, end.lease)
         if held is None:
             return False
-        status, queue, good_until, attempt, started_at = held
+        status, queue, good_until, attempt, started_at, cancel_requested_at = held
         if status != TaskStatus.RUNNING and end.status is not TaskStatus.FAILED:
             return False
-        ending: dict[str, object] = {
-            "id": end.lease.task_id,
-            "now": transaction.now,
-            "error_code": end.error_code,
-            "result": end.result,
-        }
-        again_at = after(transaction.now, 0.0 if end.interrupted else max(end.retry_in, 0.0))
-        if end.status is TaskStatus.PENDING and (good_until is None or good_until > again_at):
-            delayed = again_at > transaction.now
-            past: dict[str, object] = {"attempt": attempt, "worker": self._worker_id, "started_at": started_at}
-            transaction.fetch(self._sql["record"], ending | past)
-            transaction.fetch(
-                self._sql["again"],
-                {
-                    "id": end.lease.task_id,
-                    "phase": 0 if delayed else 1,
-                    "due_at": again_at,
-                    "retries": 0 if end.interrupted else 1,
-                },
-            )
-            transaction.notify(Topic.QUEUES, f"+{queue}" if delayed else queue)
+        again_at = after(now, 0.0 if end.interrupted else max(end.retry_in, 0.0))
+        if end.status is TaskStatus.COMPLETED:
+            self._end(transaction, task_id, TaskStatus.COMPLETED, end.error_code, end.result)
+        elif cancel_requested_at is not None:
+            self._end(transaction, task_id, TaskStatus.CANCELLED, end.error_code, end.result)
+        elif end.status is TaskStatus.PENDING and (good_until is None or good_until > again_at):
+            past = _Past(attempt, self._worker_id, started_at, end.error_code, end.result)
+            self._again(transaction, task_id, queue, again_at, past, retries=0 if end.interrupted else 1)
         else:
-            final = TaskStatus.FAILED if end.status is TaskStatus.PENDING else end.status
-            transaction.fetch(self._sql["end"], ending | {"status": final.value})
-            transaction.notify(Topic.FINISHED, end.lease.task_id)
+            self._end(transaction, task_id, TaskStatus.FAILED, end.error_code, end.result)
         return True
+
+    def _reap(self, transaction: Transaction, orphan: Row) -> None:
+        task_id, status, queue, good_until, attempt, started_at, cancel_requested_at, worker_id, delay = orphan
+        again_at = None if delay is None else after(transaction.now, delay)
+        if status == TaskStatus.CLAIMED and good_until is not None and good_until <= transaction.now:
+            self._expire_one(transaction, task_id)
+        elif status == TaskStatus.CLAIMED:
+            transaction.fetch(self._sql["give_back"], {"id": task_id})
+            transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
+        elif cancel_requested_at is not None:
+            self._end(transaction, task_id, TaskStatus.CANCELLED, _CRASHED, None)
+        elif again_at is not None and (good_until is None or good_until > again_at):
+            past = _Past(attempt, worker_id, started_at, _CRASHED, None)
+            self._again(transaction, task_id, queue, again_at, past, retries=1)
+        else:
+            self._end(transaction, task_id, TaskStatus.FAILED, _CRASHED, None)
+
+    def _end(
+        self,
+        transaction: Transaction,
+        task_id: str,
+        status: TaskStatus,
+        error_code: str | None,
+        result: bytes | None,
+    ) -> None:
+        ending = {"id": task_id, "now": transaction.now, "error_code": error_code, "result": result}
+        transaction.fetch(self._sql["end"], ending | {"status": status.value})
+        transaction.notify(Topic.FINISHED, task_id)
+
+    def _again(
+        self, transaction: Transaction, task_id: str, queue: str, again_at: int, past: _Past, *, retries: int
+    ) -> None:
+        """Record the attempt that ended, and make the task PENDING for another."""
+        delayed = again_at > transaction.now
+        transaction.fetch(self._sql["record"], {"id": task_id, "now": transaction.now, **past._asdict()})
+        transaction.fetch(
+            self._sql["again"],
+            {"id": task_id, "phase": 0 if delayed else 1, "due_at": again_at, "retries": retries},
+        )
+        transaction.notify(Topic.WORK, f"{Notice.DELAYED if delayed else Notice.READY}{queue}")
 
     def _give_back(self, transaction: Transaction, task: GiveBack) -> bool:
         held = self._held(transaction, task.lease)
@@ -211,14 +282,14 @@ class SqliteConsumer:
         if task.delay > 0:
             due_at = after(transaction.now, task.delay)
             transaction.fetch(self._sql["defer"], {"id": task.lease.task_id, "due_at": due_at})
-            transaction.notify(Topic.QUEUES, f"+{queue}")
+            transaction.notify(Topic.WORK, f"{Notice.DELAYED}{queue}")
         else:
             transaction.fetch(self._sql["give_back"], {"id": task.lease.task_id})
-            transaction.notify(Topic.QUEUES, queue)
+            transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
         return True
 
     def _held(self, transaction: Transaction, lease: Lease) -> Row | None:
-        """Status, queue, deadline, attempt and start of a task that this worker holds by this claim."""
+        """What the fence finds of a task that this worker holds by this claim."""
         rows = transaction.fetch(
             self._sql["held"], {"id": lease.task_id, "claim_number": lease.claim_number, "worker": self._worker_id}
         )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from horsies.abc import BrokerError, EnqueueOutcome, NewTask, Topic
+from horsies.abc import BrokerError, Enqueued, EnqueueOutcome, NewTask, Notice, Topic
 
 from .queries import named_queries
 from .session import Session, Transaction, after, microseconds
@@ -26,7 +26,7 @@ class SqliteProducer:
         self._session = session
         self._sql = named_queries()
 
-    async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[EnqueueOutcome]:
+    async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
         """See `horsies.abc.Producer.enqueue`."""
         if not all(is_id(task.task_id) for task in tasks):
             raise BrokerError("enqueue: a task id is not a UUID in lower-case canonical form")
@@ -34,7 +34,7 @@ class SqliteProducer:
             "enqueue", lambda transaction: [self._enqueue(transaction, task) for task in tasks], now=now
         )
 
-    def _enqueue(self, transaction: Transaction, task: NewTask) -> EnqueueOutcome:
+    def _enqueue(self, transaction: Transaction, task: NewTask) -> Enqueued:
         delayed = task.due_in > 0
         inserted = transaction.fetch(
             self._sql["enqueue"],
@@ -49,10 +49,15 @@ class SqliteProducer:
                 "task_name": task.task_name,
                 "envelope": task.envelope,
                 "sha": task.sha,
+                "unique_key": task.unique_key,
             },
         )
         if inserted:
-            transaction.notify(Topic.QUEUES, f"+{task.queue}" if delayed else task.queue)
-            return EnqueueOutcome.INSERTED
-        ((stored,),) = transaction.fetch(self._sql["sha"], {"id": task.task_id})
-        return EnqueueOutcome.REPLAYED if stored == task.sha else EnqueueOutcome.MISMATCH
+            transaction.notify(Topic.WORK, f"{Notice.DELAYED if delayed else Notice.READY}{task.queue}")
+            return Enqueued(EnqueueOutcome.INSERTED, task.task_id)
+        for (sha,) in transaction.fetch(self._sql["sha"], {"id": task.task_id}):
+            same = sha == task.sha
+            return Enqueued(EnqueueOutcome.REPLAYED if same else EnqueueOutcome.MISMATCH, task.task_id)
+        key = {"task_name": task.task_name, "unique_key": task.unique_key}
+        ((holder,),) = transaction.fetch(self._sql["holder"], key)
+        return Enqueued(EnqueueOutcome.DEDUPLICATED, holder)

@@ -27,7 +27,10 @@ class SqliteReader:
         rows = await self._session.read(
             "read results", lambda transaction: transaction.fetch(self._sql["results"], {"ids": ids})
         )
-        return [StoredResult(task_id, name, TaskStatus(status), result) for task_id, name, status, result in rows]
+        return [
+            StoredResult(task_id, name, TaskStatus(status), error_code, result)
+            for task_id, name, status, error_code, result in rows
+        ]
 
     async def read(self, task_id: str) -> TaskRow | None:
         """See `horsies.abc.Reader.read`."""
@@ -44,7 +47,7 @@ class SqliteReader:
 
 def _task_row(row: Row, attempts: Sequence[Row]) -> TaskRow:
     (task_id, name, queue, priority, status, attempt, retries, sent_at, due_at, claimed_at, started_at, finished_at,
-     good_until, worker_id, error_code, envelope, result) = row  # fmt: skip
+     good_until, worker_id, error_code, envelope, result, cancel_requested) = row  # fmt: skip
     return TaskRow(
         task_id=task_id,
         task_name=name,
@@ -63,6 +66,7 @@ def _task_row(row: Row, attempts: Sequence[Row]) -> TaskRow:
         error_code=error_code,
         envelope=envelope,
         result=result,
+        cancel_requested=bool(cancel_requested),
         attempts=tuple(
             AttemptRow(number, worker, instant(started_at), instant(finished_at), code, outcome)
             for number, worker, started_at, finished_at, code, outcome in attempts

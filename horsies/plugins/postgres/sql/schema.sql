@@ -9,14 +9,15 @@
 --
 --   phase 0 delayed   PENDING, due in the future      -> 1 by promote
 --   phase 1 ready     PENDING, due                    -> 2 by claim, 3 when its deadline has passed
---   phase 2 held      CLAIMED, then RUNNING           -> 3 by finish, 0 or 1 by a retry or by giving back
+--   phase 2 held      CLAIMED, then RUNNING           -> 3 by finish, 0 or 1 by a retry, by giving back or by reaping
 --   phase 3 done      COMPLETED, FAILED, CANCELLED, EXPIRED
 --
 -- Each partial index belongs to one phase, so CLAIMED -> RUNNING changes no indexed column and stays on its page (a HOT
 -- update), for which the fillfactor leaves room.
 --
--- Channels: {schema}_queues carries names of queues that got tasks (with a leading + where these are delayed),
--- {schema}_finished carries ids of tasks that ended, separated by commas. An empty payload means: look for yourself.
+-- Channels: {schema}_work carries ready:<queue> and delayed:<queue> where a queue got tasks, and cancel:<id> where a
+-- running task is to be cancelled. {schema}_finished carries ids of tasks that ended, separated by commas.
+-- An empty payload means: look for yourself.
 
 CREATE SCHEMA IF NOT EXISTS {schema};
 
@@ -47,6 +48,9 @@ CREATE TABLE {schema}.tasks (
     finished_at timestamptz,
     error_code text,
     result bytea,
+    unique_key text,
+    cancel_requested_at timestamptz,
+    retry_after_crash float8,
     CONSTRAINT tasks_status_agrees_with_phase CHECK (
         CASE phase
             WHEN 0 THEN status = 'PENDING'
@@ -69,11 +73,16 @@ CREATE TABLE {schema}.tasks (
 -- due_at: when it may be claimed; giving back with a delay moves it and keeps the first due time in deferred_from.
 -- attempt: how often user code has started. retries: how many of these were retries that count.
 -- claim_number: grows with each claim and never resets; every write by a worker names it.
+-- unique_key: of the tasks of one name that have not ended, at most one has it.
+-- cancel_requested_at: somebody cancelled the task while it was running; it is not tried again.
+-- retry_after_crash: the verdict stored at the start: seconds to the retry if the worker dies; NULL: the task FAILED.
 
 CREATE INDEX tasks_delayed ON {schema}.tasks (due_at) WHERE phase = 0;
 CREATE INDEX tasks_ready ON {schema}.tasks (queue, priority, due_at, id) WHERE phase = 1;
 CREATE INDEX tasks_held ON {schema}.tasks (worker_id) WHERE phase = 2;
 CREATE INDEX tasks_deadlines ON {schema}.tasks (good_until) WHERE phase < 2 AND good_until IS NOT NULL;
+CREATE UNIQUE INDEX tasks_unique ON {schema}.tasks (task_name, unique_key)
+WHERE phase < 3 AND unique_key IS NOT NULL;
 
 CREATE TABLE {schema}.attempts (
     task_id uuid NOT NULL REFERENCES {schema}.tasks ON DELETE CASCADE,
@@ -82,7 +91,7 @@ CREATE TABLE {schema}.attempts (
     started_at timestamptz NOT NULL,
     finished_at timestamptz NOT NULL,
     error_code text,
-    result bytea NOT NULL,
+    result bytea,
     PRIMARY KEY (task_id, attempt)
 );
 

@@ -9,32 +9,40 @@
 -- and leaves the planner no index but that of the ids.
 
 -- name: enqueue
--- PENDING, ready or delayed. A row whose id is present is left alone and missing from the answer.
+-- PENDING, ready or delayed. A row whose id is present, or whose unique key is taken, is left alone and missing from
+-- the answer.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 inserted AS (
     INSERT INTO {schema}.tasks
-        (id, phase, status, queue, priority, due_at, good_until, sent_at, task_name, envelope, sha)
+        (id, phase, status, queue, priority, due_at, good_until, sent_at, task_name, envelope, sha, unique_key)
     SELECT
         given.id, CASE WHEN given.due_in > 0 THEN 0 ELSE 1 END, 'PENDING', given.queue, given.priority,
         clock.now + make_interval(secs => greatest(given.due_in, 0)),
-        given.good_until, given.sent_at, given.task_name, given.envelope, given.sha
+        given.good_until, given.sent_at, given.task_name, given.envelope, given.sha, given.unique_key
     FROM unnest(
         %(ids)s::uuid[], %(shas)s::bytea[], %(envelopes)s::bytea[], %(names)s::text[], %(queues)s::text[],
-        %(priorities)s::bigint[], %(sent_ats)s::timestamptz[], %(due_ins)s::float8[], %(good_untils)s::timestamptz[]
-    ) AS given (id, sha, envelope, task_name, queue, priority, sent_at, due_in, good_until)
+        %(priorities)s::bigint[], %(sent_ats)s::timestamptz[], %(due_ins)s::float8[], %(good_untils)s::timestamptz[],
+        %(unique_keys)s::text[]
+    ) AS given (id, sha, envelope, task_name, queue, priority, sent_at, due_in, good_until, unique_key)
     CROSS JOIN clock
-    ON CONFLICT (id) DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING id, phase, queue
 ),
 told AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_queues', notice)) AS queues
-    FROM (SELECT DISTINCT CASE phase WHEN 0 THEN '+' || queue ELSE queue END AS notice FROM inserted) AS notices
+    SELECT count(pg_notify('{schema}_work', notice)) AS queues
+    FROM (
+        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice FROM inserted
+    ) AS notices
 )
 SELECT inserted.id::text, told.queues FROM inserted CROSS JOIN told
 
--- name: shas
--- What the rows hold whose ids were present.
-SELECT id::text, sha FROM {schema}.tasks WHERE id = ANY (%(ids)s::uuid[])
+-- name: standing
+-- What stands in the way of rows that were not inserted: a row of the same id, or one that has the unique key.
+SELECT given.id::text, present.sha, holder.id::text
+FROM unnest(%(ids)s::uuid[], %(names)s::text[], %(unique_keys)s::text[]) AS given (id, task_name, unique_key)
+LEFT JOIN {schema}.tasks AS present ON present.id = given.id
+LEFT JOIN {schema}.tasks AS holder ON holder.phase < 3 AND holder.unique_key IS NOT NULL
+    AND holder.task_name = given.task_name AND holder.unique_key = given.unique_key
 
 -- name: promote
 -- Delayed -> ready for what has fallen due, and the seconds to the next one.
@@ -57,7 +65,8 @@ SELECT
     ) - clock.now)::float8,
     told.queues
 FROM clock CROSS JOIN (
-    SELECT count(pg_notify('{schema}_queues', queue)) AS queues FROM (SELECT DISTINCT queue FROM promoted) AS names
+    SELECT count(pg_notify('{schema}_work', 'ready:' || queue)) AS queues
+    FROM (SELECT DISTINCT queue FROM promoted) AS names
 ) AS told
 
 -- name: claim
@@ -126,17 +135,23 @@ FROM taken CROSS JOIN told
 
 -- name: start
 -- CLAIMED -> RUNNING, or EXPIRED where the deadline has passed. A task that was deferred gets its first due time back.
+-- What a crash leads to is stored, because whoever finds the worker dead knows neither tasks nor policies.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 started AS (
     UPDATE {schema}.tasks AS task SET
         phase = CASE WHEN task.good_until <= clock.now THEN 3 ELSE 2 END,
         status = CASE WHEN task.good_until <= clock.now THEN 'EXPIRED' ELSE 'RUNNING' END,
         finished_at = CASE WHEN task.good_until <= clock.now THEN clock.now END,
+        claimed_at = CASE WHEN task.good_until <= clock.now THEN NULL ELSE task.claimed_at END,
         started_at = CASE WHEN task.good_until <= clock.now THEN NULL ELSE clock.now END,
+        worker_id = CASE WHEN task.good_until <= clock.now THEN NULL ELSE task.worker_id END,
         attempt = CASE WHEN task.good_until <= clock.now THEN task.attempt ELSE task.attempt + 1 END,
         due_at = coalesce(task.deferred_from, task.due_at),
-        deferred_from = NULL
-    FROM clock CROSS JOIN unnest(%(ids)s::uuid[], %(claim_numbers)s::bigint[]) AS given (id, claim_number)
+        deferred_from = NULL,
+        retry_after_crash = given.retry_after_crash
+    FROM clock CROSS JOIN unnest(
+        %(ids)s::uuid[], %(claim_numbers)s::bigint[], %(retries_after_crash)s::float8[]
+    ) AS given (id, claim_number, retry_after_crash)
     WHERE task.id = given.id AND task.claim_number = given.claim_number
         AND task.worker_id = %(worker)s AND task.status = 'CLAIMED'
     RETURNING task.id, task.claim_number, task.status
@@ -153,7 +168,9 @@ SELECT started.id::text, started.claim_number, started.status, told.finished FRO
 
 -- name: finish
 -- RUNNING (for FAILED also CLAIMED) -> the end, or PENDING for another attempt where that can begin before the deadline.
--- `verdict` reads what the update would overwrite: nobody else may change these columns while the claim holds.
+-- `verdict` reads what the update would overwrite: nobody else may change these columns while the claim holds, but for
+-- a request to cancel. One that comes in between keeps the row of a retry from being written, and whoever asks again
+-- sees it.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 asked AS (
     SELECT
@@ -168,7 +185,8 @@ asked AS (
 verdict AS (
     SELECT
         asked.*, task.attempt, task.started_at,
-        asked.status = 'PENDING' AND (task.good_until IS NULL OR task.good_until > asked.again_at) AS again
+        asked.status = 'PENDING' AND task.cancel_requested_at IS NULL
+            AND (task.good_until IS NULL OR task.good_until > asked.again_at) AS again
     FROM asked JOIN {schema}.tasks AS task ON task.id = asked.id
 ),
 ended AS (
@@ -176,8 +194,9 @@ ended AS (
         phase = CASE WHEN NOT verdict.again THEN 3 WHEN verdict.again_at > verdict.now THEN 0 ELSE 1 END,
         status = CASE
             WHEN verdict.again THEN 'PENDING'
-            WHEN verdict.status = 'PENDING' THEN 'FAILED'
-            ELSE verdict.status
+            WHEN verdict.status = 'COMPLETED' THEN 'COMPLETED'
+            WHEN task.cancel_requested_at IS NOT NULL THEN 'CANCELLED'
+            ELSE 'FAILED'
         END,
         retries = CASE WHEN verdict.again AND NOT verdict.interrupted THEN task.retries + 1 ELSE task.retries END,
         due_at = CASE WHEN verdict.again THEN verdict.again_at ELSE task.due_at END,
@@ -191,6 +210,7 @@ ended AS (
     WHERE task.id = verdict.id AND task.claim_number = verdict.claim_number
         AND task.worker_id = %(worker)s
         AND (task.status = 'RUNNING' OR (task.status = 'CLAIMED' AND verdict.status = 'FAILED'))
+        AND (task.cancel_requested_at IS NULL OR NOT verdict.again)
     RETURNING
         task.id, task.claim_number, task.queue, task.phase, verdict.attempt, verdict.started_at, verdict.now,
         verdict.error_code, verdict.result
@@ -208,9 +228,10 @@ told AS MATERIALIZED (
     ) AS notices
 ),
 called AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_queues', notice)) AS queues
+    SELECT count(pg_notify('{schema}_work', notice)) AS queues
     FROM (
-        SELECT DISTINCT CASE phase WHEN 0 THEN '+' || queue ELSE queue END AS notice FROM ended WHERE phase < 3
+        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice
+        FROM ended WHERE phase < 3
     ) AS notices
 )
 SELECT ended.id::text, ended.claim_number, told.finished, called.queues
@@ -239,8 +260,10 @@ returned AS (
     RETURNING task.id, task.claim_number, task.queue, task.phase
 ),
 told AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_queues', notice)) AS queues
-    FROM (SELECT DISTINCT CASE phase WHEN 0 THEN '+' || queue ELSE queue END AS notice FROM returned) AS notices
+    SELECT count(pg_notify('{schema}_work', notice)) AS queues
+    FROM (
+        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice FROM returned
+    ) AS notices
 )
 SELECT returned.id::text, returned.claim_number, told.queues FROM returned CROSS JOIN told
 
@@ -255,7 +278,8 @@ WITH returned AS (
 gone AS (DELETE FROM {schema}.workers WHERE worker_id = %(worker)s)
 SELECT (SELECT count(*) FROM returned), told.queues
 FROM (
-    SELECT count(pg_notify('{schema}_queues', queue)) AS queues FROM (SELECT DISTINCT queue FROM returned) AS names
+    SELECT count(pg_notify('{schema}_work', 'ready:' || queue)) AS queues
+    FROM (SELECT DISTINCT queue FROM returned) AS names
 ) AS told
 
 -- name: expire
@@ -283,6 +307,119 @@ FROM (
     ) AS notices
 ) AS told
 
+-- name: reap
+-- What dead workers hold: CLAIMED -> PENDING or EXPIRED, RUNNING -> what its start said about a crash. The rows are
+-- locked and read before anything is decided, so `orphan` is their newest version.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+orphan AS MATERIALIZED (
+    SELECT
+        task.id, task.status, task.worker_id, task.attempt, task.started_at, task.good_until,
+        task.cancel_requested_at, clock.now,
+        clock.now + make_interval(secs => task.retry_after_crash) AS again_at
+    FROM clock CROSS JOIN {schema}.tasks AS task
+    WHERE task.phase = 2 AND NOT EXISTS (
+        SELECT FROM {schema}.workers AS worker
+        WHERE worker.worker_id = task.worker_id
+            AND worker.seen_at > clock.now - make_interval(secs => %(dead_after)s::float8)
+    )
+    LIMIT %(limit)s::bigint
+    FOR NO KEY UPDATE OF task SKIP LOCKED
+),
+verdict AS (
+    SELECT
+        orphan.*,
+        CASE
+            WHEN status = 'CLAIMED' AND good_until <= now THEN 'EXPIRED'
+            WHEN status = 'CLAIMED' THEN 'PENDING'
+            WHEN cancel_requested_at IS NOT NULL THEN 'CANCELLED'
+            WHEN again_at IS NOT NULL AND (good_until IS NULL OR good_until > again_at) THEN 'PENDING'
+            ELSE 'FAILED'
+        END AS becomes,
+        status = 'RUNNING' AS was_running
+    FROM orphan
+),
+reaped AS (
+    UPDATE {schema}.tasks AS task SET
+        phase = CASE
+            WHEN verdict.becomes <> 'PENDING' THEN 3
+            WHEN verdict.was_running AND verdict.again_at > verdict.now THEN 0
+            ELSE 1
+        END,
+        status = verdict.becomes,
+        retries = CASE
+            WHEN verdict.becomes = 'PENDING' AND verdict.was_running THEN task.retries + 1 ELSE task.retries
+        END,
+        due_at = CASE
+            WHEN verdict.becomes = 'PENDING' AND verdict.was_running THEN verdict.again_at ELSE task.due_at
+        END,
+        worker_id = CASE WHEN verdict.was_running AND verdict.becomes <> 'PENDING' THEN task.worker_id END,
+        claimed_at = CASE WHEN verdict.was_running AND verdict.becomes <> 'PENDING' THEN task.claimed_at END,
+        started_at = CASE WHEN verdict.becomes <> 'PENDING' THEN task.started_at END,
+        finished_at = CASE WHEN verdict.becomes <> 'PENDING' THEN verdict.now END,
+        error_code = CASE WHEN verdict.was_running AND verdict.becomes <> 'PENDING' THEN 'WORKER_CRASHED' END
+    FROM verdict
+    WHERE task.id = verdict.id
+    RETURNING
+        task.id, task.queue, task.phase, verdict.was_running, verdict.worker_id, verdict.attempt, verdict.started_at,
+        verdict.now
+),
+recorded AS (
+    INSERT INTO {schema}.attempts (task_id, attempt, worker_id, started_at, finished_at, error_code)
+    SELECT id, attempt, worker_id, started_at, now, 'WORKER_CRASHED' FROM reaped WHERE was_running AND phase < 3
+),
+told AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
+    FROM (
+        SELECT string_agg(id::text, ',') AS ids
+        FROM (SELECT id, row_number() OVER () - 1 AS n FROM reaped WHERE phase = 3) AS numbered
+        GROUP BY n / 150
+    ) AS notices
+),
+called AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_work', notice)) AS queues
+    FROM (
+        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice
+        FROM reaped WHERE phase < 3
+    ) AS notices
+)
+SELECT (SELECT count(*) FROM reaped), told.finished, called.queues FROM told CROSS JOIN called
+
+-- name: cancel
+-- PENDING, CLAIMED -> CANCELLED; a RUNNING task keeps running and its worker is told. The answer is NULL for a task
+-- that had ended, and missing for one that is not there.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+asked AS (
+    UPDATE {schema}.tasks AS task SET
+        phase = CASE task.status WHEN 'RUNNING' THEN 2 ELSE 3 END,
+        status = CASE task.status WHEN 'RUNNING' THEN 'RUNNING' ELSE 'CANCELLED' END,
+        worker_id = CASE task.status WHEN 'RUNNING' THEN task.worker_id END,
+        claimed_at = CASE task.status WHEN 'RUNNING' THEN task.claimed_at END,
+        finished_at = CASE task.status WHEN 'RUNNING' THEN NULL ELSE clock.now END,
+        cancel_requested_at = coalesce(task.cancel_requested_at, clock.now)
+    FROM clock
+    WHERE task.id = ANY (ARRAY(
+        SELECT id FROM {schema}.tasks
+        WHERE id = ANY (%(ids)s::uuid[]) AND status IN ('PENDING', 'CLAIMED', 'RUNNING')
+        ORDER BY id
+        FOR NO KEY UPDATE
+    )) AND task.status IN ('PENDING', 'CLAIMED', 'RUNNING')
+    RETURNING task.id, task.status
+),
+told AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
+    FROM (
+        SELECT string_agg(id::text, ',') AS ids
+        FROM (SELECT id, row_number() OVER () - 1 AS n FROM asked WHERE status = 'CANCELLED') AS numbered
+        GROUP BY n / 150
+    ) AS notices
+),
+called AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_work', 'cancel:' || id::text)) AS workers FROM asked WHERE status = 'RUNNING'
+)
+SELECT task.id::text, asked.status, told.finished, called.workers
+FROM {schema}.tasks AS task LEFT JOIN asked ON asked.id = task.id CROSS JOIN told CROSS JOIN called
+WHERE task.id = ANY (%(ids)s::uuid[])
+
 -- name: has_due
 -- Whether anything PENDING and due is in these queues, promoted or not, locked or not.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
@@ -299,14 +436,14 @@ SELECT EXISTS (
 
 -- name: results
 -- Where these tasks stand.
-SELECT id::text, task_name, status, result FROM {schema}.tasks WHERE id = ANY (%(ids)s::uuid[])
+SELECT id::text, task_name, status, error_code, result FROM {schema}.tasks WHERE id = ANY (%(ids)s::uuid[])
 
 -- name: read
 -- One task with the attempts that went before its last, as parallel arrays.
 SELECT
     task.id::text, task.task_name, task.queue, task.priority, task.status, task.attempt, task.retries, task.sent_at,
     coalesce(task.deferred_from, task.due_at), task.claimed_at, task.started_at, task.finished_at, task.good_until,
-    task.worker_id, task.error_code, task.envelope, task.result,
+    task.worker_id, task.error_code, task.envelope, task.result, task.cancel_requested_at IS NOT NULL,
     past.attempts, past.worker_ids, past.started_ats, past.finished_ats, past.error_codes, past.results
 FROM {schema}.tasks AS task CROSS JOIN LATERAL (
     SELECT

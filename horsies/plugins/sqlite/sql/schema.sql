@@ -8,7 +8,7 @@
 --
 --   phase 0 delayed   PENDING, due in the future      -> 1 by promote
 --   phase 1 ready     PENDING, due                    -> 2 by claim, 3 when its deadline has passed
---   phase 2 held      CLAIMED, then RUNNING           -> 3 by finish, 0 or 1 by a retry or by giving back
+--   phase 2 held      CLAIMED, then RUNNING           -> 3 by finish, 0 or 1 by a retry, by giving back or by reaping
 --   phase 3 done      COMPLETED, FAILED, CANCELLED, EXPIRED
 --
 -- Instants (*_at, deferred_from, good_until) are microseconds since 1970 in UTC.
@@ -16,6 +16,9 @@
 -- due_at: when it may be claimed; giving back with a delay moves it and keeps the first due time in deferred_from.
 -- attempt: how often user code has started. retries: how many of these were retries that count.
 -- claim_number: grows with each claim and never resets; every write by a worker names it.
+-- unique_key: of the tasks of one name that have not ended, at most one has it.
+-- cancel_requested_at: somebody cancelled the task while it was running; it is not tried again.
+-- retry_after_crash: the verdict stored at the start: seconds to the retry if the worker dies; NULL: the task FAILED.
 
 CREATE TABLE tasks (
     id TEXT NOT NULL PRIMARY KEY,
@@ -39,6 +42,9 @@ CREATE TABLE tasks (
     finished_at INTEGER,
     error_code TEXT,
     result BLOB,
+    unique_key TEXT,
+    cancel_requested_at INTEGER,
+    retry_after_crash REAL,
     CONSTRAINT tasks_status_agrees_with_phase CHECK (
         CASE phase
             WHEN 0 THEN status = 'PENDING'
@@ -56,6 +62,7 @@ CREATE INDEX tasks_delayed ON tasks (due_at) WHERE phase = 0;
 CREATE INDEX tasks_ready ON tasks (queue, priority, due_at, id) WHERE phase = 1;
 CREATE INDEX tasks_held ON tasks (worker_id) WHERE phase = 2;
 CREATE INDEX tasks_deadlines ON tasks (good_until) WHERE phase < 2 AND good_until IS NOT NULL;
+CREATE UNIQUE INDEX tasks_unique ON tasks (task_name, unique_key) WHERE phase < 3 AND unique_key IS NOT NULL;
 
 CREATE TABLE attempts (
     task_id TEXT NOT NULL REFERENCES tasks ON DELETE CASCADE,
@@ -64,7 +71,7 @@ CREATE TABLE attempts (
     started_at INTEGER NOT NULL,
     finished_at INTEGER NOT NULL,
     error_code TEXT,
-    result BLOB NOT NULL,
+    result BLOB,
     PRIMARY KEY (task_id, attempt)
 ) WITHOUT ROWID;
 

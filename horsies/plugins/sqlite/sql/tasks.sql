@@ -3,15 +3,23 @@
 -- partial index applies.
 
 -- name: enqueue
--- PENDING, ready or delayed. A row whose id is present is left alone, and the answer is empty.
-INSERT INTO tasks (id, phase, status, queue, priority, due_at, good_until, sent_at, task_name, envelope, sha)
-VALUES (:id, :phase, 'PENDING', :queue, :priority, :due_at, :good_until, :sent_at, :task_name, :envelope, :sha)
-ON CONFLICT (id) DO NOTHING
+-- PENDING, ready or delayed. A row whose id is present, or whose unique key is taken, is left alone; then the answer is
+-- empty.
+INSERT INTO tasks
+    (id, phase, status, queue, priority, due_at, good_until, sent_at, task_name, envelope, sha, unique_key)
+VALUES (
+    :id, :phase, 'PENDING', :queue, :priority, :due_at, :good_until, :sent_at, :task_name, :envelope, :sha, :unique_key
+)
+ON CONFLICT DO NOTHING
 RETURNING id
 
 -- name: sha
 -- What the row holds whose id was present.
 SELECT sha FROM tasks WHERE id = :id
+
+-- name: holder
+-- The unfinished task that has the unique key.
+SELECT id FROM tasks WHERE phase < 3 AND task_name = :task_name AND unique_key = :unique_key
 
 -- name: promote
 -- Delayed -> ready for what has fallen due.
@@ -41,14 +49,15 @@ RETURNING
 
 -- name: held
 -- The fence: what a worker holds by one claim.
-SELECT status, queue, good_until, attempt, started_at FROM tasks
+SELECT status, queue, good_until, attempt, started_at, cancel_requested_at FROM tasks
 WHERE id = :id AND claim_number = :claim_number AND worker_id = :worker AND phase = 2
 
 -- name: start
--- CLAIMED -> RUNNING. A task that was deferred gets its first due time back.
+-- CLAIMED -> RUNNING. A task that was deferred gets its first due time back. What a crash leads to is stored, because
+-- whoever finds the worker dead knows neither tasks nor policies.
 UPDATE tasks SET
     status = 'RUNNING', started_at = :now, attempt = attempt + 1, due_at = coalesce(deferred_from, due_at),
-    deferred_from = NULL
+    deferred_from = NULL, retry_after_crash = :retry_after_crash
 WHERE id = :id
 
 -- name: end
@@ -93,7 +102,33 @@ RETURNING id
 
 -- name: expire_one
 -- PENDING or CLAIMED -> EXPIRED.
-UPDATE tasks SET phase = 3, status = 'EXPIRED', finished_at = :now WHERE id = :id
+UPDATE tasks SET phase = 3, status = 'EXPIRED', worker_id = NULL, claimed_at = NULL, finished_at = :now WHERE id = :id
+
+-- name: to_cancel
+-- What the worker is asked to cancel.
+SELECT id, claim_number FROM tasks
+WHERE phase = 2 AND worker_id = :worker AND cancel_requested_at IS NOT NULL
+
+-- name: orphans
+-- What is held by workers not seen since that instant, or not known at all.
+SELECT id, status, queue, good_until, attempt, started_at, cancel_requested_at, worker_id, retry_after_crash FROM tasks
+WHERE phase = 2 AND worker_id NOT IN (SELECT worker_id FROM workers WHERE seen_at > :since)
+LIMIT :limit
+
+-- name: status
+-- What a request to cancel meets.
+SELECT status FROM tasks WHERE id = :id
+
+-- name: cancel
+-- PENDING, CLAIMED -> CANCELLED.
+UPDATE tasks SET
+    phase = 3, status = 'CANCELLED', worker_id = NULL, claimed_at = NULL, finished_at = :now,
+    cancel_requested_at = :now
+WHERE id = :id
+
+-- name: request_cancel
+-- A running task keeps running; the first request counts.
+UPDATE tasks SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE id = :id
 
 -- name: has_due
 -- A row if anything PENDING and due is in this queue, promoted or not.
@@ -102,13 +137,13 @@ SELECT 1 WHERE EXISTS (SELECT 1 FROM tasks WHERE phase = 1 AND queue = :queue AN
 
 -- name: results
 -- Where these tasks stand.
-SELECT id, task_name, status, result FROM tasks WHERE id IN (SELECT value FROM json_each(:ids))
+SELECT id, task_name, status, error_code, result FROM tasks WHERE id IN (SELECT value FROM json_each(:ids))
 
 -- name: read
 -- One task.
 SELECT
     id, task_name, queue, priority, status, attempt, retries, sent_at, coalesce(deferred_from, due_at), claimed_at,
-    started_at, finished_at, good_until, worker_id, error_code, envelope, result
+    started_at, finished_at, good_until, worker_id, error_code, envelope, result, cancel_requested_at IS NOT NULL
 FROM tasks WHERE id = :id
 
 -- name: past

@@ -12,3 +12,8 @@ SELECT 1 FROM workers WHERE worker_id = :worker AND seen_at > :since
 -- name: forget
 -- The worker is gone.
 DELETE FROM workers WHERE worker_id = :worker
+
+-- name: bury
+-- Forget workers that are dead and hold nothing any more.
+DELETE FROM workers
+WHERE seen_at <= :since AND NOT EXISTS (SELECT 1 FROM tasks WHERE phase = 2 AND worker_id = workers.worker_id)

@@ -1,0 +1,125 @@
+"""From a call to the payload that stands for it, and from a payload to the row to insert."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import Any
+
+from .._core.codes import TaskSendErrorCode
+from .._core.errors import TaskSendError
+from .._core.result import Err, Ok
+from .._payload.envelope import Envelope, TaskSendPayload
+from .._payload.signature import ArgumentError
+from ..abc import NewTask
+from .declare import Task
+from .host import Host
+from .options import TaskSendOptions, as_timedelta, problem_with
+
+NOW = timedelta(0)
+
+_logger = logging.getLogger("horsies.send")
+
+
+def refuse(task_name: str, why: str) -> Err[TaskSendError]:
+    """The answer to a send that can never succeed."""
+    return Err(TaskSendError(TaskSendErrorCode.VALIDATION_FAILED, f"task {task_name!r}: {why}"))
+
+
+def seal(
+    host: Host,
+    task: Task[Any, Any],
+    options: TaskSendOptions,
+    delay: timedelta,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Ok[TaskSendPayload] | Err[TaskSendError]:
+    """The payload of one call, or what is wrong with it."""
+    config, settings = host.app.config, task.settings
+    wrong = problem_with(options, frozenset(host.app.queues), frozenset(host.retry_policies))
+    if wrong is not None:
+        return refuse(task.name, wrong)
+    try:
+        arguments = task.signature.encode(host.serializers[config.serializer], args, kwargs)
+        payload = TaskSendPayload.seal(
+            Envelope(
+                task_id=host.environment.new_id(),
+                task_name=task.name,
+                queue=options.queue or host.app.queue_of(task),
+                priority=settings.priority if options.priority is None else options.priority,
+                serializer=config.serializer,
+                arguments=arguments,
+                sent_at=host.environment.clock(),
+                delay=delay,
+                good_until=options.good_until,
+                timeout=settings.timeout if options.timeout is None else as_timedelta(options.timeout),
+                retry=options.retry,
+                unique_key=options.unique_key,
+                metadata=tuple(sorted((options.metadata or {}).items())),
+            )
+        )
+    except ArgumentError as error:
+        return refuse(task.name, str(error))
+    except (ValueError, OverflowError):
+        return refuse(task.name, "an option cannot be stored: a date out of range, or text that is no Unicode")
+    size = len(payload.envelope)
+    if config.payload.reject_bytes is not None and size > config.payload.reject_bytes:
+        return refuse(task.name, f"{size} bytes are more than payload.reject_bytes ({config.payload.reject_bytes})")
+    if config.payload.warn_bytes is not None and size > config.payload.warn_bytes:
+        _logger.warning(
+            "task %r: a payload of %d bytes; store large data elsewhere and send where it is",
+            task.name,
+            size,
+            extra={"task_name": task.name, "task_id": payload.task_id},
+        )
+    return Ok(payload)
+
+
+def reason_not_to_replay(
+    host: Host, task_name: str, payload: TaskSendPayload, *, delayed: bool
+) -> Err[TaskSendError] | None:
+    """Why `payload` is no replay for this task; None when nothing speaks against it."""
+    if not payload.is_intact():
+        return Err(
+            TaskSendError(
+                TaskSendErrorCode.PAYLOAD_MISMATCH,
+                "the payload's bytes are not those its SHA was made of; nothing was sent",
+                payload=payload,
+            )
+        )
+    try:
+        name, delay, sent_at = payload.task_name, payload.delay, payload.sent_at
+    except ValueError:
+        return refuse(task_name, "the payload cannot be read")
+    if name != task_name:
+        return refuse(task_name, f"the payload is of task {name!r}")
+    if (delay > NOW) is not delayed:
+        return refuse(task_name, "replay a send with retry_send, and a schedule with retry_schedule")
+    keep = host.app.config.retention.finished_after
+    if keep is not None and host.environment.clock() - sent_at > keep:
+        return Err(
+            TaskSendError(
+                TaskSendErrorCode.ENQUEUE_FAILED,
+                "the payload is older than retention.finished_after, so that it may have run and been removed",
+                task_id=payload.task_id,
+                payload=payload,
+            )
+        )
+    return None
+
+
+def row_of(payload: TaskSendPayload, now: datetime) -> NewTask:
+    """The row for `payload`. Its age shortens the delay, so that a replay does not move the due time."""
+    age = min(max(now - payload.sent_at, NOW), payload.delay)
+    return NewTask(
+        task_id=payload.task_id,
+        sha=bytes.fromhex(payload.enqueue_sha),
+        envelope=payload.envelope,
+        task_name=payload.task_name,
+        queue=payload.queue,
+        priority=payload.priority,
+        sent_at=payload.sent_at,
+        due_in=(payload.delay - age).total_seconds(),
+        good_until=payload.good_until,
+        unique_key=payload.unique_key,
+    )

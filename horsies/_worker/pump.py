@@ -1,0 +1,301 @@
+"""The pump of a worker: promotes, claims and starts tasks, and keeps what runs.
+
+State of a claimed task here: in `_ready` (CLAIMED), then in `_running` (RUNNING, or about to be), then in the
+finisher's buffer. Each is in one place only, and `_ready` plus `_running` never exceed the concurrency.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+
+from .._core.codes import is_user_code
+from .._core.config import WorkerConfig
+from .._core.errors import BrokerError, TaskError
+from .._core.result import Err, Ok
+from .._core.status import TaskStatus
+from .._task.context import TaskContext
+from .._task.host import Host
+from ..abc import ClaimedTask, Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
+from .backoff import pauses
+from .finisher import Finisher
+from .job import Job, conclude, conclude_interrupted, logger, prepare, run_async, run_sync
+
+if TYPE_CHECKING:
+    from .._runtime.runtime import Runtime
+
+PROMOTE_BATCH = 500
+IDLE_RECHECK = 0.05
+"""Seconds before an `until_idle` worker looks again at due tasks that others hold locked."""
+
+
+class Pump:
+    """Runs tasks of the queues of `consumer`, at most `config.concurrency` at once.
+
+    Args:
+        state: what the application's lifespan gave.
+        silence: seconds without a heartbeat after which nothing more is claimed.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        consumer: Consumer,
+        finisher: Finisher,
+        config: WorkerConfig,
+        *,
+        worker_id: str,
+        queues: Iterable[str],
+        state: Any,
+        silence: float,
+    ) -> None:
+        self._host = host
+        self._consumer = consumer
+        self._finisher = finisher
+        self._config = config
+        self._worker_id = worker_id
+        self._queues = frozenset(queues)
+        self._state = state
+        self._silence = silence
+        self._resilience = host.app.config.resilience
+        self._ready: deque[Job] = deque()
+        self._running: dict[str, Job] = {}
+        self._unsure: set[Lease] = set()
+        self._limiter = anyio.CapacityLimiter(config.threads or config.concurrency)
+        self._threads_free = config.threads or config.concurrency
+        self._is_stopping = False
+        self._wake = anyio.Event()
+        self._hungry = True
+        self._next_due = 0.0
+        self.last_beat = anyio.current_time()
+        self.counts = dict.fromkeys(
+            ("claimed", "completed", "failed", "retried", "cancelled", "expired", "given_back"), 0
+        )
+        self.abandoned: list[str] = []
+
+    @property
+    def ready(self) -> int:
+        return len(self._ready)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def stop_nowait(self) -> None:
+        """Claim nothing more; `run` returns once what it is doing is done."""
+        self._is_stopping = True
+        self._wake.set()
+
+    def notice(self, names: Iterable[str]) -> None:
+        """Heed notices of `Topic.WORK`."""
+        for name in names:
+            if name.startswith(Notice.CANCEL):
+                self.cancel(name.removeprefix(Notice.CANCEL))
+            elif name.startswith(Notice.READY):
+                self._hungry = self._hungry or name.removeprefix(Notice.READY) in self._queues
+            else:
+                self._next_due = 0.0
+                self._hungry = self._hungry or not name
+        self._wake.set()
+
+    def cancel(self, task_id: str) -> None:
+        """Cancel a task that runs here, or is about to."""
+        about_to = (job for job in self._ready if job.claimed.lease.task_id == task_id)
+        job = self._running.get(task_id) or next(about_to, None)
+        if job is not None:
+            job.cancel()
+
+    async def run(self, running: anyio.abc.TaskGroup) -> None:
+        """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
+        waits = pauses(self._resilience, self._host.environment.random)
+        while not self._is_stopping:
+            try:
+                if await self.run_once(running):
+                    waits = pauses(self._resilience, self._host.environment.random)
+                    continue
+                if self._config.until_idle and not self._running and not self._ready:
+                    await self._finisher.wait_written()
+                    if not await self._consumer.has_due():
+                        return
+                    self._hungry = True
+                    await self._wait_woken(IDLE_RECHECK)
+                    continue
+            except BrokerError as error:
+                if not error.retryable:
+                    raise
+                pause = next(waits)
+                logger.warning("worker %s: %s; trying again in %.1f s", self._worker_id, error.message, pause)
+                self._hungry = True
+                await anyio.sleep(pause)
+                continue
+            await self._wait_for_work()
+
+    async def run_once(self, running: anyio.abc.TaskGroup) -> bool:
+        """One round of promote, claim and start; whether another should follow at once."""
+        if anyio.current_time() >= self._next_due:
+            await self._promote()
+        room = self._config.concurrency - len(self._running) - len(self._ready)
+        claimed = False
+        if self._hungry and room > 0 and self._finisher.has_room and self._is_alive():
+            claimed = await self._claim(room)
+        return await self._start(running) or claimed
+
+    async def give_back_ready(self) -> None:
+        """Give back what was claimed and not started."""
+        await self._give_back([GiveBack(job.claimed.lease) for job in self._ready])
+        self._ready.clear()
+
+    async def wait_ended(self) -> None:
+        """Wait until nothing runs."""
+        while self._running:
+            await self._wait_woken(None)
+
+    async def _promote(self) -> None:
+        promotion = await self._consumer.promote(PROMOTE_BATCH)
+        due_in = 0.0 if promotion.promoted == PROMOTE_BATCH else promotion.next_due_in
+        self._next_due = float("inf") if due_in is None else anyio.current_time() + due_in
+        self._hungry = self._hungry or promotion.promoted > 0
+
+    async def _claim(self, room: int) -> bool:
+        self._hungry = False
+        claim = await self._consumer.claim(room)
+        claimed = bool(claim.tasks or claim.expired)
+        self._hungry = self._hungry or claimed
+        self.counts["claimed"] += len(claim.tasks)
+        self.counts["expired"] += claim.expired
+        gifts = []
+        for row in claim.tasks:
+            match prepare(self._host, row):
+                case Job() as job:
+                    self._ready.append(job)
+                case Finish() as end:
+                    self._log_failure(row, str(end.error_code))
+                    self.counts["failed"] += 1
+                    self._finisher.add_nowait(end)
+                case GiveBack() as gift:
+                    gifts.append(gift)
+        await self._give_back(gifts)
+        return claimed
+
+    async def _give_back(self, gifts: list[GiveBack]) -> None:
+        if gifts:
+            self.counts["given_back"] += sum(await self._consumer.give_back(gifts))
+
+    async def _start(self, running: anyio.abc.TaskGroup) -> bool:
+        """Start every ready task that can run now: async ones, and sync ones for which a thread is free."""
+        batch, waiting, threads = [], deque[Job](), self._threads_free
+        for job in self._ready:
+            if job.task.signature.is_async:
+                batch.append(job)
+            elif threads > 0:
+                threads -= 1
+                batch.append(job)
+            else:
+                waiting.append(job)
+        if not batch:
+            return False
+        leases = [job.claimed.lease for job in batch]
+        try:
+            outcomes = await self._consumer.start([Start(job.claimed.lease, job.retry_after_crash) for job in batch])
+        except BrokerError:
+            self._unsure.update(leases)
+            raise
+        self._ready = waiting
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if outcome is StartOutcome.STARTED:
+                self._running[job.claimed.lease.task_id] = job
+                self._threads_free -= not job.task.signature.is_async
+                running.start_soon(self._run, job, name=f"horsies task {job.task.name}")
+            elif outcome is StartOutcome.LOST and job.claimed.lease in self._unsure:
+                # A start whose answer was lost may have been written; user code has not run, so it may run again.
+                self._finisher.add_nowait(
+                    replace(conclude_interrupted(job), status=TaskStatus.PENDING, interrupted=True)
+                )
+            self.counts["expired"] += outcome is StartOutcome.EXPIRED
+        self._unsure.difference_update(leases)
+        return True
+
+    async def _run(self, job: Job) -> None:
+        """Run one started task; whatever happens, its end reaches the finisher exactly once."""
+        reported = False
+
+        def report(result: Ok[Any] | Err[TaskError]) -> None:
+            nonlocal reported
+            if reported:
+                return
+            reported = True
+            end, error = conclude(self._host, job, result)
+            self._count(job, end.status)
+            if error is not None:
+                self._log_failure(job.claimed, error.error.code)
+            self._finisher.add_nowait(end)
+
+        if job.task.signature.takes_context:
+            job.context = self._context(job)
+        if job.is_cancelled:
+            job.cancel()  # the request came before there was a context to show it
+        try:
+            if job.task.signature.is_async:
+                report(await run_async(job))
+            else:
+                await run_sync(job, self._limiter, report, lambda: self.abandoned.append(job.task.name))
+        finally:
+            if not reported:
+                self._finisher.add_nowait(conclude_interrupted(job))
+            self._threads_free += not job.task.signature.is_async
+            del self._running[job.claimed.lease.task_id]
+            self._wake.set()
+
+    def _context(self, job: Job) -> TaskContext:
+        claimed = job.claimed
+        runtime: Runtime = self._host  # type: ignore[assignment]  # the one host there is
+        return TaskContext(
+            task_id=claimed.lease.task_id,
+            task_name=claimed.task_name,
+            queue=claimed.queue,
+            attempt=claimed.attempt + 1,
+            good_until=claimed.good_until,
+            worker_id=self._worker_id,
+            metadata=MappingProxyType(dict(job.envelope.metadata)),
+            runtime=runtime,
+            state=self._state,
+        )
+
+    def _count(self, job: Job, status: TaskStatus) -> None:
+        names = {TaskStatus.COMPLETED: "completed", TaskStatus.FAILED: "failed", TaskStatus.PENDING: "retried"}
+        stopped = job.is_cancelled and status is not TaskStatus.COMPLETED
+        self.counts["cancelled" if stopped else names[status]] += 1
+        if status is TaskStatus.PENDING:
+            self._next_due = 0.0
+
+    def _log_failure(self, claimed: ClaimedTask, code: str) -> None:
+        name, task_id = claimed.task_name, claimed.lease.task_id
+        extra = {"task_name": name, "task_id": task_id, "worker_id": self._worker_id, "error_code": code}
+        level = logging.INFO if is_user_code(code) else logging.WARNING
+        logger.log(level, "task %r %s ended with %s", name, task_id, code, extra=extra)
+
+    def _is_alive(self) -> bool:
+        """Whether the heartbeat is young enough to claim; the claim itself has the database ask the same."""
+        return anyio.current_time() - self.last_beat < self._silence
+
+    async def _wait_for_work(self) -> None:
+        """Wait for a notice, a freed slot, the next due time or the poll interval."""
+        timeout = min(self._resilience.poll_interval, max(0.0, self._next_due - anyio.current_time()))
+        if not await self._wait_woken(timeout):
+            self._hungry = True
+            if timeout >= self._resilience.poll_interval:
+                self._next_due = 0.0
+
+    async def _wait_woken(self, timeout: float | None) -> bool:
+        with anyio.move_on_after(timeout):
+            await self._wake.wait()
+        woken = self._wake.is_set()
+        self._wake = anyio.Event()
+        return woken

@@ -1,0 +1,33 @@
+"""Interventions from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from horsies.abc import CancelOutcome, TaskStatus
+
+from .producer import is_id
+from .session import Fetch
+
+
+class PostgresControl:
+    """Intervenes through `fetch`."""
+
+    def __init__(self, fetch: Fetch, sql: Mapping[str, str]) -> None:
+        self._fetch = fetch
+        self._sql = sql
+
+    async def cancel(self, task_ids: Sequence[str], *, now: datetime | None = None) -> list[CancelOutcome]:
+        """See `horsies.abc.Control.cancel`."""
+        ids = sorted({task_id for task_id in task_ids if is_id(task_id)})
+        rows = await self._fetch("cancel", self._sql["cancel"], {"ids": ids, "now": now}) if ids else []
+        outcomes = {task_id: _OUTCOME[status] for task_id, status, *_ in rows}
+        return [outcomes.get(task_id, CancelOutcome.NOT_FOUND) for task_id in task_ids]
+
+
+_OUTCOME = {
+    TaskStatus.CANCELLED: CancelOutcome.CANCELLED,
+    TaskStatus.RUNNING: CancelOutcome.REQUESTED,
+    None: CancelOutcome.ALREADY_FINISHED,
+}

@@ -1,0 +1,113 @@
+"""Sends inside the application's own transaction, over a connection that is not ours.
+
+Nothing is committed or rolled back here, so a send becomes visible, and is notified, with the caller's commit or never.
+An error leaves the transaction aborted, as any failed statement does.
+
+The call is shielded from cancellation, since a query cut off would leave the caller a connection in an unknown
+state, and bounded: after `PATIENCE` seconds the server is asked to cancel the query, and when even that changes nothing
+within `GRACE` seconds more the connection's socket is shut down.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeAlias
+
+import anyio
+import anyio.to_thread
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from horsies.abc import BrokerError, Enqueued, NewTask
+
+from .failures import translated
+from .producer import PostgresProducer
+from .session import Row
+
+PATIENCE = 5.0
+GRACE = 2.0
+
+Connection: TypeAlias = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+
+
+class JoiningProducer:
+    """Inserts through `connection`: a sync one in a thread, an async one on the event loop.
+
+    Raises:
+        ValueError: there is nothing to join.
+    """
+
+    def __init__(self, connection: Any, sql: Mapping[str, str]) -> None:
+        self._connection: Connection = _joinable(connection)
+        self._producer = PostgresProducer(self._fetch, sql)
+
+    async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
+        """See `horsies.abc.Producer.enqueue`."""
+        answer: list[Enqueued] | BrokerError
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._stop_when_late)
+                try:
+                    answer = await self._producer.enqueue(tasks, now=now)
+                except BrokerError as error:
+                    answer = error
+                group.cancel_scope.cancel()
+        if isinstance(answer, BrokerError):
+            raise answer
+        return answer
+
+    async def _fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+        connection = self._connection
+        with translated(action):
+            # Cursors of our own, whatever factories the caller has set; unprepared, to leave nothing behind.
+            if isinstance(connection, psycopg.AsyncConnection):
+                async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
+                    await cursor.execute(query, parameters, prepare=False, binary=True)
+                    return await cursor.fetchall()
+            return await anyio.to_thread.run_sync(
+                partial(_fetch_sync, connection, query, parameters), limiter=anyio.CapacityLimiter(1)
+            )
+
+    async def _stop_when_late(self) -> None:
+        connection = self._connection
+        await anyio.sleep(PATIENCE)
+        with anyio.move_on_after(GRACE), suppress(psycopg.Error):
+            if isinstance(connection, psycopg.AsyncConnection):
+                await connection.cancel_safe(timeout=GRACE)
+            else:
+                await anyio.to_thread.run_sync(
+                    partial(connection.cancel_safe, timeout=GRACE),
+                    abandon_on_cancel=True,
+                    limiter=anyio.CapacityLimiter(1),
+                )
+        await anyio.sleep(GRACE)
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as peer:
+            peer.shutdown(socket.SHUT_RDWR)
+
+
+def _fetch_sync(connection: psycopg.Connection[Any], query: str, parameters: Mapping[str, object]) -> list[Row]:
+    with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+        cursor.execute(query, parameters, prepare=False, binary=True)
+        return cursor.fetchall()
+
+
+def _joinable(connection: Any) -> Connection:
+    if not isinstance(connection, (psycopg.Connection, psycopg.AsyncConnection)):
+        raise ValueError(
+            f"using() got a {type(connection).__name__}, not a psycopg connection; "
+            "SQLAlchemy holds one in connection.connection.driver_connection"
+        )
+    if connection.closed:
+        raise ValueError("using() got a connection that is closed")
+    if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+        raise ValueError(
+            "using() got a connection in autocommit mode without an open transaction: send inside "
+            "`with connection.transaction()`"
+        )
+    return connection

@@ -1,0 +1,43 @@
+"""Interventions from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from horsies.abc import CancelOutcome, Notice, TaskStatus, Topic
+
+from .producer import is_id
+from .queries import named_queries
+from .session import Session, Transaction
+
+
+class SqliteControl:
+    """See `horsies.abc.Control`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._sql = named_queries()
+
+    async def cancel(self, task_ids: Sequence[str], *, now: datetime | None = None) -> list[CancelOutcome]:
+        """See `horsies.abc.Control.cancel`."""
+        return await self._session.write(
+            "cancel", lambda transaction: [self._cancel(transaction, task_id) for task_id in task_ids], now=now
+        )
+
+    def _cancel(self, transaction: Transaction, task_id: str) -> CancelOutcome:
+        given: dict[str, object] = {"id": task_id, "now": transaction.now}
+        rows = transaction.fetch(self._sql["status"], {"id": task_id}) if is_id(task_id) else []
+        if not rows:
+            return CancelOutcome.NOT_FOUND
+        match rows[0][0]:
+            case TaskStatus.PENDING | TaskStatus.CLAIMED:
+                transaction.fetch(self._sql["cancel"], given)
+                transaction.notify(Topic.FINISHED, task_id)
+                return CancelOutcome.CANCELLED
+            case TaskStatus.RUNNING:
+                transaction.fetch(self._sql["request_cancel"], given)
+                transaction.notify(Topic.WORK, f"{Notice.CANCEL}{task_id}")
+                return CancelOutcome.REQUESTED
+            case _:
+                return CancelOutcome.ALREADY_FINISHED

@@ -1,0 +1,132 @@
+"""From PENDING to RUNNING: order, bounds, deadlines and fences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anyio
+import pytest
+
+from horsies.abc import (
+    Consumer,
+    Start,
+    StartOutcome,
+    TaskStatus,
+)
+
+from .stage import T0, Stage, at, ids, new_task
+
+
+class Claiming:
+    """From PENDING to RUNNING: order, bounds, deadlines and fences."""
+
+    async def test_claims_come_in_order(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1, queue="slow", priority=1), new_task(2, priority=60))
+        await stage.send(new_task(3, priority=60), new_task(4, priority=10), now=at(-1))
+        await stage.send(new_task(6), new_task(5))
+        claim = await worker.claim(10, now=at(1))
+        assert ids(claim.tasks) == [4, 5, 6, 3, 2, 1]
+        assert claim.tasks[0].overdue == pytest.approx(2)
+
+    async def test_the_limit_is_a_true_bound_and_only_served_queues_count(self, stage: Stage) -> None:
+        worker = await stage.worker(queues=(("slow", 1),))
+        await stage.send(*(new_task(n) for n in range(1, 6)), *(new_task(n, queue="slow") for n in range(6, 10)))
+        assert ids((await worker.claim(3, now=at(1))).tasks) == [6, 7, 8]
+        assert ids((await worker.claim(3, now=at(1))).tasks) == [9]
+        assert not await worker.has_due(now=at(1))
+
+    async def test_two_workers_share_and_never_meet(self, stage: Stage) -> None:
+        workers = [await stage.worker(f"w{n}") for n in range(3)]
+        await stage.send(*(new_task(n) for n in range(1, 61)))
+        got: list[int] = []
+
+        async def drain(worker: Consumer) -> None:
+            for _ in range(30):
+                got.extend(ids((await worker.claim(7, now=at(1))).tasks))
+
+        async with anyio.create_task_group() as group:
+            for worker in workers:
+                group.start_soon(drain, worker)
+        assert sorted(got) == list(range(1, 61))
+
+    async def test_only_a_living_worker_claims(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1))
+        assert (await worker.claim(1, now=at(10_000))).tasks == ()
+        await worker.leave()
+        assert (await worker.claim(1, now=at(1))).tasks == ()
+        await worker.beat(now=at(1))
+        assert ids((await worker.claim(1, now=at(1))).tasks) == [1]
+
+    async def test_a_heartbeat_of_exactly_dead_after_is_too_old(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1))
+        assert (await worker.claim(1, now=at(20))).tasks == ()
+        assert ids((await worker.claim(1, now=at(19.999))).tasks) == [1]
+
+    async def test_a_delayed_task_waits_for_its_promotion(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1, due_in=1.5), new_task(2, due_in=3))
+        promotion = await worker.promote(10, now=at(0.5))
+        assert promotion.promoted == 0
+        assert promotion.next_due_in == pytest.approx(1.0)
+        assert (await worker.claim(5, now=at(1))).tasks == ()
+        assert await worker.has_due(now=at(1.5))
+        promotion = await worker.promote(10, now=at(1.5))
+        assert promotion.promoted == 1
+        assert promotion.next_due_in == pytest.approx(1.5)
+        assert ids((await worker.claim(5, now=at(1.5))).tasks) == [1]
+        assert (await worker.promote(10, now=at(9))).next_due_in is None
+
+    async def test_start_is_fenced(self, stage: Stage) -> None:
+        one, other = await stage.worker("w1"), await stage.worker("w2")
+        await stage.send(new_task(1))
+        (claimed,) = (await one.claim(1, now=T0)).tasks
+        stale = replace(claimed.lease, claim_number=claimed.lease.claim_number - 1)
+        assert await other.start([Start(claimed.lease)], now=T0) == [StartOutcome.LOST]
+        assert await one.start([Start(stale), Start(claimed.lease)], now=T0) == [
+            StartOutcome.LOST,
+            StartOutcome.STARTED,
+        ]
+        assert await one.start([Start(claimed.lease)], now=T0) == [StartOutcome.LOST]
+        row = await stage.row(1)
+        assert (row.status, row.attempt, row.started_at, row.worker_id) == (TaskStatus.RUNNING, 1, T0, "w1")
+
+    @pytest.mark.parametrize(("good_until", "expired"), [(5.0, True), (5.001, False)])
+    async def test_the_deadline_is_strict_at_the_claim(self, stage: Stage, good_until: float, expired: bool) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1, good_until=at(good_until)), new_task(2))
+        claim = await worker.claim(5, now=at(5))
+        assert (ids(claim.tasks), claim.expired) == (([2], 1) if expired else ([1, 2], 0))
+        assert await stage.status(1) is (TaskStatus.EXPIRED if expired else TaskStatus.CLAIMED)
+
+    @pytest.mark.parametrize(("good_until", "outcome"), [(5.0, StartOutcome.EXPIRED), (5.001, StartOutcome.STARTED)])
+    async def test_the_deadline_is_strict_at_the_start(
+        self, stage: Stage, good_until: float, outcome: StartOutcome
+    ) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1, good_until=at(good_until)))
+        (claimed,) = (await worker.claim(1, now=at(1))).tasks
+        assert await worker.start([Start(claimed.lease)], now=at(5)) == [outcome]
+        assert (await stage.row(1)).attempt == (outcome is StartOutcome.STARTED)
+
+    async def test_expired_rows_in_front_do_not_hide_what_stands_behind(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(*(new_task(n, priority=1, good_until=at(1)) for n in range(1, 51)), new_task(99))
+        claim = await worker.claim(1, now=at(2))
+        assert ids(claim.tasks) == [99] or claim.expired > 0
+        assert await stage.status(1) is TaskStatus.EXPIRED
+
+    async def test_expiry_is_bounded_and_takes_the_oldest_deadline_first(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(*(new_task(n, good_until=at(10 - n)) for n in range(1, 5)), new_task(5, due_in=60))
+        await stage.send(new_task(6, due_in=60, good_until=at(1)))
+        assert await worker.expire(2, now=at(9)) == 2
+        assert [await stage.status(n) for n in (6, 4, 3)] == [
+            TaskStatus.EXPIRED,
+            TaskStatus.EXPIRED,
+            TaskStatus.PENDING,
+        ]
+        assert await worker.expire(10, now=at(9)) == 3
+        assert await worker.expire(10, now=at(9)) == 0

@@ -1,0 +1,229 @@
+"""From RUNNING, or CLAIMED, to wherever it goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from uuid import UUID
+
+import pytest
+
+from horsies.abc import (
+    CancelOutcome,
+    GiveBack,
+    Lease,
+    Start,
+    StartOutcome,
+    TaskStatus,
+)
+
+from .stage import CHANGES, T0, C, P, R, Stage, at, done, ids, new_task
+
+
+class Ending:
+    """From RUNNING, or CLAIMED, to wherever it goes."""
+
+    async def test_finish_is_fenced_and_happens_once(self, stage: Stage) -> None:
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
+        lease = await stage.started(worker, new_task(1))
+        assert await other.finish([done(lease)], now=at(1)) == [False]
+        assert await worker.finish([done(replace(lease, claim_number=99))], now=at(1)) == [False]
+        assert await worker.finish([done(lease)], now=at(1)) == [True]
+        assert await worker.finish([done(lease, TaskStatus.FAILED)], now=at(2)) == [False]
+        row = await stage.row(1)
+        assert (row.status, row.result, row.error_code, row.finished_at) == (
+            TaskStatus.COMPLETED,
+            b"result",
+            None,
+            at(1),
+        )
+        (stored,) = await stage.broker.reader.results([lease.task_id])
+        assert (stored.task_name, stored.status, stored.result) == ("a_task", TaskStatus.COMPLETED, b"result")
+
+    async def test_only_a_failure_may_end_what_never_started(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1))
+        (claimed,) = (await worker.claim(1, now=T0)).tasks
+        assert await worker.finish([done(claimed.lease)], now=at(1)) == [False]
+        assert await worker.finish([done(claimed.lease, TaskStatus.PENDING)], now=at(1)) == [False]
+        assert await worker.finish([done(claimed.lease, TaskStatus.FAILED)], now=at(1)) == [True]
+        row = await stage.row(1)
+        assert (row.status, row.attempt, row.error_code) == (TaskStatus.FAILED, 0, "A_CODE")
+
+    async def test_a_retry_waits_and_is_remembered(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        lease = await stage.started(worker, new_task(1))
+        assert await worker.finish([done(lease, TaskStatus.PENDING, retry_in=2.0)], now=at(1)) == [True]
+        row = await stage.row(1)
+        assert (row.status, row.retries, row.due_at, row.worker_id) == (TaskStatus.PENDING, 1, at(3), None)
+        (attempt,) = row.attempts
+        assert (attempt.attempt, attempt.worker_id, attempt.error_code) == (1, "w1", "A_CODE")
+        assert (attempt.started_at, attempt.finished_at, attempt.result) == (T0, at(1), b"result")
+        assert (await worker.claim(1, now=at(2))).tasks == ()
+        await worker.promote(1, now=at(3))
+        (again,) = (await worker.claim(1, now=at(3))).tasks
+        assert again.lease.claim_number > lease.claim_number
+        assert (again.attempt, again.retries) == (1, 1)
+        assert await worker.finish([done(lease)], now=at(3)) == [False]
+
+    @pytest.mark.parametrize("good_until", [3.0, 2.5])
+    async def test_a_retry_at_or_past_the_deadline_is_a_failure(self, stage: Stage, good_until: float) -> None:
+        worker = await stage.worker()
+        lease = await stage.started(worker, new_task(1, good_until=at(good_until)))
+        assert await worker.finish([done(lease, TaskStatus.PENDING, retry_in=2.0)], now=at(1)) == [True]
+        row = await stage.row(1)
+        assert (row.status, row.result, row.attempts) == (TaskStatus.FAILED, b"result", ())
+
+    async def test_an_interrupted_task_is_due_at_once_and_has_used_no_retry(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        lease = await stage.started(worker, new_task(1))
+        await worker.finish([done(lease, TaskStatus.PENDING, interrupted=True)], now=at(1))
+        (again,) = (await worker.claim(1, now=at(1))).tasks
+        assert (again.attempt, again.retries) == (1, 0)
+
+    async def test_giving_back_burns_no_attempt_and_keeps_the_first_due_time(self, stage: Stage) -> None:
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
+        await stage.send(new_task(1))
+        (claimed,) = (await worker.claim(1, now=at(1))).tasks
+        assert await other.give_back([GiveBack(claimed.lease)], now=at(1)) == [False]
+        assert await worker.give_back([GiveBack(claimed.lease, 2.0)], now=at(1)) == [True]
+        assert await worker.give_back([GiveBack(claimed.lease)], now=at(1)) == [False]
+        assert (await other.claim(1, now=at(2))).tasks == ()
+        await other.promote(1, now=at(3))
+        (again,) = (await other.claim(1, now=at(3))).tasks
+        assert again.attempt == 0
+        assert again.overdue == pytest.approx(3)
+        assert (await stage.row(1)).due_at == T0
+
+    async def test_leaving_gives_back_what_was_never_started(self, stage: Stage) -> None:
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
+        await stage.started(worker, new_task(1))
+        await stage.send(new_task(2), new_task(3))
+        await worker.claim(5, now=at(1))
+        assert await worker.leave() == 2
+        assert [await stage.status(n) for n in (1, 2, 3)] == [
+            TaskStatus.RUNNING,
+            TaskStatus.PENDING,
+            TaskStatus.PENDING,
+        ]
+        assert ids((await other.claim(5, now=at(1))).tasks) == [2, 3]
+
+    async def test_the_dead_hold_nothing(self, stage: Stage) -> None:
+        dead, living = await stage.worker("w1"), await stage.worker("w2")
+        first = await stage.started(dead, new_task(1))
+        again = await stage.started(dead, new_task(2), retry_after_crash=5.0)
+        late = await stage.started(dead, new_task(3, good_until=at(45)), retry_after_crash=5.0)
+        cancelled = await stage.started(dead, new_task(4), retry_after_crash=5.0)
+        held = await stage.claimed(dead, new_task(5))
+        await stage.claimed(dead, new_task(6, good_until=at(40)))
+        await stage.broker.control.cancel([cancelled.task_id], now=at(1))
+        await living.beat(now=at(19.999))
+        assert await living.reap(10, now=at(19.999)) == 0
+        await living.beat(now=at(40))
+        assert await living.reap(4, now=at(40)) == 4
+        assert await living.reap(10, now=at(40)) == 2
+        assert await living.reap(10, now=at(40)) == 0
+        rows = [await stage.row(n) for n in range(1, 7)]
+        assert [(row.status, row.error_code, row.attempt, row.retries) for row in rows] == [
+            (TaskStatus.FAILED, "WORKER_CRASHED", 1, 0),
+            (TaskStatus.PENDING, None, 1, 1),
+            (TaskStatus.FAILED, "WORKER_CRASHED", 1, 0),
+            (TaskStatus.CANCELLED, "WORKER_CRASHED", 1, 0),
+            (TaskStatus.PENDING, None, 0, 0),
+            (TaskStatus.EXPIRED, None, 0, 0),
+        ]
+        assert (rows[1].due_at, rows[4].due_at) == (at(45), T0)
+        (attempt,) = rows[1].attempts
+        assert (attempt.worker_id, attempt.error_code, attempt.result) == ("w1", "WORKER_CRASHED", None)
+        (stored,) = await stage.broker.reader.results([first.task_id])
+        assert (stored.error_code, stored.result) == ("WORKER_CRASHED", None)
+        # It was frozen, not dead; now it thaws, and nothing is its own any more.
+        await dead.beat(now=at(41))
+        assert await dead.finish([done(lease) for lease in (first, again, late, cancelled)], now=at(41)) == [False] * 4
+        assert await dead.start([Start(held)], now=at(41)) == [StartOutcome.LOST]
+
+    async def test_who_never_beat_holds_nothing(self, stage: Stage) -> None:
+        gone, living = await stage.worker("w1"), await stage.worker("w2")
+        await stage.started(gone, new_task(1))
+        await gone.leave()
+        assert await living.reap(10, now=at(1)) == 1
+        assert await stage.status(1) is TaskStatus.FAILED
+
+    async def test_what_has_not_started_is_cancelled_at_once(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        lease = await stage.claimed(worker, new_task(1))
+        await stage.send(new_task(2), new_task(3, due_in=9))
+        asked = [str(UUID(int=n)) for n in (1, 2, 3, 4)]
+        outcomes = await stage.broker.control.cancel([*asked, "nonsense"], now=at(1))
+        assert outcomes == [CancelOutcome.CANCELLED] * 3 + [CancelOutcome.NOT_FOUND] * 2
+        assert await stage.broker.control.cancel(asked[:1], now=at(2)) == [CancelOutcome.ALREADY_FINISHED]
+        assert await worker.start([Start(lease)], now=at(2)) == [StartOutcome.LOST]
+        assert await worker.give_back([GiveBack(lease)], now=at(2)) == [False]
+        assert await worker.finish([done(lease, TaskStatus.FAILED)], now=at(2)) == [False]
+        row = await stage.row(1)
+        assert (row.status, row.attempt, row.finished_at, row.worker_id) == (TaskStatus.CANCELLED, 0, at(1), None)
+        await worker.promote(5, now=at(10))
+        assert (await worker.claim(5, now=at(10))).tasks == ()
+
+    @pytest.mark.parametrize(
+        ("status", "ends"),
+        [
+            (TaskStatus.COMPLETED, TaskStatus.COMPLETED),
+            (TaskStatus.FAILED, TaskStatus.CANCELLED),
+            (TaskStatus.PENDING, TaskStatus.CANCELLED),
+        ],
+    )
+    async def test_what_runs_is_asked_to_end_and_never_tried_again(
+        self, stage: Stage, status: TaskStatus, ends: TaskStatus
+    ) -> None:
+        worker = await stage.worker()
+        lease = await stage.started(worker, new_task(1))
+        assert await worker.beat(now=at(1)) == []
+        for _ in range(2):
+            assert await stage.broker.control.cancel([lease.task_id], now=at(1)) == [CancelOutcome.REQUESTED]
+        row = await stage.row(1)
+        assert (row.status, row.cancel_requested) == (TaskStatus.RUNNING, True)
+        assert await worker.beat(now=at(2)) == [lease]
+        assert await worker.finish([done(lease, status, interrupted=status is P)], now=at(3)) == [True]
+        row = await stage.row(1)
+        assert (row.status, row.attempts) == (ends, ())
+        assert await worker.beat(now=at(3)) == []
+        assert await stage.broker.control.cancel([lease.task_id]) == [CancelOutcome.ALREADY_FINISHED]
+
+    @pytest.mark.parametrize("seed", range(3))
+    async def test_no_change_of_status_but_those_of_the_table(self, stage: Stage, seed: int) -> None:
+        """A walk over all methods at random instants, with stale and foreign leases."""
+        random = Random(seed)
+        workers = [await stage.worker("w1"), await stage.worker("w2")]
+        numbers = range(1, 13)
+        await stage.send(
+            *(new_task(n, due_in=random.choice((0, 3)), good_until=random.choice((None, at(n)))) for n in numbers)
+        )
+        leases = [Lease(str(UUID(int=n)), 1) for n in numbers]
+        before = dict.fromkeys((lease.task_id for lease in leases), P)
+        seen = set()
+        for second in range(60):
+            worker, now = random.choice(workers), at(second / 4)
+            some = random.sample(leases, 3)
+            match random.randrange(8):
+                case 0 | 1:
+                    await worker.promote(5, now=now)
+                    leases += [task.lease for task in (await worker.claim(4, now=now)).tasks]
+                case 2 | 3:
+                    await worker.start([Start(lease) for lease in leases[-4:]], now=now)
+                case 4 | 5:
+                    status = random.choice((TaskStatus.COMPLETED, TaskStatus.FAILED, P))
+                    await worker.finish(
+                        [done(lease, status, retry_in=random.choice((0, 1))) for lease in some], now=now
+                    )
+                case 6:
+                    await worker.give_back([GiveBack(lease, random.choice((0, 1))) for lease in some], now=now)
+                case _:
+                    await worker.expire(1, now=now)
+            rows = [await stage.broker.reader.read(task_id) for task_id in before]
+            after = {row.task_id: row.status for row in rows if row is not None}
+            seen |= {(before[task_id], after[task_id]) for task_id in before if before[task_id] != after[task_id]}
+            before = after
+        assert seen <= CHANGES
+        assert (P, C) in seen
+        assert any(old is R for old, _ in seen)

@@ -1,0 +1,119 @@
+"""What the suite works with: a broker with its roles at hand, tasks by number, and instants from a beginning."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from horsies.abc import (
+    Broker,
+    ClaimedTask,
+    Consumer,
+    EnqueueOutcome,
+    Finish,
+    Lease,
+    Listener,
+    NewTask,
+    Producer,
+    Start,
+    StartOutcome,
+    TaskRow,
+    TaskStatus,
+)
+
+T0 = datetime(2040, 1, 1, tzinfo=UTC)
+"""The beginning of time in these tests: the suite sets the clock, so any instant does."""
+QUEUES = (("fast", 1), ("slow", 90))
+
+P, C, R = TaskStatus.PENDING, TaskStatus.CLAIMED, TaskStatus.RUNNING
+CHANGES = frozenset(
+    {(P, C), (P, TaskStatus.EXPIRED), (C, R), (C, P), (C, TaskStatus.EXPIRED), (C, TaskStatus.FAILED)}
+    | {(R, TaskStatus.COMPLETED), (R, TaskStatus.FAILED), (R, P)}
+    | {(before, TaskStatus.CANCELLED) for before in (P, C, R)}
+)
+"""Every change of status that one call of a broker's method may make."""
+
+
+def at(seconds: float) -> datetime:
+    """`seconds` after the beginning."""
+    return T0 + timedelta(seconds=seconds)
+
+
+def new_task(n: int, *, queue: str = "fast", priority: int = 50, due_in: float = 0.0, **fields: object) -> NewTask:
+    """The n-th task; its envelope is any bytes, because a broker never looks inside."""
+    envelope = f"envelope {n}".encode()
+    task = NewTask(
+        task_id=str(UUID(int=n)),
+        sha=hashlib.sha256(envelope).digest(),
+        envelope=envelope,
+        task_name="a_task",
+        queue=queue,
+        priority=priority,
+        sent_at=T0,
+        due_in=due_in,
+        good_until=None,
+    )
+    return replace(task, **fields)  # type: ignore[arg-type]  # the fields of NewTask
+
+
+class Stage:
+    """A broker with its roles at hand."""
+
+    def __init__(self, broker: Broker, producer: Producer, stack: AsyncExitStack) -> None:
+        self.broker = broker
+        self.producer = producer
+        self._stack = stack
+
+    async def worker(self, name: str = "w1", queues: Sequence[tuple[str, int]] = QUEUES) -> Consumer:
+        """A worker that is alive at the beginning."""
+        consumer = await self._stack.enter_async_context(self.broker.consumer(name, queues))
+        await consumer.beat(now=T0)
+        return consumer
+
+    async def send(self, *tasks: NewTask, now: datetime = T0) -> list[EnqueueOutcome]:
+        return [answer.outcome for answer in await self.producer.enqueue(tasks, now=now)]
+
+    async def claimed(self, consumer: Consumer, task: NewTask) -> Lease:
+        """`task` sent and claimed at the beginning."""
+        await self.send(task)
+        (claimed,) = (await consumer.claim(1, now=T0)).tasks
+        return claimed.lease
+
+    async def started(self, consumer: Consumer, task: NewTask, *, retry_after_crash: float | None = None) -> Lease:
+        """`task` sent, claimed and started at the beginning."""
+        lease = await self.claimed(consumer, task)
+        assert await consumer.start([Start(lease, retry_after_crash)], now=T0) == [StartOutcome.STARTED]
+        return lease
+
+    async def row(self, n: int) -> TaskRow:
+        row = await self.broker.reader.read(str(UUID(int=n)))
+        assert row is not None
+        return row
+
+    async def status(self, n: int) -> TaskStatus:
+        return (await self.row(n)).status
+
+
+def ids(tasks: Sequence[ClaimedTask]) -> list[int]:
+    """The numbers of claimed tasks, in order."""
+    return [UUID(task.lease.task_id).int for task in tasks]
+
+
+def done(lease: Lease, status: TaskStatus = TaskStatus.COMPLETED, **fields: object) -> Finish:
+    code = None if status is TaskStatus.COMPLETED else "A_CODE"
+    return replace(Finish(lease, status, b"result", code), **fields)  # type: ignore[arg-type]
+
+
+async def heard(listener: Listener, names: set[str]) -> bool:
+    """Receive until all of `names` were heard; an empty name stands for any."""
+    missing = set(names)
+    while missing:
+        received = await listener.receive()
+        if "" in received:
+            return True
+        missing -= set(received)
+    return True

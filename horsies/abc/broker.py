@@ -94,7 +94,11 @@ class Consumer(Protocol):
         ...
 
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
-        """PENDING -> EXPIRED for at most `limit` tasks past `good_until`, oldest deadline first; how many."""
+        """PENDING and CLAIMED -> EXPIRED for at most `limit` tasks past `good_until`; how many.
+
+        PENDING ones first, the oldest deadline first. CLAIMED ones may be anybody's: their worker has not come to
+        start them.
+        """
         ...
 
     async def reap(self, limit: int, *, now: datetime | None = None) -> int:

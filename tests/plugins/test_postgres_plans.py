@@ -59,6 +59,7 @@ INDEXES = {
     "claim": {"tasks_ready"},
     "promote": {"tasks_delayed"},
     "expire": {"tasks_deadlines"},
+    "expire_claimed": {"tasks_held"},
     "leave": {"tasks_held"},
     "has_due": {"tasks_ready", "tasks_delayed"},
     "start": {"tasks_pkey"},

@@ -74,7 +74,7 @@ class PostgresConsumer:
             if met == 0 or len(rows) == limit:
                 break
             try:
-                expired += await self.expire(_SWEEP, now=now)
+                expired += await self._expire("expire", _SWEEP, now)
                 more, met = await self._claim(limit - len(rows), now)
             except BrokerError:
                 break  # what was claimed so far is this worker's, and must reach it
@@ -130,8 +130,9 @@ class PostgresConsumer:
 
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Consumer.expire`."""
-        rows = await self._intake.fetch("expire", self._sql["expire"], {"limit": limit, "now": now})
-        expired: int = rows[0][0]
+        expired = await self._expire("expire", limit, now)
+        if expired < limit:
+            expired += await self._expire("expire_claimed", limit - expired, now)
         return expired
 
     async def reap(self, limit: int, *, now: datetime | None = None) -> int:
@@ -165,6 +166,11 @@ class PostgresConsumer:
         )
         claimed = [row for row in rows if row[1] == TaskStatus.CLAIMED]
         return claimed, len(rows) - len(claimed)
+
+    async def _expire(self, statement: str, limit: int, now: datetime | None) -> int:
+        rows = await self._intake.fetch("expire", self._sql[statement], {"limit": limit, "now": now})
+        expired: int = rows[0][0]
+        return expired
 
     async def _finish(self, ends: Sequence[Finish], now: datetime | None) -> list[Row]:
         return await self._outcomes.fetch(

@@ -121,7 +121,12 @@ class SqliteConsumer:
 
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Consumer.expire`."""
-        return await self._session.write("expire", lambda transaction: self._expire(transaction, limit), now=now)
+
+        def work(transaction: Transaction) -> int:
+            expired = self._expire(transaction, "expire", limit)
+            return expired + self._expire(transaction, "expire_claimed", limit - expired)
+
+        return await self._session.write("expire", work, now=now)
 
     async def reap(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Consumer.reap`."""
@@ -164,7 +169,7 @@ class SqliteConsumer:
                 break
             for task_id in late:
                 self._expire_one(transaction, task_id)
-            expired += len(late) + self._expire(transaction, _SWEEP)
+            expired += len(late) + self._expire(transaction, "expire", _SWEEP)
         return Claim(tuple(tasks), expired)
 
     def _heads(self, transaction: Transaction, limit: int) -> list[Row]:
@@ -295,8 +300,8 @@ class SqliteConsumer:
         )
         return rows[0] if rows else None
 
-    def _expire(self, transaction: Transaction, limit: int) -> int:
-        expired = transaction.fetch(self._sql["expire"], {"limit": limit, "now": transaction.now})
+    def _expire(self, transaction: Transaction, statement: str, limit: int) -> int:
+        expired = transaction.fetch(self._sql[statement], {"limit": limit, "now": transaction.now})
         for (task_id,) in expired:
             transaction.notify(Topic.FINISHED, task_id)
         return len(expired)

@@ -420,6 +420,31 @@ SELECT task.id::text, asked.status, told.finished, called.workers
 FROM {schema}.tasks AS task LEFT JOIN asked ON asked.id = task.id CROSS JOIN told CROSS JOIN called
 WHERE task.id = ANY (%(ids)s::uuid[])
 
+-- name: expire_claimed
+-- CLAIMED -> EXPIRED: what its worker has not come to start. Such a start finds its claim gone.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+expired AS (
+    UPDATE {schema}.tasks AS task SET
+        phase = 3, status = 'EXPIRED', worker_id = NULL, claimed_at = NULL, finished_at = clock.now
+    FROM clock
+    WHERE task.ctid = ANY (ARRAY(
+        SELECT ctid FROM {schema}.tasks
+        WHERE phase = 2 AND status = 'CLAIMED' AND good_until <= (SELECT now FROM clock)
+        LIMIT %(limit)s::bigint
+        FOR NO KEY UPDATE SKIP LOCKED
+    ))
+    RETURNING task.id
+)
+SELECT (SELECT count(*) FROM expired), told.finished
+FROM (
+    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
+    FROM (
+        SELECT string_agg(id::text, ',') AS ids
+        FROM (SELECT id, row_number() OVER () - 1 AS n FROM expired) AS numbered
+        GROUP BY n / 150
+    ) AS notices
+) AS told
+
 -- name: has_due
 -- Whether anything PENDING and due is in these queues, promoted or not, locked or not.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)

@@ -100,6 +100,12 @@ UPDATE tasks SET phase = 3, status = 'EXPIRED', finished_at = :now
 WHERE rowid IN (SELECT rowid FROM tasks WHERE phase < 2 AND good_until <= :now ORDER BY good_until LIMIT :limit)
 RETURNING id
 
+-- name: expire_claimed
+-- CLAIMED -> EXPIRED: what its worker has not come to start. Such a start finds its claim gone.
+UPDATE tasks SET phase = 3, status = 'EXPIRED', worker_id = NULL, claimed_at = NULL, finished_at = :now
+WHERE rowid IN (SELECT rowid FROM tasks WHERE phase = 2 AND status = 'CLAIMED' AND good_until <= :now LIMIT :limit)
+RETURNING id
+
 -- name: expire_one
 -- PENDING or CLAIMED -> EXPIRED.
 UPDATE tasks SET phase = 3, status = 'EXPIRED', worker_id = NULL, claimed_at = NULL, finished_at = :now WHERE id = :id

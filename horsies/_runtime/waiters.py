@@ -104,7 +104,9 @@ class Waiters:
                 await anyio.sleep(next(waits))
                 continue
             waits = pauses(self._resilience, self._environment.random)
-            if not self._unchecked and not await self._wait_changed(self._resilience.poll_interval):
+            if not self._waiting or self._unchecked:
+                continue
+            if not await self._wait_changed(self._resilience.poll_interval):
                 self._unchecked |= self._waiting.keys()
 
     async def run_once(self, task_ids: Iterable[str]) -> int:

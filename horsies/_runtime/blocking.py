@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -13,6 +13,7 @@ import anyio.from_thread
 from .._core.config import WorkerConfig
 from .._core.errors import BrokerError, TaskSendError
 from .._core.result import Ok, Result
+from .._core.status import CancelOutcome
 from .._payload.envelope import TaskSendPayload
 from .._task.app import Horsies
 from .._task.declare import Task
@@ -52,6 +53,10 @@ class BlockingTaskHandle(Generic[T]):
         """See `TaskHandle.info`."""
         return self._portal.call(self._handle.info, include_result, include_failed_reason, include_attempts)
 
+    def cancel(self) -> Result[CancelOutcome, BrokerError]:
+        """See `TaskHandle.cancel`."""
+        return self._portal.call(self._handle.cancel)
+
     def __repr__(self) -> str:
         return f"<BlockingTaskHandle {self.task_id}>"
 
@@ -79,6 +84,10 @@ class BlockingTaskFunction(Generic[P, T]):
         """See `TaskFunction.with_options`."""
         return BlockingTaskFunction(self._portal, self._function.with_options(options))
 
+    def using(self, connection: object) -> BlockingTaskFunction[P, T]:
+        """See `TaskFunction.using`; `connection` is a sync psycopg connection of the program's own."""
+        return BlockingTaskFunction(self._portal, self._function.using(connection))
+
     def send(self, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[BlockingTaskHandle[T]]:
         """See `TaskFunction.send`."""
         return self._handled(self._portal.call(partial(self._function.send, *args, **kwargs)))
@@ -88,6 +97,12 @@ class BlockingTaskFunction(Generic[P, T]):
     ) -> TaskSendResult[BlockingTaskHandle[T]]:
         """See `TaskFunction.schedule`."""
         return self._handled(self._portal.call(partial(self._function.schedule, delay, *args, **kwargs)))
+
+    def send_many(
+        self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]
+    ) -> list[TaskSendResult[BlockingTaskHandle[T]]]:
+        """See `TaskFunction.send_many`."""
+        return [self._handled(answer) for answer in self._portal.call(self._function.send_many, calls)]
 
     def retry_send(self, failed: TaskSendError | TaskSendPayload) -> TaskSendResult[BlockingTaskHandle[T]]:
         """See `TaskFunction.retry_send`."""
@@ -137,6 +152,20 @@ class BlockingRuntime:
     def handle(self, task_id: str) -> BlockingTaskHandle[Any]:
         """See `Runtime.handle`."""
         return BlockingTaskHandle(self._portal, self._runtime.handle(task_id))
+
+    @contextmanager
+    def as_completed(self, handles: Iterable[BlockingTaskHandle[T]]) -> Iterator[Iterator[BlockingTaskHandle[T]]]:
+        """See `Runtime.as_completed`."""
+        inner = self._runtime.as_completed([handle._handle for handle in handles])
+        with self._portal.wrap_async_context_manager(inner) as done:
+            yield self._each(done)
+
+    def _each(self, done: AsyncIterator[TaskHandle[T]]) -> Iterator[BlockingTaskHandle[T]]:
+        async def following() -> TaskHandle[T] | None:
+            return await anext(done, None)
+
+        while (handle := self._portal.call(following)) is not None:
+            yield BlockingTaskHandle(self._portal, handle)
 
     def run_worker(self, config: WorkerConfig | None = None) -> None:
         """See `Runtime.run_worker`."""

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from horsies import (
+    CancelOutcome,
     Err,
     Horsies,
     HorsiesError,
@@ -202,8 +203,13 @@ async def test_many_senders_and_waiters_at_once(bench: Bench) -> None:
 async def test_blocking_programs_get_the_same(bench: Bench, anyio_backend_name: str) -> None:
     def program() -> int:
         with blocking(bench.app, backend=anyio_backend_name) as rt:
-            handle = bench.add.handle(rt).send(20, 22).unwrap()
+            add = bench.add.handle(rt)
+            assert add.schedule(3600, 1, 1).unwrap().cancel() == Ok(CancelOutcome.CANCELLED)
+            handles = [answer.unwrap() for answer in add.send_many([(1, 2), {"a": 3, "b": 4}])]
+            handle = add.send(20, 22).unwrap()
             rt.run_worker(UNTIL_IDLE)
+            with rt.as_completed(handles) as done:
+                assert sorted(one.get().unwrap() for one in done) == [3, 7]
             return handle.get(timeout=10).unwrap()
 
     assert await anyio.to_thread.run_sync(program) == 42

@@ -92,7 +92,9 @@ async def grow(config: AppConfig, rows: int) -> None:
         fill(config, rows, phase=0, due=3600)
         show(f"  and {rows:,} delayed", await claims(rt))
         fill(config, rows, priority=1, expired=True)
-        show(f"  and {rows:,} expired at the head", await claims(rt))
+        took = await claims(rt)
+        show(f"  and {rows:,} expired at the head, the first", took[:1])
+        show("    the next", took[1:])
 
 
 async def be_punctual(config: AppConfig) -> None:

@@ -122,10 +122,13 @@ def test_the_migrations_lead_to_the_schema() -> None:
     assert len(led_to) > 5
 
 
-@pytest.mark.parametrize("name", ["promote", "next_due_at", "heads", "held", "leave", "expire", "has_due", "results"])
+@pytest.mark.parametrize(
+    "name",
+    ["promote", "next_due_at", "heads", "held", "leave", "expire", "expire_claimed", "to_cancel", "has_due", "results"],
+)
 def test_no_statement_reads_all_tasks(name: str) -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         migrate(connection)
-        given = dict.fromkeys(("now", "limit", "queue", "id", "ids", "worker", "claim_number"), 1)
+        given = dict.fromkeys(("now", "limit", "queue", "id", "ids", "worker", "claim_number", "step_over"), 1)
         plan = connection.execute(f"EXPLAIN QUERY PLAN {named_queries()[name]}", given).fetchall()
     assert [step for *_, step in plan if step.startswith("SCAN tasks") and "INDEX" not in step] == []

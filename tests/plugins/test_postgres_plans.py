@@ -39,6 +39,7 @@ IDS = "ARRAY['00000000-0000-0000-0000-000000000001']::uuid[]"
 VALUES = {
     "now": "NULL",
     "limit": "100",
+    "step_over": "true",
     "worker": "'worker1'",
     "dead_after": "20",
     "queues": "ARRAY['queue0', 'queue1', 'queue2']",

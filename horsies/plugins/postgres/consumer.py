@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -21,8 +22,7 @@ from horsies.abc import (
 
 from .session import Row, Session, in_utc
 
-_SWEEP = 1000
-_SWEEPS = 3
+_SWEEP = 2_000
 
 
 class PostgresConsumer:
@@ -65,21 +65,16 @@ class PostgresConsumer:
     async def claim(self, limit: int, *, now: datetime | None = None) -> Claim:
         """See `horsies.abc.Consumer.claim`.
 
-        A claim that met tasks past their deadline sweeps such tasks aside and claims again, a few times: so it reaches
-        what stands behind them, and its cost stays bounded however many there are.
+        A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
+        what stands behind a million of them is reached at once, and each claim finds fewer.
         """
-        rows, met = await self._claim(limit, now)
-        expired = met
-        for _ in range(_SWEEPS):
-            if met == 0 or len(rows) == limit:
-                break
-            try:
+        rows, expired = await self._claim(limit, now, step_over=False)
+        if expired and len(rows) < limit:
+            # What was claimed so far is this worker's, and must reach it whatever happens now.
+            with suppress(BrokerError):
                 expired += await self._expire("expire", _SWEEP, now)
-                more, met = await self._claim(limit - len(rows), now)
-            except BrokerError:
-                break  # what was claimed so far is this worker's, and must reach it
-            rows += more
-            expired += met
+                more, _ = await self._claim(limit - len(rows), now, step_over=True)
+                rows += more
         rows.sort(key=self._order)
         return Claim(tuple(map(_claimed_task, rows)), expired)
 
@@ -150,7 +145,7 @@ class PostgresConsumer:
         due: bool = rows[0][0]
         return due
 
-    async def _claim(self, limit: int, now: datetime | None) -> tuple[list[Row], int]:
+    async def _claim(self, limit: int, now: datetime | None, *, step_over: bool) -> tuple[list[Row], int]:
         """The rows that are CLAIMED now, and how many others became EXPIRED."""
         rows = await self._intake.fetch(
             "claim",
@@ -161,6 +156,7 @@ class PostgresConsumer:
                 "queues": list(self._ranks),
                 "ranks": list(self._ranks.values()),
                 "limit": limit,
+                "step_over": step_over,
                 "now": now,
             },
         )

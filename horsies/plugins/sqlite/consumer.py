@@ -28,8 +28,7 @@ from horsies.abc import (
 from .queries import named_queries
 from .session import Row, Session, Transaction, after, instant
 
-_SWEEP = 1000
-_ROUNDS = 4
+_SWEEP = 2_000
 
 
 _CRASHED = "WORKER_CRASHED"
@@ -96,8 +95,8 @@ class SqliteConsumer:
     async def claim(self, limit: int, *, now: datetime | None = None) -> Claim:
         """See `horsies.abc.Consumer.claim`.
 
-        A claim that met tasks past their deadline sweeps such tasks aside and looks again, a few times: so it reaches
-        what stands behind them, and its cost stays bounded however many there are.
+        A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
+        what stands behind a million of them is reached at once, and each claim finds fewer.
         """
         return await self._session.write("claim", lambda transaction: self._claim(transaction, limit), now=now)
 
@@ -158,21 +157,20 @@ class SqliteConsumer:
         alive_since = after(now, -self._dead_after)
         if not transaction.fetch(self._sql["alive"], {"worker": self._worker_id, "since": alive_since}):
             return Claim((), 0)
-        tasks: list[ClaimedTask] = []
-        expired = 0
-        for _ in range(_ROUNDS):
-            heads = self._heads(transaction, limit - len(tasks))
-            late = [task_id for *_, task_id, good_until in heads if good_until is not None and good_until <= now]
-            passed_over = set(late)
-            tasks += [self._take(transaction, task_id) for *_, task_id, _ in heads if task_id not in passed_over]
-            if not late:
-                break
-            for task_id in late:
-                self._expire_one(transaction, task_id)
-            expired += len(late) + self._expire(transaction, "expire", _SWEEP)
+        heads = self._heads(transaction, limit, step_over=False)
+        late = [task_id for *_, task_id, good_until in heads if good_until is not None and good_until <= now]
+        passed_over = set(late)
+        tasks = [self._take(transaction, task_id) for *_, task_id, _ in heads if task_id not in passed_over]
+        for task_id in late:
+            self._expire_one(transaction, task_id)
+        expired = len(late)
+        if late:
+            expired += self._expire(transaction, "expire", _SWEEP)
+            heads = self._heads(transaction, limit - len(tasks), step_over=True)
+            tasks += [self._take(transaction, task_id) for *_, task_id, _ in heads]
         return Claim(tuple(tasks), expired)
 
-    def _heads(self, transaction: Transaction, limit: int) -> list[Row]:
+    def _heads(self, transaction: Transaction, limit: int, *, step_over: bool) -> list[Row]:
         """The `limit` ready tasks that come first: priority, due time, id and deadline of each."""
         heads: list[Row] = []
         for tier in self._tiers:
@@ -181,7 +179,8 @@ class SqliteConsumer:
                 break
             rows: list[Row] = []
             for queue in tier:
-                rows += transaction.fetch(self._sql["heads"], {"queue": queue, "now": transaction.now, "limit": room})
+                given = {"queue": queue, "now": transaction.now, "limit": room, "step_over": step_over}
+                rows += transaction.fetch(self._sql["heads"], given)
             rows.sort(key=lambda row: row[:3])
             heads += rows[:room]
         return heads

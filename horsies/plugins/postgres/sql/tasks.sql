@@ -70,7 +70,8 @@ FROM clock CROSS JOIN (
 ) AS told
 
 -- name: claim
--- PENDING -> CLAIMED, or EXPIRED for what stands in the way, by a worker that is alive.
+-- PENDING -> CLAIMED, by a worker that is alive. What is past its deadline becomes EXPIRED, or with `step_over` is left
+-- where it stands, which reaches what is behind any number of such tasks, at the price of looking at each.
 -- `share` counts how many of the best rows each queue holds, locking none; then so many are locked in each queue. So a
 -- claim locks no more rows than it takes, and claimers that meet share out what there is instead of waiting.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
@@ -87,6 +88,7 @@ share AS MATERIALIZED (
         CROSS JOIN LATERAL (
             SELECT priority, due_at, id FROM {schema}.tasks
             WHERE phase = 1 AND queue = served.queue AND due_at <= alive.now
+                AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > alive.now)
             ORDER BY priority, due_at, id
             LIMIT %(limit)s::bigint
         ) AS head
@@ -109,6 +111,7 @@ taken AS (
         FROM alive CROSS JOIN share CROSS JOIN LATERAL (
             SELECT ctid FROM {schema}.tasks
             WHERE phase = 1 AND queue = share.queue AND due_at <= alive.now
+                AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > alive.now)
             ORDER BY priority, due_at, id
             LIMIT share.rows
             FOR NO KEY UPDATE SKIP LOCKED

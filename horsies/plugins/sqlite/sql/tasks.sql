@@ -32,9 +32,10 @@ RETURNING queue
 SELECT min(due_at) FROM tasks WHERE phase = 0
 
 -- name: heads
--- The ready tasks of one queue that come first, past their deadline or not.
+-- The ready tasks of one queue that come first; with `step_over` without those past their deadline.
 SELECT priority, due_at, id, good_until FROM tasks
 WHERE phase = 1 AND queue = :queue AND due_at <= :now
+    AND (NOT :step_over OR good_until IS NULL OR good_until > :now)
 ORDER BY priority, due_at, id
 LIMIT :limit
 

@@ -7,7 +7,7 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all check docs format clean
+.PHONY: demo test test-all test-deep mutations check docs format clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,14 @@ test-all: $(STAMP)
 	HORSIES_TEST_UVLOOP=1 HORSIES_TEST_PG_VERSION=18 $(BIN)/python -m pytest tests
 	@test -n "$$HORSIES_TEST_DATABASE_URL" || \
 	  echo "Not run: PostgreSQL 14, 15 and 17, which no wheel carries. Start one, give HORSIES_TEST_DATABASE_URL."
+
+# Hypothesis and the simulation at length: about half an hour.
+test-deep: $(STAMP)
+	HORSIES_DEEP=1 $(BIN)/python -m pytest tests/property --timeout=3600
+
+# Breaks each guard of the brokers in turn; prints the tables of docs/mutations.md.
+mutations: $(STAMP)
+	$(BIN)/python tests/mutations/run.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from .._task.host import Host
 from ..abc import ClaimedTask, Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
 from .backoff import pauses
 from .finisher import Finisher
-from .job import Job, conclude, conclude_interrupted, logger, prepare, run_async, run_sync
+from .job import Job, cancelled, conclude, conclude_interrupted, logger, prepare, run_async, run_sync
 
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
@@ -239,10 +239,10 @@ class Pump:
 
         if job.task.signature.takes_context:
             job.context = self._context(job)
-        if job.is_cancelled:
-            job.cancel()  # the request came before there was a context to show it
         try:
-            if job.task.signature.is_async:
+            if job.is_cancelled:
+                report(cancelled())  # the request came while it was being started
+            elif job.task.signature.is_async:
                 report(await run_async(job))
             else:
                 await run_sync(job, self._limiter, report, lambda: self.abandoned.append(job.task.name))

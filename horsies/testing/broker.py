@@ -10,7 +10,6 @@ Instants are parameters throughout; no test sleeps. The suite needs pytest and a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import pytest
 
@@ -26,13 +25,12 @@ __all__ = ["CHANGES", "T0", "BrokerConformance", "Stage", "at", "new_task"]
 
 
 @pytest.mark.anyio
-class BrokerConformance(Sending, Claiming, Ending, Noticing):
+class BrokerConformance(Noticing, Ending, Claiming, Sending):
     """Subclass it and provide the fixture `broker`."""
 
     """Subclass it and provide the fixture `broker`."""
 
     @pytest.fixture
     async def stage(self, broker: Broker) -> AsyncIterator[Stage]:
-        async with AsyncExitStack() as stack:
-            producer = await stack.enter_async_context(broker.producer())
-            yield Stage(broker, producer, stack)
+        async with Stage.on(broker) as stage:
+            yield stage

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -22,6 +24,7 @@ from horsies import (
     TaskStatus,
     WorkerConfig,
 )
+from horsies.abc import Consumer, Start, StartOutcome
 
 from .conftest import Bench
 
@@ -211,3 +214,38 @@ async def test_a_timeout_leaves_the_slot_occupied_until_the_thread_ends(config: 
         info = (await first.info(include_result=True)).unwrap()
         assert info is not None
         assert info.error_code == "TASK_TIMEOUT"
+
+
+async def test_a_request_that_comes_while_a_task_is_being_started_keeps_it_from_running(
+    rare_polls: AppConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, signals = Horsies(rare_polls), Signals()
+
+    @app.task
+    async def never() -> None:
+        signals.runs += 1
+
+    async with Runtime(app) as rt:
+        handle = (await never.handle(rt).send()).unwrap()
+        consumer = rt.broker.consumer
+
+        @asynccontextmanager
+        async def slow_to_start(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
+            async with consumer(worker_id, queues) as real:
+                start = real.start
+
+                async def slow(starts: Sequence[Start]) -> list[StartOutcome]:
+                    outcomes = await start(starts)
+                    assert await handle.cancel() == Ok(CancelOutcome.REQUESTED)
+                    with anyio.fail_after(10):
+                        while not worker._pump._ready[0].is_cancelled:  # type: ignore[union-attr]
+                            await anyio.sleep(0.002)
+                    return outcomes
+
+                monkeypatch.setattr(real, "start", slow)
+                yield real
+
+        monkeypatch.setattr(rt.broker, "consumer", slow_to_start)
+        worker = rt.start_worker()
+        assert (await handle.get(timeout=10)).unwrap_err().code == "TASK_CANCELLED"
+    assert signals.runs == 0

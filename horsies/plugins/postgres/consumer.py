@@ -22,7 +22,7 @@ from horsies.abc import (
 
 from .session import Row, Session, in_utc
 
-_SWEEP = 2_000
+_SWEEP = 5_000
 
 
 class PostgresConsumer:

@@ -28,7 +28,7 @@ from horsies.abc import (
 from .queries import named_queries
 from .session import Row, Session, Transaction, after, instant
 
-_SWEEP = 2_000
+_SWEEP = 5_000
 
 
 _CRASHED = "WORKER_CRASHED"

@@ -20,7 +20,7 @@ class Noticing:
 
     async def test_sends_and_ends_are_noticed(self, stage: Stage) -> None:
         worker = await stage.worker()
-        with anyio.fail_after(20):
+        with anyio.fail_after(10):
             async with stage.broker.listen(Topic.WORK) as queues, stage.broker.listen(Topic.FINISHED) as finished:
                 await stage.send(new_task(1), new_task(2, queue="slow", due_in=5))
                 assert await heard(queues, {"ready:fast", "delayed:slow"})
@@ -35,7 +35,7 @@ class Noticing:
     async def test_another_attempt_is_noticed(self, stage: Stage) -> None:
         worker = await stage.worker()
         lease = await stage.started(worker, new_task(1))
-        with anyio.fail_after(20):
+        with anyio.fail_after(10):
             async with stage.broker.listen(Topic.WORK) as queues:
                 await worker.finish([done(lease, TaskStatus.PENDING, retry_in=2.0)], now=at(1))
                 assert await heard(queues, {"delayed:fast"})
@@ -47,7 +47,7 @@ class Noticing:
         await stage.send(new_task(1, good_until=at(2)))
         (claimed,) = (await worker.claim(1, now=at(1))).tasks
         await stage.send(new_task(2, good_until=at(2)))
-        with anyio.fail_after(20):
+        with anyio.fail_after(10):
             async with stage.broker.listen(Topic.FINISHED) as finished:
                 await worker.claim(1, now=at(3))
                 assert await heard(finished, {str(UUID(int=2))})
@@ -55,7 +55,7 @@ class Noticing:
                 assert await heard(finished, {claimed.lease.task_id})
 
     async def test_a_commit_between_two_waits_is_noticed(self, stage: Stage) -> None:
-        with anyio.fail_after(20):
+        with anyio.fail_after(10):
             async with stage.broker.listen(Topic.WORK) as queues:
                 for n in (1, 2):
                     await stage.send(new_task(n))
@@ -65,7 +65,7 @@ class Noticing:
         worker = await stage.worker()
         running = await stage.started(worker, new_task(1))
         await stage.send(new_task(2))
-        with anyio.fail_after(20):
+        with anyio.fail_after(10):
             async with stage.broker.listen(Topic.WORK) as work, stage.broker.listen(Topic.FINISHED) as finished:
                 await stage.broker.control.cancel([running.task_id, str(UUID(int=2))], now=at(1))
                 assert await heard(work, {f"cancel:{running.task_id}"})
@@ -76,7 +76,7 @@ class Noticing:
         await stage.started(dead, new_task(1))
         await stage.claimed(dead, new_task(2))
         await stage.started(dead, new_task(3, queue="slow"), retry_after_crash=5.0)
-        with anyio.fail_after(20):
+        with anyio.fail_after(10):
             async with stage.broker.listen(Topic.WORK) as work, stage.broker.listen(Topic.FINISHED) as finished:
                 await living.reap(10, now=at(60))
                 assert await heard(work, {"ready:fast", "delayed:slow"})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -67,6 +67,13 @@ class Stage:
         self.broker = broker
         self.producer = producer
         self._stack = stack
+
+    @classmethod
+    @asynccontextmanager
+    async def on(cls, broker: Broker) -> AsyncIterator[Stage]:
+        """A stage for the scope; its workers and producer end with it."""
+        async with AsyncExitStack() as stack:
+            yield cls(broker, await stack.enter_async_context(broker.producer()), stack)
 
     async def worker(self, name: str = "w1", queues: Sequence[tuple[str, int]] = QUEUES) -> Consumer:
         """A worker that is alive at the beginning."""

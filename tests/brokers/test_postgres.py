@@ -1,0 +1,125 @@
+"""What only Postgres promises: rows that somebody else has locked are passed over, never waited for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import anyio
+import psycopg
+import pytest
+
+from horsies import AppConfig, Horsies, Runtime
+from horsies.abc import BrokerError, Consumer, EnqueueOutcome, Finish, Producer, Start, TaskStatus
+from horsies.testing.broker import T0, Stage, at, new_task
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)]
+
+
+@pytest.fixture
+async def stage(config: AppConfig) -> AsyncIterator[Stage]:
+    factory = Runtime(Horsies(config)).broker_factory()
+    async with factory.open(config, clock=lambda: T0) as broker, Stage.on(broker) as stage:
+        yield stage
+
+
+@contextmanager
+def locked(config: AppConfig, n: int) -> Iterator[None]:
+    """The n-th task is locked by a transaction of somebody else."""
+    with psycopg.connect(config.url) as connection:
+        statement = f"SELECT FROM {config.schema}.tasks WHERE id = %s FOR UPDATE"
+        assert connection.execute(statement.encode(), (UUID(int=n),)).rowcount == 1
+        yield
+
+
+async def claim(worker: Consumer, now: float) -> list[int]:
+    return [UUID(task.lease.task_id).int for task in (await worker.claim(2, now=at(now))).tasks]
+
+
+async def test_a_claim_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
+    worker = await stage.worker()
+    await stage.send(new_task(1), new_task(2), new_task(3))
+    with anyio.fail_after(10), locked(config, 1):
+        got = await claim(worker, 1)
+        assert 1 not in got
+        assert got
+    assert await claim(worker, 1) != []
+
+
+async def test_a_promotion_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
+    worker = await stage.worker()
+    await stage.send(new_task(1, due_in=1), new_task(2, due_in=1))
+    with anyio.fail_after(10), locked(config, 1):
+        assert (await worker.promote(10, now=at(2))).promoted == 1
+    assert (await worker.promote(10, now=at(2))).promoted == 1
+
+
+async def test_an_expiry_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
+    worker, other = await stage.worker("w1"), await stage.worker("w2")
+    await stage.claimed(worker, new_task(3, good_until=at(1)))
+    await stage.claimed(worker, new_task(4, good_until=at(1)))
+    await stage.send(new_task(1, good_until=at(1)), new_task(2, good_until=at(1)))
+    with anyio.fail_after(10), locked(config, 1), locked(config, 3):
+        assert await other.expire(10, now=at(2)) == 2
+    assert await other.expire(10, now=at(2)) == 2
+
+
+async def test_reaping_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
+    dead, living = await stage.worker("w1"), await stage.worker("w2")
+    await stage.started(dead, new_task(1))
+    await stage.started(dead, new_task(2))
+    with anyio.fail_after(10), locked(config, 1):
+        assert await living.reap(10, now=at(60)) == 1
+    assert await living.reap(10, now=at(60)) == 1
+
+
+async def test_a_cancel_request_between_the_decision_and_the_write_of_a_retry_is_seen(
+    stage: Stage, config: AppConfig
+) -> None:
+    worker = await stage.worker()
+    lease = await stage.started(worker, new_task(1))
+    answers: list[list[bool]] = []
+
+    async def finish() -> None:
+        end = Finish(lease, TaskStatus.PENDING, b"failed", "A_CODE", retry_in=5.0)
+        answers.append(await worker.finish([end], now=at(2)))
+
+    request = f"UPDATE {config.schema}.tasks SET cancel_requested_at = %s WHERE id = %s"
+    async with anyio.create_task_group() as group:
+        with psycopg.connect(config.url) as connection:
+            connection.execute(request.encode(), (at(1), lease.task_id))
+            group.start_soon(finish)
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
+            with anyio.fail_after(10), psycopg.connect(config.url, autocommit=True) as observer:
+                while observer.execute(waiting, (f"%{config.schema}.tasks%",)).fetchone() == (0,):
+                    await anyio.sleep(0.01)
+    assert answers == [[True]]
+    assert await stage.status(1) is TaskStatus.CANCELLED
+
+
+async def test_an_insert_waits_for_a_key_only_so_long(stage: Stage, config: AppConfig) -> None:
+    async def send(producer: Producer, n: int) -> list[EnqueueOutcome]:
+        return [answer.outcome for answer in await producer.enqueue([new_task(n, unique_key="k")], now=T0)]
+
+    async with stage.broker.producer(lock_wait=0.05) as producer:
+        with psycopg.connect(config.url) as connection:
+            insert = f"""
+                INSERT INTO {config.schema}.tasks
+                    (id, phase, status, queue, priority, due_at, sent_at, task_name, envelope, sha, unique_key)
+                VALUES (%s, 1, 'PENDING', 'fast', 50, now(), now(), 'a_task', '', '', 'k')
+            """
+            connection.execute(insert.encode(), (UUID(int=7),))
+            with pytest.raises(BrokerError, match="55P03") as raised:
+                await send(producer, 1)
+            assert raised.value.retryable
+            connection.rollback()
+        assert await send(producer, 1) == [EnqueueOutcome.INSERTED]
+
+
+async def test_the_verdict_reaches_the_row_with_the_start(stage: Stage) -> None:
+    worker = await stage.worker()
+    first, second = await stage.claimed(worker, new_task(1)), await stage.claimed(worker, new_task(2))
+    await worker.start([Start(first, 3.0), Start(second)], now=T0)
+    await worker.reap(10, now=at(60))
+    assert (await stage.row(1)).due_at == at(63)

@@ -29,9 +29,28 @@ class Claiming:
         assert ids(claim.tasks) == [4, 5, 6, 3, 2, 1]
         assert claim.tasks[0].overdue == pytest.approx(2)
 
+    async def test_the_best_come_first_however_few_are_asked_for(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(*(new_task(n, priority=100 - n) for n in range(1, 7)), new_task(9, queue="slow", priority=1))
+        assert ids((await worker.claim(2, now=at(1))).tasks) == [6, 5]
+        assert ids((await worker.claim(2, now=at(1))).tasks) == [4, 3]
+
+    async def test_queues_of_one_rank_are_one_queue(self, stage: Stage) -> None:
+        worker = await stage.worker(queues=(("slow", 1), ("fast", 1)))
+        await stage.send(*(new_task(n, priority=n, queue="slow" if n % 2 else "fast") for n in range(1, 7)))
+        assert ids((await worker.claim(4, now=at(1))).tasks) == [1, 2, 3, 4]
+
+    async def test_what_is_due_by_a_later_clock_is_not_due_yet(self, stage: Stage) -> None:
+        """The database's clock may step back, or another server take over."""
+        worker = await stage.worker()
+        await stage.send(new_task(1), now=at(5))
+        assert (await worker.claim(1, now=at(4.999))).tasks == ()
+        assert ids((await worker.claim(1, now=at(5))).tasks) == [1]
+
     async def test_the_limit_is_a_true_bound_and_only_served_queues_count(self, stage: Stage) -> None:
         worker = await stage.worker(queues=(("slow", 1),))
         await stage.send(*(new_task(n) for n in range(1, 6)), *(new_task(n, queue="slow") for n in range(6, 10)))
+        assert await worker.has_due(now=at(1))
         assert ids((await worker.claim(3, now=at(1))).tasks) == [6, 7, 8]
         assert ids((await worker.claim(3, now=at(1))).tasks) == [9]
         assert not await worker.has_due(now=at(1))
@@ -51,8 +70,9 @@ class Claiming:
         assert sorted(got) == list(range(1, 61))
 
     async def test_only_a_living_worker_claims(self, stage: Stage) -> None:
-        worker = await stage.worker()
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
         await stage.send(new_task(1))
+        await other.beat(now=at(10_000))
         assert (await worker.claim(1, now=at(10_000))).tasks == ()
         await worker.leave()
         assert (await worker.claim(1, now=at(1))).tasks == ()
@@ -64,6 +84,9 @@ class Claiming:
         await stage.send(new_task(1))
         assert (await worker.claim(1, now=at(20))).tasks == ()
         assert ids((await worker.claim(1, now=at(19.999))).tasks) == [1]
+        await stage.send(new_task(2))
+        await worker.beat(now=at(19.999))
+        assert ids((await worker.claim(1, now=at(39))).tasks) == [2]
 
     async def test_a_delayed_task_waits_for_its_promotion(self, stage: Stage) -> None:
         worker = await stage.worker()
@@ -78,6 +101,14 @@ class Claiming:
         assert promotion.next_due_in == pytest.approx(1.5)
         assert ids((await worker.claim(5, now=at(1.5))).tasks) == [1]
         assert (await worker.promote(10, now=at(9))).next_due_in is None
+
+    async def test_promotion_is_bounded(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(*(new_task(n, due_in=1) for n in range(1, 6)))
+        promotion = await worker.promote(3, now=at(2))
+        assert (promotion.promoted, promotion.next_due_in) == (3, 0.0)
+        assert len((await worker.claim(9, now=at(2))).tasks) == 3
+        assert (await worker.promote(3, now=at(2))).promoted == 2
 
     async def test_start_is_fenced(self, stage: Stage) -> None:
         one, other = await stage.worker("w1"), await stage.worker("w2")
@@ -113,7 +144,7 @@ class Claiming:
 
     async def test_expired_rows_in_front_do_not_hide_what_stands_behind(self, stage: Stage) -> None:
         worker = await stage.worker()
-        expired = [new_task(n, priority=1, good_until=at(1)) for n in range(1, 7_001)]
+        expired = [new_task(n, priority=1, good_until=at(2)) for n in range(1, 7_001)]
         for start in range(0, len(expired), 1_000):
             await stage.send(*expired[start : start + 1_000])
         await stage.send(new_task(9_999))

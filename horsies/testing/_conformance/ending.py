@@ -77,7 +77,7 @@ class Ending:
     async def test_an_interrupted_task_is_due_at_once_and_has_used_no_retry(self, stage: Stage) -> None:
         worker = await stage.worker()
         lease = await stage.started(worker, new_task(1))
-        await worker.finish([done(lease, TaskStatus.PENDING, interrupted=True)], now=at(1))
+        await worker.finish([done(lease, TaskStatus.PENDING, interrupted=True, retry_in=5.0)], now=at(1))
         (again,) = (await worker.claim(1, now=at(1))).tasks
         assert (again.attempt, again.retries) == (1, 0)
 
@@ -89,18 +89,28 @@ class Ending:
         assert await worker.give_back([GiveBack(claimed.lease, 2.0)], now=at(1)) == [True]
         assert await worker.give_back([GiveBack(claimed.lease)], now=at(1)) == [False]
         assert (await other.claim(1, now=at(2))).tasks == ()
+        assert (await other.promote(1, now=at(2))).next_due_in == pytest.approx(1)
         await other.promote(1, now=at(3))
         (again,) = (await other.claim(1, now=at(3))).tasks
         assert again.attempt == 0
         assert again.overdue == pytest.approx(3)
+        await other.give_back([GiveBack(again.lease, 2.0)], now=at(3))
+        await other.promote(1, now=at(5))
+        (third,) = (await other.claim(1, now=at(5))).tasks
+        assert third.overdue == pytest.approx(5)
         assert (await stage.row(1)).due_at == T0
+        await other.start([Start(third.lease)], now=at(5))
+        assert (await stage.row(1)).due_at == T0
+        assert await other.give_back([GiveBack(third.lease)], now=at(5)) == [False]
 
     async def test_leaving_gives_back_what_was_never_started(self, stage: Stage) -> None:
         worker, other = await stage.worker("w1"), await stage.worker("w2")
         await stage.started(worker, new_task(1))
+        await stage.claimed(other, new_task(4))
         await stage.send(new_task(2), new_task(3))
         await worker.claim(5, now=at(1))
         assert await worker.leave() == 2
+        assert await stage.status(4) is TaskStatus.CLAIMED
         assert [await stage.status(n) for n in (1, 2, 3)] == [
             TaskStatus.RUNNING,
             TaskStatus.PENDING,
@@ -112,17 +122,17 @@ class Ending:
         dead, living = await stage.worker("w1"), await stage.worker("w2")
         first = await stage.started(dead, new_task(1))
         again = await stage.started(dead, new_task(2), retry_after_crash=5.0)
-        late = await stage.started(dead, new_task(3, good_until=at(45)), retry_after_crash=5.0)
+        late = await stage.started(dead, new_task(3, good_until=at(25)), retry_after_crash=5.0)
         cancelled = await stage.started(dead, new_task(4), retry_after_crash=5.0)
         held = await stage.claimed(dead, new_task(5))
-        await stage.claimed(dead, new_task(6, good_until=at(40)))
+        await stage.claimed(dead, new_task(6, good_until=at(20)))
         await stage.broker.control.cancel([cancelled.task_id], now=at(1))
         await living.beat(now=at(19.999))
         assert await living.reap(10, now=at(19.999)) == 0
-        await living.beat(now=at(40))
-        assert await living.reap(4, now=at(40)) == 4
-        assert await living.reap(10, now=at(40)) == 2
-        assert await living.reap(10, now=at(40)) == 0
+        await living.beat(now=at(20))
+        assert await living.reap(4, now=at(20)) == 4
+        assert await living.reap(10, now=at(20)) == 2
+        assert await living.reap(10, now=at(20)) == 0
         rows = [await stage.row(n) for n in range(1, 7)]
         assert [(row.status, row.error_code, row.attempt, row.retries) for row in rows] == [
             (TaskStatus.FAILED, "WORKER_CRASHED", 1, 0),
@@ -132,15 +142,17 @@ class Ending:
             (TaskStatus.PENDING, None, 0, 0),
             (TaskStatus.EXPIRED, None, 0, 0),
         ]
-        assert (rows[1].due_at, rows[4].due_at) == (at(45), T0)
+        assert (rows[1].due_at, rows[4].due_at) == (at(25), T0)
         (attempt,) = rows[1].attempts
         assert (attempt.worker_id, attempt.error_code, attempt.result) == ("w1", "WORKER_CRASHED", None)
         (stored,) = await stage.broker.reader.results([first.task_id])
         assert (stored.error_code, stored.result) == ("WORKER_CRASHED", None)
-        # It was frozen, not dead; now it thaws, and nothing is its own any more.
-        await dead.beat(now=at(41))
-        assert await dead.finish([done(lease) for lease in (first, again, late, cancelled)], now=at(41)) == [False] * 4
-        assert await dead.start([Start(held)], now=at(41)) == [StartOutcome.LOST]
+        # The living one is still alive, and goes on with what came back.
+        assert ids((await living.claim(5, now=at(21))).tasks) == [5]
+        # The other was frozen, not dead; now it thaws, and nothing is its own any more.
+        await dead.beat(now=at(21))
+        assert await dead.finish([done(lease) for lease in (first, again, late, cancelled)], now=at(21)) == [False] * 4
+        assert await dead.start([Start(held)], now=at(21)) == [StartOutcome.LOST]
 
     async def test_who_never_beat_holds_nothing(self, stage: Stage) -> None:
         gone, living = await stage.worker("w1"), await stage.worker("w2")
@@ -176,7 +188,7 @@ class Ending:
     async def test_what_runs_is_asked_to_end_and_never_tried_again(
         self, stage: Stage, status: TaskStatus, ends: TaskStatus
     ) -> None:
-        worker = await stage.worker()
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
         lease = await stage.started(worker, new_task(1))
         assert await worker.beat(now=at(1)) == []
         for _ in range(2):
@@ -184,6 +196,7 @@ class Ending:
         row = await stage.row(1)
         assert (row.status, row.cancel_requested) == (TaskStatus.RUNNING, True)
         assert await worker.beat(now=at(2)) == [lease]
+        assert await other.beat(now=at(2)) == []
         assert await worker.finish([done(lease, status, interrupted=status is P)], now=at(3)) == [True]
         row = await stage.row(1)
         assert (row.status, row.attempts) == (ends, ())

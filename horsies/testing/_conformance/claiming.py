@@ -14,7 +14,7 @@ from horsies.abc import (
     TaskStatus,
 )
 
-from .stage import T0, Stage, at, ids, new_task
+from .stage import T0, Stage, at, done, ids, new_task
 
 
 class Claiming:
@@ -154,6 +154,21 @@ class Claiming:
         while await worker.expire(1_000, now=at(2)):
             pass
         assert [await stage.status(n) for n in (1, 7_000)] == [TaskStatus.EXPIRED] * 2
+
+    async def test_expiry_takes_what_is_claimed_and_was_never_started(self, stage: Stage) -> None:
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
+        running = await stage.started(worker, new_task(1, good_until=at(2)))
+        held = await stage.claimed(worker, new_task(2, good_until=at(2)))
+        await stage.claimed(worker, new_task(3, good_until=at(2.001)))
+        assert await other.expire(10, now=at(1.999)) == 0
+        assert await other.expire(10, now=at(2)) == 1
+        assert await worker.start([Start(held)], now=at(2)) == [StartOutcome.LOST]
+        assert [await stage.status(n) for n in (1, 2, 3)] == [
+            TaskStatus.RUNNING,
+            TaskStatus.EXPIRED,
+            TaskStatus.CLAIMED,
+        ]
+        assert await worker.finish([done(running)], now=at(9)) == [True]
 
     async def test_expiry_is_bounded_and_takes_the_oldest_deadline_first(self, stage: Stage) -> None:
         worker = await stage.worker()

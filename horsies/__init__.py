@@ -22,6 +22,7 @@ from ._task.app import Horsies
 from ._task.context import TaskContext, TaskInterrupted
 from ._task.declare import Task, task
 from ._task.handle import AttemptInfo, TaskHandle, TaskInfo, TaskResult
+from ._task.host import Environment
 from ._task.options import TaskSendOptions
 from ._task.send import TaskFunction, TaskSendResult
 from ._worker.worker import Worker, WorkerStatistics
@@ -36,6 +37,7 @@ __all__ = [
     "RetryPolicy",
     # running
     "Runtime",
+    "Environment",
     "blocking",
     "BlockingRuntime",
     "Worker",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,11 +35,22 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Time, ids and chance: they enter here and nowhere else, so that a simulation can replace them."""
+    """What differs from run to run enters here and nowhere else, so that a simulation can replace it.
+
+    Args:
+        clock: the current instant, aware UTC.
+        new_id: a new task id: a UUID in lower case, growing with time.
+        random: chance: jitter.
+        inline: sync tasks run on the event loop's own thread, for simulations.
+        host, pid: the place, for the ids of workers.
+    """
 
     clock: Clock = utc_now
     new_id: Callable[[], str] = new_task_id
     random: Random = field(default_factory=Random)
+    inline: bool = False
+    host: str = field(default_factory=lambda: platform.node() or "worker")
+    pid: int = field(default_factory=os.getpid)
 
 
 class Host(Protocol):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from .._core.codes import TaskErrorCode
@@ -173,16 +174,24 @@ def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
 
 async def run_sync(
     job: Job,
-    limiter: anyio.CapacityLimiter,
+    limiter: anyio.CapacityLimiter | None,
     report: Callable[[Ok[Any] | Err[TaskError]], None],
     abandon: Callable[[], None],
 ) -> None:
-    """Run a sync task in a thread and `report` how it ended.
+    """Run a sync task in a thread (without a `limiter`: in the calling one) and `report` how it ended.
 
     Past its timeout the task is reported at once, and this call (which is the task's slot) lasts until the thread
     ends; what it returns then is dropped. When cancelled, the thread gets `THREAD_GRACE` seconds to notice; one that
     does not is left behind, and `abandon` is called.
     """
+    if limiter is None:
+        await anyio.lowlevel.checkpoint()
+        result = call_sync(job)
+        if result is not None:
+            report(result)
+        elif job.is_cancelled:
+            report(cancelled())
+        return
     timeout = job.envelope.timeout
     ended = anyio.Event()
     results: list[Ok[Any] | Err[TaskError] | None] = []

@@ -68,8 +68,8 @@ class Pump:
         self._ready: deque[Job] = deque()
         self._running: dict[str, Job] = {}
         self._unsure: set[Lease] = set()
-        self._limiter = anyio.CapacityLimiter(config.threads or config.concurrency)
         self._threads_free = config.threads or config.concurrency
+        self._limiter = None if host.environment.inline else anyio.CapacityLimiter(self._threads_free)
         self._is_stopping = False
         self._wake = anyio.Event()
         self._hungry = True

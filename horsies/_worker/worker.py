@@ -7,8 +7,6 @@ running tasks end first, then what they produced is written, then what was claim
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
@@ -65,8 +63,8 @@ class Worker:
         self._host = host
         self._config = config or WorkerConfig()
         self._queues = _served(host, self._config)
-        name = self._config.name or platform.node() or "worker"
-        self.worker_id = f"{name}:{os.getpid()}:{host.environment.new_id()[-8:]}"
+        place = host.environment
+        self.worker_id = f"{self._config.name or place.host}:{place.pid}:{place.new_id()[-8:]}"
         self._pump: Pump | None = None
         self._finisher: Finisher
         self._draining = False

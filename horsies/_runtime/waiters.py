@@ -112,7 +112,7 @@ class Waiters:
     async def run_once(self, task_ids: Iterable[str]) -> int:
         """Look `task_ids` up and answer those who wait for the ones that have ended, or are not there."""
         answered = 0
-        ids = [task_id for task_id in task_ids if task_id in self._waiting]
+        ids = sorted(task_id for task_id in task_ids if task_id in self._waiting)
         for start in range(0, len(ids), LOOKUP):
             part = ids[start : start + LOOKUP]
             found = {stored.task_id: stored for stored in await self._broker.reader.results(part)}

@@ -158,9 +158,16 @@ class Pump:
             await self._wait_woken(None)
 
     async def _promote(self) -> None:
-        promotion = await self._consumer.promote(PROMOTE_BATCH)
+        asked_at, self._next_due = self._next_due, float("inf")
+        try:
+            promotion = await self._consumer.promote(PROMOTE_BATCH)
+        except BrokerError:
+            self._next_due = asked_at
+            raise
         due_in = 0.0 if promotion.promoted == PROMOTE_BATCH else promotion.next_due_in
-        self._next_due = float("inf") if due_in is None else anyio.current_time() + due_in
+        if due_in is not None:
+            # A notice that came while the answer was under way asks to look again.
+            self._next_due = min(self._next_due, anyio.current_time() + due_in)
         self._hungry = self._hungry or promotion.promoted > 0
 
     async def _claim(self, room: int) -> bool:

@@ -16,7 +16,7 @@ import anyio
 import anyio.abc
 
 from .._core.config import QueueConfig, WorkerConfig
-from .._core.errors import HorsiesError
+from .._core.errors import BrokerError, HorsiesError
 from .._task.host import Host
 from ..abc import Broker, Consumer
 from .finisher import Finisher
@@ -174,13 +174,18 @@ class Worker:
 
     async def _clean_up(self, consumer: Consumer, pump: Pump) -> None:
         """Write what has ended and give back what has not begun, within `CLEANUP` seconds."""
-        with anyio.move_on_after(CLEANUP, shield=True) as cleanup:
-            await self._finisher.wait_written()
-            pump.counts["given_back"] += await consumer.leave()
-        if cleanup.cancelled_caught:
-            logger.error("worker %s could not write everything in time", self.worker_id)
-        for scope in self._shields:
-            scope.cancel()
+        try:
+            with anyio.move_on_after(CLEANUP, shield=True) as cleanup:
+                await self._finisher.wait_written()
+                pump.counts["given_back"] += await consumer.leave()
+            if cleanup.cancelled_caught:
+                logger.error("worker %s could not write everything in time", self.worker_id)
+        except BrokerError as error:
+            # What it leaves behind is found by those who reap.
+            logger.error("worker %s could not sign off: %s", self.worker_id, error.message)
+        finally:
+            for scope in self._shields:
+                scope.cancel()
 
 
 def _served(host: Host, config: WorkerConfig) -> list[QueueConfig]:

@@ -70,7 +70,7 @@ class Pump:
         self._unsure: set[Lease] = set()
         self._threads_free = config.threads or config.concurrency
         self._limiter = None if host.environment.inline else anyio.CapacityLimiter(self._threads_free)
-        self._is_stopping = False
+        self.is_stopping = False
         self._wake = anyio.Event()
         self._hungry = True
         self._next_due = 0.0
@@ -90,7 +90,7 @@ class Pump:
 
     def stop_nowait(self) -> None:
         """Claim nothing more; `run` returns once what it is doing is done."""
-        self._is_stopping = True
+        self.is_stopping = True
         self._wake.set()
 
     def notice(self, names: Iterable[str]) -> None:
@@ -115,7 +115,7 @@ class Pump:
     async def run(self, running: anyio.abc.TaskGroup) -> None:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
         waits = pauses(self._resilience, self._host.environment.random)
-        while not self._is_stopping:
+        while not self.is_stopping:
             try:
                 if await self.run_once(running):
                     waits = pauses(self._resilience, self._host.environment.random)

@@ -56,6 +56,19 @@ class Services:
         for lease in asked:
             self._pump.cancel(lease.task_id)
 
+    async def sign_on(self) -> None:
+        """Write the first heartbeat, which registers the worker, however long the database is away."""
+        waits = pauses(self._resilience, self._environment.random)
+        while not self._pump.is_stopping:
+            try:
+                await self.beat()
+                return
+            except BrokerError as error:
+                if not error.retryable:
+                    raise
+                logger.warning("worker %s: cannot sign on: %s", self._worker_id, error.message)
+                await anyio.sleep(next(waits))
+
     async def keep_beating(self) -> None:
         waits = pauses(self._resilience, self._environment.random)
         pause = self._recovery.heartbeat_interval

@@ -140,7 +140,7 @@ class Worker:
                     resilience=app.resilience,
                     recovery=app.recovery,
                 )
-                await services.beat()
+                await services.sign_on()
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._shielded, finisher.run)
                     group.start_soon(self._shielded, services.keep_beating)

@@ -116,6 +116,8 @@ class Claiming:
         (claimed,) = (await one.claim(1, now=T0)).tasks
         stale = replace(claimed.lease, claim_number=claimed.lease.claim_number - 1)
         assert await other.start([Start(claimed.lease)], now=T0) == [StartOutcome.LOST]
+        assert await one.start([Start(stale)], now=T0) == [StartOutcome.LOST]
+        assert await stage.status(1) is TaskStatus.CLAIMED
         assert await one.start([Start(stale), Start(claimed.lease)], now=T0) == [
             StartOutcome.LOST,
             StartOutcome.STARTED,

@@ -28,6 +28,7 @@ class Ending:
         lease = await stage.started(worker, new_task(1))
         assert await other.finish([done(lease)], now=at(1)) == [False]
         assert await worker.finish([done(replace(lease, claim_number=99))], now=at(1)) == [False]
+        assert await stage.status(1) is TaskStatus.RUNNING
         assert await worker.finish([done(lease)], now=at(1)) == [True]
         assert await worker.finish([done(lease, TaskStatus.FAILED)], now=at(2)) == [False]
         row = await stage.row(1)
@@ -86,6 +87,8 @@ class Ending:
         await stage.send(new_task(1))
         (claimed,) = (await worker.claim(1, now=at(1))).tasks
         assert await other.give_back([GiveBack(claimed.lease)], now=at(1)) == [False]
+        assert await worker.give_back([GiveBack(replace(claimed.lease, claim_number=99))], now=at(1)) == [False]
+        assert await stage.status(1) is TaskStatus.CLAIMED
         assert await worker.give_back([GiveBack(claimed.lease, 2.0)], now=at(1)) == [True]
         assert await worker.give_back([GiveBack(claimed.lease)], now=at(1)) == [False]
         assert (await other.claim(1, now=at(2))).tasks == ()

@@ -63,6 +63,15 @@ class Sending:
             EnqueueOutcome.DEDUPLICATED,
         ]
 
+    async def test_the_holder_of_a_key_is_the_unfinished_one(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        for n in (2, 9):
+            lease = await stage.started(worker, new_task(n, unique_key="k"))
+            await worker.finish([done(lease)], now=T0)
+        await stage.send(new_task(5, unique_key="k"))
+        (answer,) = await stage.producer.enqueue([new_task(6, unique_key="k")], now=at(1))
+        assert (answer.outcome, answer.task_id) == (EnqueueOutcome.DEDUPLICATED, new_task(5).task_id)
+
     async def test_one_key_twice_in_a_batch(self, stage: Stage) -> None:
         tasks = [new_task(n, unique_key="k") for n in (1, 2)]
         answers = await stage.producer.enqueue(tasks, now=T0)

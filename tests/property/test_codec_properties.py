@@ -11,7 +11,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horsies._payload.codec import INT_MAX, INT_MIN, CodecError, codec_for
+from horsies._payload.codec import CodecError, codec_for
+from horsies._payload.plain import INT_MAX, INT_MIN
 from horsies.plugins.serializers import horsies_serializers
 
 SERIALIZERS = horsies_serializers()

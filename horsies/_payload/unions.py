@@ -1,0 +1,138 @@
+"""Unions that msgspec refuses although plain builtins tell their members apart.
+
+msgspec takes bytes for a kind of text, as in JSON, and knows nothing of the classes it is taught. Here bytes stay bytes,
+and a class is read from one kind of plain value. So a union is read by the kind of what arrives: `str | bytes` is `str`
+for text and `bytes` for bytes, `Model | int` is `Model` for a dict and `int` for an int. Members of one kind are left to
+msgspec: what it cannot tell apart (`str | UUID`, two dataclasses) has no codec.
+
+Only annotations can be rewritten so, and the arguments of generics in them. The fields of a class are msgspec's.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Set
+from typing import Annotated, Any, ClassVar, Union
+
+import msgspec
+import msgspec.inspect as inspect
+
+PLAIN_KINDS: Set[type] = frozenset[type]({bool, int, float, str, bytes, list, dict, type(None)})
+
+
+class _AnythingGoes(type):
+    """msgspec checks what a hook returns; the hook has already chosen."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return True
+
+
+class Either(metaclass=_AnythingGoes):
+    """A union as a class for msgspec's hook. `members`: what to read from each kind of plain value."""
+
+    members: ClassVar[dict[type, Any]]
+
+
+def told_apart(annotation: Any) -> Any:
+    """`annotation` with an `Either` for each union that msgspec would refuse.
+
+    Raises:
+        TypeError: a union that cannot be told apart, and what to do.
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return Annotated[told_apart(arguments[0]), *annotation.__metadata__]
+    if origin in (Union, types.UnionType):
+        return _union(tuple(map(told_apart, arguments)), annotation)
+    if arguments and isinstance(origin, type):
+        return origin[tuple(map(told_apart, arguments))]  # type: ignore[index]
+    return annotation
+
+
+def _union(members: tuple[Any, ...], annotation: Any) -> Any:
+    union: Any = Union[members]
+    if _refusal(union) is None:
+        return union
+    by_kind: dict[type, Any] = {}
+    for kind in PLAIN_KINDS:
+        readers = tuple(member for member in members if kind in _kinds(inspect.type_info(member)))
+        if readers:
+            by_kind[kind] = Union[readers]
+            if (reason := _refusal(by_kind[kind])) is not None:
+                raise TypeError(
+                    f"the members of {_name(annotation)} cannot be told apart once they are plain data: {reason}; "
+                    "take one of them, or msgspec.Struct classes declared with tag=True"
+                )
+    return _AnythingGoes(_name(annotation), (Either,), {"members": by_kind})
+
+
+def _refusal(annotation: Any) -> str | None:
+    try:
+        msgspec.msgpack.Decoder(annotation)
+    except TypeError as error:
+        return str(error).partition(" - type")[0].partition("\n")[0]
+    return None
+
+
+def _name(annotation: Any) -> str:
+    return " | ".join(getattr(member, "__name__", str(member)) for member in typing.get_args(annotation))
+
+
+def _kinds(info: Any) -> Set[type]:
+    """The kinds of plain values that msgspec, or its hook, reads a type from."""
+    match info:
+        case inspect.Metadata():
+            return _kinds(info.type)
+        case inspect.UnionType():
+            return {kind for member in info.types for kind in _kinds(member)}
+        case inspect.LiteralType():
+            return {type(value) for value in info.values}
+        case inspect.EnumType():
+            return {type(member.value) for member in info.cls}
+        case inspect.CustomType():
+            return _kinds_of_class(info.cls)
+        case inspect.StructType(array_like=True):
+            return {list}
+        case _:
+            return _KINDS.get(type(info), PLAIN_KINDS)
+
+
+def _kinds_of_class(cls: Any) -> Set[type]:
+    if isinstance(cls, _AnythingGoes):
+        return frozenset(cls.members)  # type: ignore[attr-defined]
+    is_keyed = hasattr(cls, "model_fields") and "root" not in cls.model_fields
+    return {dict} if is_keyed else PLAIN_KINDS
+
+
+_KINDS: dict[type, Set[type]] = {
+    inspect.NoneType: {type(None)},
+    inspect.BoolType: {bool},
+    inspect.IntType: {int},
+    inspect.FloatType: {int, float},
+    inspect.BytesType: {bytes},
+    **dict.fromkeys(
+        (
+            inspect.StrType,
+            inspect.DateTimeType,
+            inspect.DateType,
+            inspect.TimeType,
+            inspect.TimeDeltaType,
+            inspect.UUIDType,
+            inspect.DecimalType,
+        ),
+        {str},
+    ),
+    **dict.fromkeys(
+        (
+            inspect.ListType,
+            inspect.SetType,
+            inspect.FrozenSetType,
+            inspect.VarTupleType,
+            inspect.TupleType,
+            inspect.NamedTupleType,
+        ),
+        {list},
+    ),
+    **dict.fromkeys((inspect.DictType, inspect.TypedDictType, inspect.DataclassType, inspect.StructType), {dict}),
+}

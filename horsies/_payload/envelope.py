@@ -3,6 +3,8 @@
 Equal fields give equal bytes, in every process and on every platform: it is a msgpack array in a fixed order, with
 integers in their shortest form, instants and durations as integer microseconds, and metadata sorted. The SHA-256 of
 exactly these bytes is what a replay is proven by; see `docs/test-vectors.json`.
+
+What cannot be stored or run is no envelope: it is refused when it is written, and when it is read again.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
+from .._core.config import is_name, is_priority
 from .._core.errors import HorsiesError
 from .._core.retry import RetryPolicy
 from .ids import is_task_id
@@ -21,9 +24,30 @@ from .ids import is_task_id
 VERSION = 1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_ZERO, _MICROSECOND = timedelta(0), timedelta(microseconds=1)
+_LONGEST_RETRY = 10**15
+"""Microseconds, some 30 years: up to here a float of seconds names each of them."""
+
+_Retry: TypeAlias = tuple[list[int], bool]
+_Fields: TypeAlias = tuple[
+    int,  # version
+    str,  # task id
+    str,  # task name
+    str,  # queue
+    int,  # priority
+    str,  # serializer
+    bytes,  # arguments
+    int,  # sent at
+    int,  # delay
+    int | None,  # good until
+    int | None,  # timeout
+    str | _Retry | None,
+    str | None,  # unique key
+    list[tuple[str, str]],  # metadata
+]
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder()
+_decoder = msgspec.msgpack.Decoder(_Fields)
+_payload_decoder = msgspec.msgpack.Decoder(tuple[int, str, bytes])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,27 +73,33 @@ def encode(envelope: Envelope) -> bytes:
     """The canonical bytes of `envelope`.
 
     Raises:
-        ValueError: a field cannot be written: text that is no Unicode, or an instant out of range.
+        ValueError: a field cannot be written or stored: text that is no Unicode, a name with NUL, a delay below 0.
     """
+    problem = _problem_with(envelope)
+    if problem is not None:
+        raise ValueError(problem)
     e = envelope
-    return _encoder.encode(
-        (
-            VERSION,
-            e.task_id,
-            e.task_name,
-            e.queue,
-            e.priority,
-            e.serializer,
-            e.arguments,
-            _instant(e.sent_at),
-            e.delay // _MICROSECOND,
-            None if e.good_until is None else _instant(e.good_until),
-            None if e.timeout is None else e.timeout // _MICROSECOND,
-            _retry(e.retry),
-            e.unique_key,
-            sorted(e.metadata),
+    try:
+        return _encoder.encode(
+            (
+                VERSION,
+                e.task_id,
+                e.task_name,
+                e.queue,
+                e.priority,
+                e.serializer,
+                e.arguments,
+                _micros_of(e.sent_at),
+                e.delay // _MICROSECOND,
+                None if e.good_until is None else _micros_of(e.good_until),
+                None if e.timeout is None else e.timeout // _MICROSECOND,
+                _retry_data(e.retry),
+                e.unique_key,
+                sorted(e.metadata),
+            )
         )
-    )
+    except (OverflowError, TypeError) as error:
+        raise ValueError("a field of the envelope is out of range") from error
 
 
 def decode(data: bytes) -> Envelope:
@@ -80,15 +110,14 @@ def decode(data: bytes) -> Envelope:
     """
     try:
         fields = _decoder.decode(data)
-        version = fields[0] if isinstance(fields, list) and fields else None
-        if version != VERSION:
-            raise ValueError(f"the envelope is of version {version!r}, not {VERSION}" if fields else "no envelope")
-        envelope = _envelope_of(*fields[1:])
-        if encode(envelope) == data:
-            return envelope
-    except (msgspec.MsgspecError, UnicodeError, TypeError, AttributeError, OverflowError, HorsiesError) as error:
-        raise ValueError("the bytes are no envelope") from error
-    raise ValueError("the bytes are no canonical envelope")
+        if fields[0] != VERSION:
+            raise ValueError(f"the envelope is of version {fields[0]}, not {VERSION}")
+        envelope = _envelope_of(fields)
+    except (msgspec.MsgspecError, UnicodeError, TypeError, OverflowError, HorsiesError) as error:
+        raise ValueError(f"the bytes are no envelope of version {VERSION}") from error
+    if encode(envelope) != data:
+        raise ValueError("the bytes are no canonical envelope")
+    return envelope
 
 
 def sha_of(data: bytes) -> bytes:
@@ -96,27 +125,28 @@ def sha_of(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _envelope_of(
-    task_id: str,
-    task_name: str,
-    queue: str,
-    priority: int,
-    serializer: str,
-    arguments: bytes,
-    sent_at: int,
-    delay: int,
-    good_until: int | None,
-    timeout: int | None,
-    retry: Any,
-    unique_key: str | None,
-    metadata: list[list[str]],
-) -> Envelope:
-    if not is_task_id(task_id):
-        raise ValueError("the envelope's task id is no UUID")
-    if not all(isinstance(text, str) for text in (task_name, queue, serializer)) or type(priority) is not int:
-        raise TypeError("fields of other types")
-    if not isinstance(arguments, bytes) or not all(isinstance(text, str) for pair in metadata for text in pair):
-        raise TypeError("fields of other types")
+def _problem_with(envelope: Envelope) -> str | None:
+    e = envelope
+    if not is_task_id(e.task_id):
+        return "the envelope's task id is no UUID"
+    if not (is_name(e.task_name) and is_name(e.queue) and is_name(e.serializer)):
+        return "the envelope's names are not all 1..255 bytes of Unicode without NUL"
+    if not (e.unique_key is None or is_name(e.unique_key)):
+        return "the envelope's unique key is not 1..255 bytes of Unicode without NUL"
+    if not (e.retry is None or isinstance(e.retry, RetryPolicy) or is_name(e.retry)):
+        return "the envelope's retry policy has a name that is not 1..255 bytes of Unicode without NUL"
+    if not is_priority(e.priority):
+        return "the envelope's priority is out of range"
+    if e.delay < _ZERO or (e.timeout is not None and e.timeout <= _ZERO):
+        return "the envelope's delay or timeout is out of range"
+    if len(dict(e.metadata)) < len(e.metadata):
+        return "the envelope's metadata names a key twice"
+    return None
+
+
+def _envelope_of(fields: _Fields) -> Envelope:
+    _, task_id, task_name, queue, priority, serializer, arguments = fields[:7]
+    sent_at, delay, good_until, timeout, retry, unique_key, metadata = fields[7:]
     return Envelope(
         task_id=task_id,
         task_name=task_name,
@@ -128,27 +158,27 @@ def _envelope_of(
         delay=timedelta(microseconds=delay),
         good_until=None if good_until is None else _EPOCH + timedelta(microseconds=good_until),
         timeout=None if timeout is None else timedelta(microseconds=timeout),
-        retry=_retry_of(retry),
+        retry=_policy_of(*retry) if isinstance(retry, tuple) else retry,
         unique_key=unique_key,
-        metadata=tuple((key, value) for key, value in metadata),
+        metadata=tuple(metadata),
     )
 
 
-def _instant(at: datetime) -> int:
+def _micros_of(at: datetime) -> int:
     return (at - _EPOCH) // _MICROSECOND
 
 
-def _retry(retry: RetryPolicy | str | None) -> Any:
+def _retry_data(retry: RetryPolicy | str | None) -> str | _Retry | None:
     if not isinstance(retry, RetryPolicy):
         return retry
-    return ([round(delay * 1_000_000) for delay in retry.delays], retry.jitter)
+    delays = [round(delay * 1_000_000) for delay in retry.delays]
+    if not all(1 <= delay <= _LONGEST_RETRY for delay in delays):
+        raise ValueError("a retry policy has a delay below a microsecond or above 30 years")
+    return delays, bool(retry.jitter)
 
 
-def _retry_of(data: Any) -> RetryPolicy | str | None:
-    if data is None or isinstance(data, str):
-        return data
-    delays, jitter = data
-    return RetryPolicy(tuple(delay / 1_000_000 for delay in delays), bool(jitter))
+def _policy_of(delays: list[int], jitter: bool) -> RetryPolicy:
+    return RetryPolicy(tuple(delay / 1_000_000 for delay in delays), jitter)
 
 
 @dataclass(frozen=True)
@@ -170,12 +200,13 @@ class TaskSendPayload:
         """The payload of `envelope`. Raises: ValueError, as `encode`."""
         data = encode(envelope)
         payload = cls(data, sha_of(data).hex())
-        payload.__dict__["_fields"] = envelope
+        if not isinstance(envelope.retry, RetryPolicy):  # one that is written in whole microseconds is read back
+            payload.__dict__["_fields"] = envelope
         return payload
 
     def is_intact(self) -> bool:
         """Whether the bytes are those that the SHA was made of."""
-        return sha_of(self.envelope).hex() == self.enqueue_sha
+        return isinstance(self.envelope, bytes) and sha_of(self.envelope).hex() == self.enqueue_sha
 
     def to_bytes(self) -> bytes:
         """For storing; `from_bytes` reads it."""
@@ -189,11 +220,11 @@ class TaskSendPayload:
             ValueError: `data` is something else, or has been changed.
         """
         try:
-            version, sha, envelope = _decoder.decode(data)
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            version, sha, envelope = _payload_decoder.decode(data)
+        except (msgspec.MsgspecError, UnicodeError, TypeError) as error:
             raise ValueError("these bytes are no TaskSendPayload") from error
-        if version != VERSION or not isinstance(sha, str) or not isinstance(envelope, bytes):
-            raise ValueError("these bytes are no TaskSendPayload of this version")
+        if version != VERSION:
+            raise ValueError(f"these bytes are a TaskSendPayload of version {version}, not {VERSION}")
         payload = cls(envelope, sha)
         if not payload.is_intact() or payload.to_bytes() != data:
             raise ValueError("the payload has been changed: its SHA does not match its bytes")
@@ -255,6 +286,10 @@ class TaskSendPayload:
     @property
     def metadata(self) -> dict[str, str]:
         return dict(self._decoded.metadata)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles carry the bytes and their SHA; the fields are read from those again."""
+        return type(self), (self.envelope, self.enqueue_sha)
 
     def __repr__(self) -> str:
         try:

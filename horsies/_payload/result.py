@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,21 +33,14 @@ def encode_result(
         CodecError: the value, or the error's data, does not fit or cannot be written.
     """
     if isinstance(result, Err):
-        error = result.error
-        cause = None if error.cause is None else (error.cause.type, error.cause.message, error.cause.traceback)
-        fields = (str(error.code), isinstance(error.code, TaskErrorCode), error.message)
-        try:
-            return _encoder.encode((VERSION, False, *fields, plain_codec().lower(error.data), cause))
-        except UnicodeEncodeError:
-            fields, cause = _cleaned(fields), None if cause is None else _cleaned(cause)
-            return _encoder.encode((VERSION, False, *fields, plain_codec().lower(error.data), cause))
+        return _encode_error(result.error)
     if serializer is None:
         raise CodecError("there is no serializer for a value")
     plain = (codec or plain_codec()).lower(result.value)
     try:
         data = serializer.dumps(plain)
     except Exception as error:
-        raise CodecError(f"serializer {tag!r} refuses the value: {type(error).__name__}") from error
+        raise CodecError(f"serializer {tag!r} refuses the value: {type(error).__name__}") from None
     return _encoder.encode((VERSION, True, tag, data))
 
 
@@ -59,19 +53,22 @@ def decode_result(
         ValueError: it cannot be read, or does not fit the return type.
     """
     try:
-        version, is_ok, *rest = _decoder.decode(data)
-        if version != VERSION:
-            raise ValueError(f"the result is of version {version!r}, not {VERSION}")
-        if not is_ok:
-            return Err(_error_of(*rest))
+        fields = _decoder.decode(data)
+        if not isinstance(fields, list) or len(fields) < 2 or _encoder.encode(fields) != data:
+            raise ValueError("the stored result cannot be read")
+        version, is_ok, *rest = fields
+        if type(version) is not int or version != VERSION:
+            raise ValueError(f"the result is not of version {VERSION}")
+        if is_ok is not True:
+            return Err(_error_of(rest, data))
         tag, body = rest
-        if tag not in serializers:
-            raise ValueError(f"serializer {tag!r} is not installed here")
-        plain = serializers[tag].loads(body)
-    except (msgspec.MsgspecError, TypeError, HorsiesError) as error:
+        serializer = serializers.get(tag)
+    except (msgspec.MsgspecError, TypeError, HorsiesError, RecursionError, CodecError, OverflowError) as error:
         raise ValueError("the stored result cannot be read") from error
-    except ValueError:
-        raise
+    if serializer is None:
+        raise ValueError(f"serializer {reprlib.repr(tag)} is not installed here")
+    try:
+        plain = serializer.loads(body)
     except Exception as error:
         raise ValueError(f"the serializer cannot read the stored result: {type(error).__name__}") from error
     try:
@@ -80,15 +77,39 @@ def decode_result(
         raise ValueError(f"the stored result does not fit the return type: {error}") from error
 
 
-def _cleaned(texts: tuple[Any, ...]) -> tuple[Any, ...]:
-    """An exception's own text may hold lone surrogates; losing them is better than losing the failure."""
-    return tuple(t.encode("utf-8", "backslashreplace").decode() if isinstance(t, str) else t for t in texts)
+def _encode_error(error: TaskError) -> bytes:
+    cause = None if error.cause is None else (error.cause.type, error.cause.message, error.cause.traceback)
+    data = plain_codec().lower(error.data)
+    return _encoder.encode(
+        (
+            VERSION,
+            False,
+            _unicode(error.code),
+            isinstance(error.code, TaskErrorCode),
+            _unicode(error.message),
+            data,
+            None if cause is None else tuple(map(_unicode, cause)),
+        )
+    )
 
 
-def _error_of(code: str, is_builtin: bool, message: str, data: Any, cause: list[str] | None) -> TaskError:
-    if not is_builtin:
-        return TaskError(code, message, data=data)
-    error = TaskError(TaskErrorCode(code), message, data=data)
-    if cause is not None:
-        error._cause = ErrorCause(*cause)
+def _unicode(text: object) -> str:
+    """What an error says may be no text, or hold lone surrogates; losing those is better than losing the failure."""
+    try:
+        exact = str.__str__(text) if isinstance(text, str) else str(text)  # an enum's own str() is not its text
+        return exact.encode("utf-8", "backslashreplace").decode()
+    except Exception as error:
+        raise CodecError(f"the text of an error cannot be made: {type(error).__name__}") from None
+
+
+def _error_of(fields: list[Any], data: bytes) -> TaskError:
+    """Raises: ValueError, TypeError, HorsiesError, CodecError: `data` is not what `_encode_error` writes."""
+    code, is_builtin, message, value, cause = fields
+    if is_builtin:
+        error = TaskError(TaskErrorCode(code), message, data=value)
+        error._cause = None if cause is None else ErrorCause(*cause)
+    else:
+        error = TaskError(code, message, data=value)
+    if _encode_error(error) != data:
+        raise ValueError("the stored result cannot be read")
     return error

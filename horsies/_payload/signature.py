@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 import types
 import typing
 from collections.abc import Callable
@@ -72,12 +73,14 @@ class Signature:
             raise CorruptError("the arguments are not what a send writes")
         unknown = plain.keys() - self.codecs.keys()
         if unknown:
-            raise ArgumentError(f"the task no longer takes {', '.join(sorted(map(repr, unknown)))}")
+            raise ArgumentError(f"the task no longer takes {', '.join(sorted(map(reprlib.repr, unknown)))}")
         args, kwargs = [], {}
         for name, parameter in self.parameters.parameters.items():
             if name not in plain:
                 if parameter.default is parameter.empty:
                     raise ArgumentError(f"argument {name!r} is missing: the sender knew another version of the task")
+                if parameter.kind is parameter.POSITIONAL_ONLY:
+                    args.append(parameter.default)  # what stands behind it keeps its place
                 continue
             try:
                 value = self.codecs[name].lift(plain[name])
@@ -113,9 +116,12 @@ def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
             problems.append(HorsiesError("HRS-105", f"{what} has no annotation", ["annotate it, if only with Any"]))
         else:
             try:
-                codecs[parameter.name] = _codec(hints[parameter.name])
+                codec = codecs[parameter.name] = _codec(hints[parameter.name])
             except TypeError as error:
                 problems.append(HorsiesError("HRS-105", f"{what} cannot be sent", [str(error)]))
+                continue
+            if parameter.default is not parameter.empty and (misfit := _misfit(codec, parameter.default)):
+                problems.append(HorsiesError("HRS-105", f"{what} has a default that cannot be sent", [misfit]))
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         problems.append(HorsiesError("HRS-101", f"{place} is a generator", ["return a list"]))
     return_codec = plain_codec()
@@ -133,6 +139,14 @@ def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
         codecs=codecs,
         return_codec=return_codec,
     )
+
+
+def _misfit(codec: Codec[Any], default: object) -> str | None:
+    try:
+        codec.lower(default)
+    except CodecError as error:
+        return f"{error}; a default is sent like an argument"
+    return None
 
 
 class _Unresolved:

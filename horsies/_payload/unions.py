@@ -1,15 +1,17 @@
 """Unions that msgspec refuses although plain builtins tell their members apart.
 
-msgspec takes bytes for a kind of text, as in JSON, and knows nothing of the classes it is taught. Here bytes stay bytes,
-and a class is read from one kind of plain value. So a union is read by the kind of what arrives: `str | bytes` is `str`
-for text and `bytes` for bytes, `Model | int` is `Model` for a dict and `int` for an int. Members of one kind are left to
-msgspec: what it cannot tell apart (`str | UUID`, two dataclasses) has no codec.
+msgspec takes bytes for a kind of text, as in JSON, and knows nothing of the classes it is taught. Here bytes stay
+bytes, and a class is read from one kind of plain value. So a union is read by the kind of what arrives: `str | bytes`
+is `str` for text and `bytes` for bytes, `Model | int` is `Model` for a dict and `int` for an int. Members of one kind
+are left to msgspec: what it cannot tell apart (`str | UUID`, two dataclasses) has no codec.
 
 Only annotations can be rewritten so, and the arguments of generics in them. The fields of a class are msgspec's.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 import types
 import typing
 from collections.abc import Set
@@ -51,14 +53,14 @@ def told_apart(annotation: Any) -> Any:
 
 
 def _union(members: tuple[Any, ...], annotation: Any) -> Any:
-    union: Any = Union[members]
+    union = functools.reduce(operator.or_, members)
     if _refusal(union) is None:
         return union
     by_kind: dict[type, Any] = {}
     for kind in PLAIN_KINDS:
         readers = tuple(member for member in members if kind in _kinds(inspect.type_info(member)))
         if readers:
-            by_kind[kind] = Union[readers]
+            by_kind[kind] = functools.reduce(operator.or_, readers)
             if (reason := _refusal(by_kind[kind])) is not None:
                 raise TypeError(
                     f"the members of {_name(annotation)} cannot be told apart once they are plain data: {reason}; "
@@ -111,28 +113,21 @@ _KINDS: dict[type, Set[type]] = {
     inspect.IntType: {int},
     inspect.FloatType: {int, float},
     inspect.BytesType: {bytes},
-    **dict.fromkeys(
-        (
-            inspect.StrType,
-            inspect.DateTimeType,
-            inspect.DateType,
-            inspect.TimeType,
-            inspect.TimeDeltaType,
-            inspect.UUIDType,
-            inspect.DecimalType,
-        ),
-        {str},
-    ),
-    **dict.fromkeys(
-        (
-            inspect.ListType,
-            inspect.SetType,
-            inspect.FrozenSetType,
-            inspect.VarTupleType,
-            inspect.TupleType,
-            inspect.NamedTupleType,
-        ),
-        {list},
-    ),
-    **dict.fromkeys((inspect.DictType, inspect.TypedDictType, inspect.DataclassType, inspect.StructType), {dict}),
+    inspect.StrType: {str},
+    inspect.DateTimeType: {str},
+    inspect.DateType: {str},
+    inspect.TimeType: {str},
+    inspect.TimeDeltaType: {str},
+    inspect.UUIDType: {str},
+    inspect.DecimalType: {str},
+    inspect.ListType: {list},
+    inspect.SetType: {list},
+    inspect.FrozenSetType: {list},
+    inspect.TupleType: {list},
+    inspect.VarTupleType: {list},
+    inspect.NamedTupleType: {list},
+    inspect.DictType: {dict},
+    inspect.TypedDictType: {dict},
+    inspect.DataclassType: {dict},
+    inspect.StructType: {dict},
 }

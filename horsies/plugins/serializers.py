@@ -59,8 +59,9 @@ def _unmarked(value: Plain) -> Plain:
     if isinstance(value, list):
         return [_unmarked(item) for item in value]
     if isinstance(value, dict):
-        if isinstance(coded := value.get(BYTES_KEY), str):
-            return base64.b64decode(coded, validate=True)
+        if BYTES_KEY in value:
+            (coded,) = value.values()
+            return base64.b64decode(cast(str, coded), validate=True)
         return {key[1:] if _LIKE_BYTES_KEY.match(key) else key: _unmarked(item) for key, item in value.items()}
     return value
 

@@ -19,7 +19,7 @@ from ..abc import Plain
 from .plain import SCALARS, is_pydantic, plain
 from .plain import CodecError as CodecError
 from .same import is_plain, is_same
-from .unions import Either, told_apart
+from .unions import Either, explained, told_apart
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ _WIDENING = (msgspec.inspect.FloatType, msgspec.inspect.CustomType)
 """Where an int may have become the float that it equals, which is then what is written."""
 _UNCHECKED = (msgspec.inspect.AnyType, msgspec.inspect.CustomType)
 """Where msgspec looks at nothing, so that whatever a serializer gives back would reach the task."""
-_PATH = re.compile(r" - at `\$?(.*)`\Z")
+_PATH = re.compile(r" - at (`key` in )?`\$?(.*)`\Z")
 
 
 class Codec(Generic[T]):
@@ -92,7 +92,7 @@ def codec_for(annotation: Any) -> Codec[Any]:
         info = msgspec.inspect.type_info(annotation)
         msgspec.msgpack.Decoder(annotation)
     except Exception as error:  # whatever evaluating the annotations of a class's fields brings
-        raise TypeError(str(error)) from None
+        raise TypeError(explained(str(error))) from None
     parts = list(_parts(info, set()))
     for problem in filter(None, map(_problem, parts)):
         raise TypeError(problem)
@@ -179,8 +179,7 @@ def _difference(value: object, typed: object) -> str:
 def _without_value(error: msgspec.ValidationError) -> str:
     """msgspec's message where it names types only; some of its messages quote the value, or a class's own words."""
     message = str(error)
-    path = _PATH.search(message)
-    where = f" at {path[1]}" if path and path[1] else ""
     is_safe = _SAFE_MESSAGE.match(message) and error.__cause__ is None
-    what = _PATH.sub("", message) if is_safe else "not one of the values its type allows"
-    return what.replace("`", "") + where
+    what = _PATH.sub("", message).replace("`", "") if is_safe else "not one of the values its type allows"
+    in_key, path = found.groups() if (found := _PATH.search(message)) else (None, "")
+    return what + (" in a key" if in_key else "") + (f" at {path}" if path else "")

@@ -62,6 +62,8 @@ def decode_result(
         if is_ok is not True:
             return Err(_error_of(rest, data))
         tag, body = rest
+        if not isinstance(body, bytes):
+            raise ValueError("the stored result cannot be read")
         serializer = serializers.get(tag)
     except (msgspec.MsgspecError, TypeError, HorsiesError, RecursionError, CodecError, OverflowError) as error:
         raise ValueError("the stored result cannot be read") from error

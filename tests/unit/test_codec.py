@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta, timezone
+import ipaddress
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -15,19 +18,38 @@ import msgspec
 import pydantic
 import pytest
 
+import horsies
+from horsies import HorsiesError
 from horsies._payload.codec import CodecError, codec_for
+from horsies._payload.signature import ArgumentError, CorruptError, Signature, describe
 from horsies.plugins.serializers import horsies_serializers
 
 SERIALIZERS = horsies_serializers()
 PARIS = ZoneInfo("Europe/Paris")
+T = TypeVar("T")
 
 
 class Colour(enum.Enum):
     RED = "red"
+    CRIMSON = "red"  # noqa: PIE796
+
+
+class Name(enum.StrEnum):
+    A = "a"
 
 
 class Level(enum.IntEnum):
     HIGH = 3
+
+
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Mixed(enum.Enum):
+    ONE = 1
+    A = "a"
 
 
 @dataclass
@@ -47,28 +69,169 @@ class Tree:
     children: list[Tree]
 
 
+@dataclass(slots=True)
+class Derived:
+    x: int
+    _private: int = 2
+    double: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.double = self.x * 2
+
+
+@dataclass
+class Counting:
+    """Its __post_init__ changes what it was given: it cannot be built again from its own fields."""
+
+    x: int
+
+    def __post_init__(self) -> None:
+        self.x += 1
+
+
+@dataclass
+class Picky:
+    x: int
+
+    def __post_init__(self) -> None:
+        if self.x == 13:
+            raise ValueError("Expected `SECRET`")
+        if self.x == 14:
+            raise KeyError("SECRET")
+
+
+@dataclass(eq=False)
+class NoEquality:
+    x: int
+
+
+@dataclass(frozen=True)
+class Key:
+    x: int
+
+
+@dataclass
+class WithInitVar:
+    x: InitVar[int]
+
+
+@dataclass
+class Box(Generic[T]):
+    value: T
+
+
+@dataclass
+class TextOrBytes:
+    value: str | bytes
+
+
 class Struct(msgspec.Struct):
     when: datetime
     names: set[str]
 
 
+class Renamed(msgspec.Struct, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    z_last: int = 1
+    a_first: list[int] = []
+    not_there: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class Row(msgspec.Struct, tag=7, array_like=True):
+    a: int
+    b: set[int]
+
+
+class Cat(msgspec.Struct, tag=True):
+    a: int
+
+
+class Dog(msgspec.Struct, tag="woof", tag_field="kind"):
+    a: int
+
+
+class Cow(msgspec.Struct, tag=True):
+    a: int
+
+
 @attrs.define
 class Attrs:
     amount: Decimal
+    number: int = attrs.field(default=1, converter=int, validator=attrs.validators.gt(0))
+    _private: int = 2
+    later: int = attrs.field(init=False, default=5)
 
 
 class Typed(TypedDict):
+    a: int
+    b: NotRequired[str]
+
+
+class Partial(TypedDict, total=False):
     a: int
 
 
 class Named(NamedTuple):
     a: int
-    b: str
+    b: str = "b"
 
 
 class Model(pydantic.BaseModel):
     n: int
     when: datetime
+
+
+class Inner(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    names: set[str] = set()
+
+
+class Rich(pydantic.BaseModel):
+    inner: Inner
+    by_alias: int = pydantic.Field(alias="byAlias")
+    number: int | float | bool | str = 0
+    url: pydantic.HttpUrl | None = None
+    address: ipaddress.IPv4Address | None = None
+    point: Point | None = None
+    raw: bytes = b""
+    anything: Any = None
+    _note: str = pydantic.PrivateAttr("")
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def computed(self) -> int:
+        return 1
+
+
+class Adding(pydantic.BaseModel):
+    n: int
+
+    @pydantic.field_validator("n")
+    @classmethod
+    def add(cls, value: int) -> int:
+        return value + 1
+
+
+class Secret(pydantic.BaseModel):
+    password: pydantic.SecretStr
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Moment(datetime):
+    pass
+
+
+class Zone(tzinfo):
+    """A time zone that fails, or does not know."""
+
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+
+    def utcoffset(self, at: datetime | None) -> None:
+        if self.fails:
+            raise RuntimeError("SECRET")
 
 
 ROUND_TRIPS: list[tuple[Any, Any]] = [
@@ -77,49 +240,128 @@ ROUND_TRIPS: list[tuple[Any, Any]] = [
     (int, -(2**63)),
     (float, 0.1),
     (float, 5e-324),
+    (float, -0.0),
     (bool, True),
     (None, None),
     (bytes, b"\x00\xff"),
     (list[int], [1, 2]),
     (dict[str, list[int]], {"b": [1], "a": []}),
+    (dict[Literal["a", "b"], int], {"b": 1}),
     (tuple[int, str], (1, "a")),
     (tuple[int, ...], (1, 2, 3)),
-    (set[str], {"b", "a"}),
+    (tuple[()], ()),
+    (tuple, (1, "a", None)),
+    (set[str], {"b", "a", "ccc", "dd"}),
+    (set, {1, "a", None, b"b", 2.5}),
+    (set[int | str], {1, "a", -1, "bb", 300}),
+    (set[float], {3.0, 1.5}),
+    (set[tuple[int, str]], {(1, "b"), (1, "a"), (-1, "")}),
+    (set[Key], {Key(1), Key(-1), Key(300)}),
+    (set[frozenset[str]], {frozenset({"a", "b"}), frozenset()}),
+    (dict[str, set[Colour | None]], {"x": {Colour.RED, None}}),
     (frozenset[int], frozenset({2, 10, -1})),
-    (int | None, None),
-    (int | str, "5"),
-    (Literal["a", "b"], "b"),
-    (Colour, Colour.RED),
+    (Sequence[int], [1]),
+    (Mapping[str, int], {"a": 1}),
+    (Literal["a", 1, None], 1),
+    (Literal[True], True),
+    (Colour, Colour.CRIMSON),
+    (Name, Name.A),
     (Level, Level.HIGH),
+    (Rights, Rights.READ | Rights.WRITE),
+    (Rights, Rights(0)),
     (Point, Point(1, 2.5)),
     (Tree, Tree(1, [Tree(2, [])])),
-    (Struct, Struct(datetime(2024, 1, 1, tzinfo=UTC), {"x"})),
-    (Attrs, Attrs(Decimal("1.10"))),
+    (Derived, Derived(1, 5)),
+    (Picky, Picky(1)),
+    (Box[list[set[int]]], Box([{300, 1, -1}])),
+    (Box, Box({"a": [1.5]})),
+    (Struct, Struct(datetime(2024, 1, 1, tzinfo=UTC), {"x", "yy"})),
+    (Renamed, Renamed()),
+    (Renamed, Renamed(2, [3], 4)),
+    (Row, Row(1, {300, 1})),
+    (Dog, Dog(1)),
+    (Attrs, Attrs(Decimal("1.10"), 2, 3)),
     (Typed, {"a": 1}),
+    (Typed, {"a": 1, "b": ""}),
+    (Partial, {}),
     (Named, Named(1, "x")),
     (Model, Model(n=1, when=datetime(2024, 1, 1, tzinfo=UTC))),
+    (Model | None, None),
+    (
+        Rich,
+        Rich(
+            inner=Inner(names={"b", "a"}, extra=[1]),
+            byAlias=2,
+            number=True,
+            url="http://x.y/z",
+            address="1.2.3.4",
+            point=Point(1),
+            raw=b"\xff",
+            anything={"a": 1},
+        ),
+    ),
     (datetime, datetime(2024, 1, 1, 12, 30, 0, 123456)),
     (datetime, datetime(2024, 1, 1, tzinfo=UTC)),
-    (date, date(2024, 2, 29)),
+    (datetime, datetime(2024, 1, 1, tzinfo=timezone(timedelta(seconds=1, microseconds=5)))),
+    (datetime, datetime.min),
+    (datetime, datetime.max.replace(tzinfo=UTC)),
+    (date, date.min),
+    (date, date.max),
     (time, time(1, 2, 3, 4)),
+    (time, time(23, 59, 59, 999_999, tzinfo=timezone(timedelta(hours=-5, minutes=-30)))),
     (timedelta, timedelta(days=-1, microseconds=1)),
     (timedelta, timedelta.max),
+    (timedelta, timedelta.min),
     (UUID, UUID(int=5)),
     (Decimal, Decimal("1E+10")),
+    (Decimal, Decimal("-0.00")),
+    (Decimal, Decimal("0." + "1" * 60)),
     (Any, {"a": [1, "x", None, 1.5, b"y", True]}),
+    (dict[str, object], {"a": [1, b"x"]}),
     (dict, {"$bytes": "not bytes", "$$bytes": b"bytes"}),
     (list, [[], {}]),
+    (Annotated[int, msgspec.Meta(gt=3)], 4),
+]
+
+UNIONS: list[tuple[Any, list[Any]]] = [
+    (int | None, [1, None]),
+    (int | str, [5, "5"]),
+    (int | float | bool, [1, 1.0, True, 0, -0.0, False]),
+    (list[int] | dict[str, int], [[1], {"a": 1}]),
+    (Literal["a"] | int, ["a", 1]),
+    (Colour | int | None, [Colour.RED, 1, None]),
+    (Level | str, [Level.HIGH, "3"]),
+    (datetime | int | None, [datetime(2024, 1, 1), 1, None]),
+    (Decimal | float, [Decimal("1.5"), 1.5]),
+    (Decimal | int, [Decimal(1), 1]),
+    (Point | list[int] | None, [Point(1), [1], None]),
+    (Cat | Cow, [Cat(1), Cow(1)]),
+    (str | bytes, ["x", b"x"]),
+    (bytes | UUID | int | None, [b"x", UUID(int=1), 1, None]),
+    (list[str | bytes], [["x", b"x"]]),
+    (dict[str, set[str | bytes | None]], [{"a": {"x", b"x", None}}]),
+    (Box[bytes | date], [Box(b""), Box(date.max)]),
+    (Model | int | None, [Model(n=1, when=datetime(2024, 1, 1)), 1, None]),
+    (list[Model | str], [[Model(n=1, when=datetime(2024, 1, 1)), "x"]]),
 ]
 
 
+def kinds_in(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value), [kinds_in(item) for item in value]
+    return (type(value), kinds_in([value[key] for key in sorted(value)])) if isinstance(value, dict) else type(value)
+
+
 @pytest.mark.parametrize("serializer", ["msgpack", "json"])
-@pytest.mark.parametrize(("annotation", "value"), ROUND_TRIPS)
+@pytest.mark.parametrize(
+    ("annotation", "value"), [*ROUND_TRIPS, *((union, value) for union, values in UNIONS for value in values)]
+)
 def test_round_trips(annotation: Any, value: Any, serializer: str) -> None:
     codec, through = codec_for(annotation), SERIALIZERS[serializer]
     plain = codec.lower(value)
     back = codec.lift(through.loads(through.dumps(plain)))
     assert back == value
-    assert type(back) is type(value)
+    assert kinds_in(back) == kinds_in(value)
     assert through.dumps(codec.lower(back)) == through.dumps(plain)
 
 
@@ -128,32 +370,87 @@ REFUSALS: list[tuple[Any, Any]] = [
     (int, "1"),
     (int, 1.0),
     (int, 2**63),
+    (int, Level.HIGH),
+    (list[int], [1, 2**63]),
+    (list[int], [-(2**63) - 1, 1]),
     (float, float("nan")),
     (float, float("inf")),
+    (float, True),
+    (float, 2**53 + 1),
     (str, "\ud800"),
     (str, b"a"),
+    (str, Text("SECRET")),
+    (str, Name.A),
+    (list[str], ["a", "\ud800"]),
+    (bytes, bytearray(b"a")),
     (bool, 1),
     (list[int], (1, 2)),
+    (list[int], deque([1])),
+    (list[int], range(3)),
     (list[int], ["SECRET"]),
+    (Sequence[int], (1,)),
     (tuple[int, str], [1, "a"]),
+    (tuple[int, str], Named(1, "x")),
+    (Named, (1, "x")),
     (set[int], [1]),
+    (set[int], {1, 2.5}),
+    (set[int], frozenset({1})),
+    (set[list[int]], [[1]]),
+    (dict[str, int], OrderedDict(a=1)),
+    (dict[str, int], defaultdict(int, a=1)),
+    (dict[str, int], Counter("a")),
+    (dict[str, int], {Text("a"): 1}),
+    (dict[Literal["a"], int], {"SECRET": 1}),
     (Point, Point3(1, 2.0, 3)),
     (Point, {"x": 1}),
     (Point, Point("SECRET")),  # type: ignore[arg-type]
+    (Point, Point(1, True)),
+    (Counting, Counting(1)),
     (Literal["a"], "SECRET"),
+    (Literal[1], True),
+    (Literal[1], 1.0),
     (Colour, "SECRET"),
+    (Colour, "red"),
+    (Level, 3),
     (Typed, {"a": "SECRET"}),
+    (Typed, {"a": 1, "SECRET": 2}),
     (Model, {"n": 1}),
+    (Model, Model.model_construct(n="SECRET", when=datetime(2024, 1, 1))),
+    (Adding, Adding(n=1)),
+    (Secret, Secret(password="SECRET")),
+    (Inner, Inner(extra=(1,))),
     (Any, (1, 2)),
+    (Any, namedtuple("Pair", "a b")(1, 2)),
     (Any, {1: 2}),
     (Any, [float("nan")]),
     (Any, {"a": 2**64}),
     (Any, Point(1)),
+    (Any, Level.HIGH),
+    (Any, date(2024, 1, 1)),
     (Any, object()),
     (Any, {1, 2}),
+    (Any, [(1,)]),
     (dict, {"\ud800": 1}),
     (list, [object()]),
+    (dict[str, object], {"a": (1,)}),
     (datetime, datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))),
+    (datetime, datetime(2024, 1, 1, tzinfo=Zone(fails=True))),
+    (datetime, datetime(2024, 1, 1, tzinfo=Zone(fails=False))),
+    (datetime, Moment(2024, 1, 1)),
+    (datetime, date(2024, 1, 1)),
+    (date, datetime(2024, 1, 1)),
+    (time, time(1, 2, tzinfo=PARIS)),
+    (time, time(1, 2, tzinfo=timezone(timedelta(seconds=61)))),
+    (timedelta, 5),
+    (UUID, str(UUID(int=1))),
+    (Decimal, Decimal("NaN")),
+    (Decimal, Decimal("sNaN")),
+    (Decimal, Decimal("-Infinity")),
+    (Decimal, 1),
+    (Decimal, 1.5),
+    (str | bytes, 5),
+    (int | float, True),
+    (Annotated[str, msgspec.Meta(pattern="^a")], "SECRET"),
 ]
 
 
@@ -164,12 +461,39 @@ def test_refusals_never_show_the_value(annotation: Any, value: Any) -> None:
     assert "SECRET" not in str(caught.value)
 
 
+@pytest.mark.parametrize("n", [13, 14])
+def test_what_a_class_says_of_its_values_is_not_repeated(n: int) -> None:
+    with pytest.raises(CodecError) as caught:
+        codec_for(Picky).lift({"x": n})
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_private_attribute_of_a_model_is_not_lost_in_silence() -> None:
+    noted = Rich(inner=Inner(), byAlias=1)
+    assert codec_for(Rich).lower(noted)
+    noted._note = "SECRET"
+    with pytest.raises(CodecError):
+        codec_for(Rich).lower(noted)
+
+
 def test_deep_nesting_is_refused_not_a_crash() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(CodecError):
-        codec_for(Any).lower(deep)
+    endless: list[Any] = []
+    endless.append(endless)
+    for value in (deep, endless):
+        with pytest.raises(CodecError):
+            codec_for(Any).lower(value)
+        with pytest.raises(CodecError):
+            codec_for(Any).lift(value)
+
+
+@pytest.mark.parametrize("value", [(1,), {1: 2}, 2**64, float("nan"), datetime(2024, 1, 1), object(), [{1}], {"a": 1j}])
+def test_a_serializer_that_gives_back_more_than_builtins_is_not_believed(value: Any) -> None:
+    for annotation in (Any, object, list[Any], dict[str, object], Box):
+        with pytest.raises(CodecError):
+            codec_for(annotation).lift([value] if annotation == list[Any] else {"value": value})
 
 
 def test_an_int_for_a_float_gives_the_bytes_of_the_float() -> None:
@@ -177,20 +501,33 @@ def test_an_int_for_a_float_gives_the_bytes_of_the_float() -> None:
     assert type(lower(1)) is float
     assert lower(1) == lower(1.0)
     assert type(codec_for(list[float]).lower([1])[0]) is float  # type: ignore[index]
+    assert repr(codec_for(set[float]).lower({3, 1.5, 200})) == repr(codec_for(set[float]).lower({3.0, 1.5, 200.0}))
 
 
 def test_equal_values_in_equal_form() -> None:
     assert codec_for(set[int]).lower({3, 1, 2}) == codec_for(set[int]).lower({2, 3, 1})
     assert list(codec_for(dict[str, int]).lower({"b": 1, "a": 2})) == ["a", "b"]
+    assert list(codec_for(Renamed).lower(Renamed())) == ["aFirst", "zLast"]
+    assert list(codec_for(Dog).lower(Dog(1))) == ["a", "kind"]
+    assert codec_for(set[int | str]).lower({"a", 1, -1, 200}) == [1, "a", 200, -1]
     paris = datetime(2024, 7, 1, 14, 0, tzinfo=PARIS)
     assert codec_for(datetime).lower(paris) == codec_for(datetime).lower(paris.astimezone(UTC))
+    assert codec_for(Model).lower(Model(n=1, when=paris)) == codec_for(Model).lower(
+        Model(n=1, when=paris.astimezone(UTC))
+    )
 
 
 def test_the_repeated_hour_of_autumn_is_not_refused() -> None:
-    for fold in (0, 1):
-        local = datetime(2024, 10, 27, 2, 30, tzinfo=PARIS, fold=fold)
+    hours = {datetime(2024, 10, 27, 2, 30, tzinfo=PARIS, fold=fold) for fold in (0, 1)}
+    assert codec_for(set[datetime]).lift(codec_for(set[datetime]).lower(hours)) == {h.astimezone(UTC) for h in hours}
+    for local in hours:
         back = codec_for(datetime).lift(codec_for(datetime).lower(local))
         assert back == local.astimezone(UTC)
+
+
+def test_a_dataclass_without_equality_is_compared_by_its_fields() -> None:
+    codec = codec_for(set[NoEquality])
+    assert sorted(item.x for item in codec.lift(codec.lower({NoEquality(1), NoEquality(2)}))) == [1, 2]
 
 
 class Opaque:
@@ -198,8 +535,97 @@ class Opaque:
 
 
 @pytest.mark.parametrize(
-    "annotation", [Opaque, list[Opaque], dict[int, str], str | bytes, str | UUID, Point | Tree, set[int] | list[int]]
+    "annotation",
+    [
+        *(Opaque, list[Opaque], dict[int, str], dict[str | None, int], dict[Literal[1], int], Mixed, WithInitVar),
+        *(deque[int], OrderedDict[str, int], range, bytearray, memoryview, msgspec.Raw, msgspec.msgpack.Ext),
+        *(Opaque | bytes | str, Callable[[int], str], list["Unknown"]),  # type: ignore[name-defined] # noqa: F821
+    ],
 )
 def test_annotations_without_a_codec(annotation: Any) -> None:
     with pytest.raises(TypeError):
         codec_for(annotation)
+
+
+@pytest.mark.parametrize(
+    "union",
+    [
+        *(str | UUID, Decimal | str, date | datetime, timedelta | str, Colour | str, Level | int, Colour | Name),
+        *(Point | Tree, Point | dict[str, int], Cat | Point, Model | Inner, Model | Point, Cat | Struct),
+        *(set[int] | list[int], tuple[int, ...] | list[int], list[int] | list[str], Named | list[int]),
+        *(list[str | UUID], dict[str, str | bytes | UUID], TextOrBytes),
+    ],
+)
+def test_unions_that_cannot_be_told_apart_say_what_to_do(union: Any) -> None:
+    with pytest.raises(TypeError, match=r"cannot be told apart .* take one of"):
+        codec_for(union)
+
+
+def signature_of(fn: Callable[..., Any]) -> Signature:
+    return describe(fn, context_type=complex)
+
+
+class TestSignature:
+    def test_what_is_refused_is_named_and_not_shown(self) -> None:
+        def f(a: int, b: list[Point] = []) -> None: ...  # noqa: B006
+
+        for args in (("SECRET", []), (1, [Point("SECRET")]), (1, ["SECRET"])):  # type: ignore[arg-type]
+            with pytest.raises(ArgumentError, match=r"argument '[ab]'") as caught:
+                signature_of(f).encode(SERIALIZERS["msgpack"], args, {})
+            assert "SECRET" not in str(caught.value)
+
+    def test_arguments_behind_a_new_positional_one_keep_their_place(self) -> None:
+        def old(a: int, c: int, /) -> None: ...
+        def new(a: int, b: int = 5, c: int = 6, /, d: int = 7) -> None: ...
+
+        data = signature_of(old).encode(SERIALIZERS["msgpack"], (1, 2), {})
+        assert signature_of(new).decode(SERIALIZERS["msgpack"], data) == ((1, 5, 2), {})
+
+    def test_what_is_wrong_with_a_declaration_is_said_at_once(self) -> None:
+        with pytest.raises(HorsiesError) as caught:
+
+            @horsies.task
+            async def wrong(a: str | UUID, b: int = None, *, c: Opaque) -> None: ...  # type: ignore[assignment] # noqa: RUF013
+
+        assert [problem.code for problem in caught.value.problems] == ["HRS-105"] * 3
+        assert "'b' of" in str(caught.value)
+        assert "default" in str(caught.value)
+
+    def test_annotations_that_name_each_other_are_resolved(self) -> None:
+        @dataclass
+        class Here:
+            value: int
+
+        def f(tree: Tree, box: Box[str | bytes | None], here: Here) -> None:
+            assert type(here) is Here
+
+        call = (Tree(1, [Tree(2, [])]), Box(b"x"), Here(3))
+        signature = signature_of(f)
+        data = signature.encode(SERIALIZERS["json"], call, {})
+        assert signature.decode(SERIALIZERS["json"], data) == (
+            (),
+            dict(zip(("tree", "box", "here"), call, strict=True)),
+        )
+
+    @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x01", b"\x91\x01", b"\x91" * 100_000, b"\x80" * 2])
+    def test_bytes_that_no_send_wrote_are_corrupt(self, data: bytes) -> None:
+        def f(a: int = 1) -> None: ...
+
+        with pytest.raises(CorruptError):
+            signature_of(f).decode(SERIALIZERS["msgpack"], data)
+        with pytest.raises(CorruptError):
+            signature_of(f).decode(SERIALIZERS["json"], data)
+
+    def test_arguments_that_are_gone_are_named_in_few_words(self) -> None:
+        def f(a: int) -> None: ...
+
+        data = SERIALIZERS["msgpack"].dumps({"a": 1, "b" * 10_000: 2})
+        with pytest.raises(ArgumentError, match="no longer takes") as caught:
+            signature_of(f).decode(SERIALIZERS["msgpack"], data)
+        assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("text", [b'{"$bytes":"eA==","b":1}', b'{"$bytes":5}', b'{"$bytes":"?"}', b'{"$bytes":null}'])
+def test_json_that_only_looks_like_bytes_is_refused(text: bytes) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        SERIALIZERS["json"].loads(text)

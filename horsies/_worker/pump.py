@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
 
 PROMOTE_BATCH = 500
+DOUBT = 5.0
+"""Seconds beyond the statement timeout for which a call that failed may still be at work on the server."""
+DOUBT_POLL = 1.0
+"""Seconds between looks meanwhile."""
 IDLE_RECHECK = 0.05
 """Seconds before an `until_idle` worker looks again at due tasks that others hold locked."""
 
@@ -74,6 +78,8 @@ class Pump:
         self._wake = anyio.Event()
         self._hungry = True
         self._next_due = 0.0
+        self._in_doubt_until = 0.0
+        self._look_at = 0.0
         self.last_beat = anyio.current_time()
         self.counts = dict.fromkeys(
             ("claimed", "completed", "failed", "retried", "cancelled", "expired", "given_back"), 0
@@ -122,7 +128,7 @@ class Pump:
                     continue
                 if self._config.until_idle and not self._running and not self._ready:
                     await self._finisher.wait_written()
-                    if not await self._consumer.has_due():
+                    if not await self._has_due():
                         return
                     self._hungry = True
                     await self._wait_woken(IDLE_RECHECK)
@@ -131,6 +137,9 @@ class Pump:
                 if not error.retryable:
                     raise
                 pause = next(waits)
+                # What the failed call did, it may still be doing, for as long as the server lets a statement run.
+                self._in_doubt_until = anyio.current_time() + self._resilience.statement_timeout + DOUBT
+                self._look_at = 0.0
                 logger.warning("worker %s: %s; trying again in %.1f s", self._worker_id, error.message, pause)
                 self._hungry = True
                 await anyio.sleep(pause)
@@ -141,6 +150,7 @@ class Pump:
         """One round of promote, claim and start; whether another should follow at once."""
         if anyio.current_time() >= self._next_due:
             await self._promote()
+        await self._resolve_doubt()
         room = self._config.concurrency - len(self._running) - len(self._ready)
         claimed = False
         if self._hungry and room > 0 and self._finisher.has_room and self._is_alive():
@@ -190,6 +200,19 @@ class Pump:
                     gifts.append(gift)
         await self._give_back(gifts)
         return claimed
+
+    async def _resolve_doubt(self) -> None:
+        """Give back what a claim took whose answer was lost. No other claim is under way: this is the only caller."""
+        now = anyio.current_time()
+        if self._look_at <= now < self._in_doubt_until:
+            known = [job.claimed.lease for job in self._ready]
+            self.counts["given_back"] += await self._consumer.give_back_unknown(known)
+            self._look_at = now + DOUBT_POLL
+
+    async def _has_due(self) -> bool:
+        self._look_at = 0.0
+        await self._resolve_doubt()
+        return await self._consumer.has_due()
 
     async def _give_back(self, gifts: list[GiveBack]) -> None:
         if gifts:
@@ -293,8 +316,11 @@ class Pump:
         return anyio.current_time() - self.last_beat < self._silence
 
     async def _wait_for_work(self) -> None:
-        """Wait for a notice, a freed slot, the next due time or the poll interval."""
-        timeout = min(self._resilience.poll_interval, max(0.0, self._next_due - anyio.current_time()))
+        """Wait for a notice, a freed slot, the next due time or the poll interval; not for long while in doubt."""
+        now = anyio.current_time()
+        timeout = min(self._resilience.poll_interval, max(0.0, self._next_due - now))
+        if now < self._in_doubt_until:
+            timeout = min(timeout, DOUBT_POLL)
         if not await self._wait_woken(timeout):
             self._hungry = True
             if timeout >= self._resilience.poll_interval:

@@ -93,6 +93,13 @@ class Consumer(Protocol):
         """CLAIMED -> PENDING; False where the claim was no longer this worker's. No attempt is counted."""
         ...
 
+    async def give_back_unknown(self, known: Sequence[Lease]) -> int:
+        """Give back everything CLAIMED by this worker but `known`; how many.
+
+        For a worker that did not get the answer to a claim, or to a giving back.
+        """
+        ...
+
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
         """PENDING and CLAIMED -> EXPIRED for at most `limit` tasks past `good_until`; how many.
 

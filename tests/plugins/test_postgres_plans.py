@@ -62,6 +62,7 @@ INDEXES = {
     "expire": {"tasks_deadlines"},
     "expire_claimed": {"tasks_held"},
     "leave": {"tasks_held"},
+    "give_back_unknown": {"tasks_held"},
     "has_due": {"tasks_ready", "tasks_delayed"},
     "start": {"tasks_pkey"},
     "finish": {"tasks_pkey"},

@@ -123,6 +123,14 @@ class PostgresConsumer:
         )
         return _written(leases, rows)
 
+    async def give_back_unknown(self, known: Sequence[Lease]) -> int:
+        """See `horsies.abc.Consumer.give_back_unknown`."""
+        ids = [lease.task_id for lease in known]
+        given = {"worker": self._worker_id, "ids": ids}
+        rows = await self._intake.fetch("give back", self._sql["give_back_unknown"], given)
+        returned: int = rows[0][0]
+        return returned
+
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Consumer.expire`."""
         expired = await self._expire("expire", limit, now)

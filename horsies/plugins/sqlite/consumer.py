@@ -6,6 +6,7 @@ Nobody can come in between, because the transaction has the database's only writ
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
@@ -117,6 +118,18 @@ class SqliteConsumer:
         return await self._session.write(
             "give back", lambda transaction: [self._give_back(transaction, task) for task in tasks], now=now
         )
+
+    async def give_back_unknown(self, known: Sequence[Lease]) -> int:
+        """See `horsies.abc.Consumer.give_back_unknown`."""
+        given = {"worker": self._worker_id, "ids": json.dumps([lease.task_id for lease in known])}
+
+        def work(transaction: Transaction) -> int:
+            returned = transaction.fetch(self._sql["give_back_unknown"], given)
+            for (queue,) in returned:
+                transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
+            return len(returned)
+
+        return await self._session.write("give back", work)
 
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Consumer.expire`."""

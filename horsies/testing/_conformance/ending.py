@@ -57,6 +57,7 @@ class Ending:
         assert await worker.finish([done(lease, TaskStatus.PENDING, retry_in=2.0)], now=at(1)) == [True]
         row = await stage.row(1)
         assert (row.status, row.retries, row.due_at, row.worker_id) == (TaskStatus.PENDING, 1, at(3), None)
+        assert (row.error_code, row.result) == (None, None)
         (attempt,) = row.attempts
         assert (attempt.attempt, attempt.worker_id, attempt.error_code) == (1, "w1", "A_CODE")
         assert (attempt.started_at, attempt.finished_at, attempt.result) == (T0, at(1), b"result")
@@ -120,6 +121,23 @@ class Ending:
             TaskStatus.PENDING,
         ]
         assert ids((await other.claim(5, now=at(1))).tasks) == [2, 3]
+
+    async def test_what_a_worker_does_not_know_of_is_given_back(self, stage: Stage) -> None:
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
+        await stage.started(worker, new_task(1))
+        known = await stage.claimed(worker, new_task(2))
+        await stage.claimed(other, new_task(3))
+        await stage.claimed(worker, new_task(4))
+        assert await worker.give_back_unknown([known]) == 1
+        assert [await stage.status(n) for n in (1, 2, 3, 4)] == [
+            TaskStatus.RUNNING,
+            TaskStatus.CLAIMED,
+            TaskStatus.CLAIMED,
+            TaskStatus.PENDING,
+        ]
+        (again,) = (await worker.claim(5, now=at(1))).tasks
+        assert again.attempt == 0
+        assert await worker.give_back_unknown([]) == 2
 
     async def test_the_dead_hold_nothing(self, stage: Stage) -> None:
         dead, living = await stage.worker("w1"), await stage.worker("w2")

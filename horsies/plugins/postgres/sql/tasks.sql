@@ -270,6 +270,19 @@ told AS MATERIALIZED (
 )
 SELECT returned.id::text, returned.claim_number, told.queues FROM returned CROSS JOIN told
 
+-- name: give_back_unknown
+-- What the worker holds CLAIMED without knowing, since the answer to a claim was lost -> PENDING.
+WITH returned AS (
+    UPDATE {schema}.tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL
+    WHERE phase = 2 AND worker_id = %(worker)s AND status = 'CLAIMED' AND id <> ALL (%(ids)s::uuid[])
+    RETURNING queue
+)
+SELECT (SELECT count(*) FROM returned), told.queues
+FROM (
+    SELECT count(pg_notify('{schema}_work', 'ready:' || queue)) AS queues
+    FROM (SELECT DISTINCT queue FROM returned) AS names
+) AS told
+
 -- name: leave
 -- Everything still CLAIMED by the worker -> PENDING, found by the worker's name and not by what it remembers; then the
 -- worker is gone.

@@ -89,6 +89,12 @@ UPDATE tasks SET
     due_at = :due_at
 WHERE id = :id
 
+-- name: give_back_unknown
+-- What the worker holds CLAIMED without knowing, since the answer to a claim was lost -> PENDING.
+UPDATE tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL
+WHERE phase = 2 AND worker_id = :worker AND status = 'CLAIMED' AND id NOT IN (SELECT value FROM json_each(:ids))
+RETURNING queue
+
 -- name: leave
 -- Everything still CLAIMED by the worker -> PENDING, found by the worker's name and not by what it remembers.
 UPDATE tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL

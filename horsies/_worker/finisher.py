@@ -71,24 +71,22 @@ class Finisher:
 
     async def _write(self, batch: Sequence[Finish]) -> None:
         waits = pauses(self._resilience, self._environment.random)
-        in_doubt = False
         while True:
             try:
                 written = await self._consumer.finish(batch)
             except BrokerError as error:
                 if error.retryable:
                     logger.warning("cannot write %d results, trying again: %s", len(batch), error.message)
-                    in_doubt = True
                     await anyio.sleep(next(waits))
                     continue
                 await self._divide(batch, error)
                 return
             for end, was_written in zip(batch, written, strict=True):
-                # One that was refused after a failed try was most likely written by that try.
-                if not was_written and not in_doubt:
+                if not was_written:
                     self.lost += 1
                     logger.warning(
-                        "the result of task %s was dropped: another worker owns it by now",
+                        "the result of task %s was not written: another worker owns it by now, or a try whose answer "
+                        "was lost wrote it",
                         end.lease.task_id,
                         extra={"task_id": end.lease.task_id},
                     )

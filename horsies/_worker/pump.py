@@ -70,7 +70,7 @@ class Pump:
         self._silence = silence
         self._resilience = host.app.config.resilience
         self._ready: deque[Job] = deque()
-        self._running: dict[str, Job] = {}
+        self._running: dict[Lease, Job] = {}
         self._unsure: set[Lease] = set()
         self._threads_free = config.threads or config.concurrency
         self._limiter = None if host.environment.inline else anyio.CapacityLimiter(self._threads_free)
@@ -113,10 +113,9 @@ class Pump:
 
     def cancel(self, task_id: str) -> None:
         """Cancel a task that runs here, or is about to."""
-        about_to = (job for job in self._ready if job.claimed.lease.task_id == task_id)
-        job = self._running.get(task_id) or next(about_to, None)
-        if job is not None:
-            job.cancel()
+        for job in (*self._ready, *self._running.values()):
+            if job.claimed.lease.task_id == task_id:
+                job.cancel()
 
     async def run(self, running: anyio.abc.TaskGroup) -> None:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
@@ -159,8 +158,20 @@ class Pump:
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and not started."""
-        await self._give_back([GiveBack(job.claimed.lease) for job in self._ready])
+        self.settle_unsure()
+        try:
+            await self._give_back([GiveBack(job.claimed.lease) for job in self._ready])
+        except BrokerError as error:
+            # Leaving gives back all there is.
+            logger.warning("worker %s: %s", self._worker_id, error.message)
         self._ready.clear()
+
+    def settle_unsure(self) -> None:
+        """For a worker that stops: see that what it may have started is run by another."""
+        for job in self._ready:
+            if job.claimed.lease in self._unsure:
+                self._finisher.add_nowait(_never_ran(job))
+        self._unsure.clear()
 
     async def wait_ended(self) -> None:
         """Wait until nothing runs."""
@@ -234,20 +245,17 @@ class Pump:
         leases = [job.claimed.lease for job in batch]
         try:
             outcomes = await self._consumer.start([Start(job.claimed.lease, job.retry_after_crash) for job in batch])
-        except BrokerError:
+        except BaseException:
             self._unsure.update(leases)
             raise
         self._ready = waiting
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is StartOutcome.STARTED:
-                self._running[job.claimed.lease.task_id] = job
+                self._running[job.claimed.lease] = job
                 self._threads_free -= not job.task.signature.is_async
                 running.start_soon(self._run, job, name=f"horsies task {job.task.name}")
             elif outcome is StartOutcome.LOST and job.claimed.lease in self._unsure:
-                # A start whose answer was lost may have been written; user code has not run, so it may run again.
-                self._finisher.add_nowait(
-                    replace(conclude_interrupted(job), status=TaskStatus.PENDING, interrupted=True)
-                )
+                self._finisher.add_nowait(_never_ran(job))
             self.counts["expired"] += outcome is StartOutcome.EXPIRED
         self._unsure.difference_update(leases)
         return True
@@ -280,7 +288,7 @@ class Pump:
             if not reported:
                 self._finisher.add_nowait(conclude_interrupted(job))
             self._threads_free += not job.task.signature.is_async
-            del self._running[job.claimed.lease.task_id]
+            del self._running[job.claimed.lease]
             self._wake.set()
 
     def _context(self, job: Job) -> TaskContext:
@@ -332,3 +340,8 @@ class Pump:
         woken = self._wake.is_set()
         self._wake = anyio.Event()
         return woken
+
+
+def _never_ran(job: Job) -> Finish:
+    """For a start whose answer was lost. It may have been written, but user code has not run, so it may run again."""
+    return replace(conclude_interrupted(job), status=TaskStatus.PENDING, interrupted=True)

@@ -176,6 +176,7 @@ class Worker:
         """Write what has ended and give back what has not begun, within `CLEANUP` seconds."""
         try:
             with anyio.move_on_after(CLEANUP, shield=True) as cleanup:
+                pump.settle_unsure()
                 await self._finisher.wait_written()
                 pump.counts["given_back"] += await consumer.leave()
             if cleanup.cancelled_caught:

@@ -1,0 +1,1 @@
+"""The parts of `horsies.testing.simulation`: the network to the broker, and Trio made deterministic."""

@@ -173,7 +173,7 @@ def _retry_data(retry: RetryPolicy | str | None) -> str | _Retry | None:
         return retry
     delays = [round(delay * 1_000_000) for delay in retry.delays]
     if not all(1 <= delay <= _LONGEST_RETRY for delay in delays):
-        raise ValueError("a retry policy has a delay below a microsecond or above 30 years")
+        raise ValueError("the envelope's retry policy has a delay below a microsecond or above 30 years")
     return delays, bool(retry.jitter)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -15,6 +15,7 @@ from ..abc import Serializer
 from .codec import Codec, CodecError, plain_codec
 
 VERSION = 1
+UNREADABLE = "the stored result cannot be read"
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder()
 
@@ -52,23 +53,17 @@ def decode_result(
     Raises:
         ValueError: it cannot be read, or does not fit the return type.
     """
-    try:
-        fields = _decoder.decode(data)
-        if not isinstance(fields, list) or len(fields) < 2 or _encoder.encode(fields) != data:
-            raise ValueError("the stored result cannot be read")
-        version, is_ok, *rest = fields
-        if type(version) is not int or version != VERSION:
-            raise ValueError(f"the result is not of version {VERSION}")
-        if is_ok is not True:
-            return Err(_error_of(rest, data))
-        tag, body = rest
-        if not isinstance(body, bytes):
-            raise ValueError("the stored result cannot be read")
-        serializer = serializers.get(tag)
-    except (msgspec.MsgspecError, TypeError, HorsiesError, RecursionError, CodecError, OverflowError) as error:
-        raise ValueError("the stored result cannot be read") from error
+    version, is_ok, *rest = _fields_of(data)
+    if version != VERSION:
+        raise ValueError(f"the stored result is of version {version}, not {VERSION}")
+    if not is_ok:
+        return Err(_error_of(rest, data))
+    if [type(field) for field in rest] != [str, bytes]:
+        raise ValueError(UNREADABLE)
+    tag, body = rest
+    serializer = serializers.get(tag)
     if serializer is None:
-        raise ValueError(f"serializer {reprlib.repr(tag)} is not installed here")
+        raise ValueError(f"serializer {reprlib.repr(tag)} of the stored result is not installed here")
     try:
         plain = serializer.loads(body)
     except Exception as error:
@@ -77,6 +72,18 @@ def decode_result(
         return Ok((codec or plain_codec()).lift(plain))
     except CodecError as error:
         raise ValueError(f"the stored result does not fit the return type: {error}") from error
+
+
+def _fields_of(data: bytes) -> list[Any]:
+    """Raises: ValueError: `data` does not begin as a result does, or is no canonical msgpack."""
+    try:
+        fields = _decoder.decode(data)
+        begins_well = isinstance(fields, list) and [type(field) for field in fields[:2]] == [int, bool]
+        if begins_well and _encoder.encode(fields) == data:
+            return cast(list[Any], fields)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(UNREADABLE) from error
+    raise ValueError(UNREADABLE)
 
 
 def _encode_error(error: TaskError) -> bytes:
@@ -105,13 +112,13 @@ def _unicode(text: object) -> str:
 
 
 def _error_of(fields: list[Any], data: bytes) -> TaskError:
-    """Raises: ValueError, TypeError, HorsiesError, CodecError: `data` is not what `_encode_error` writes."""
-    code, is_builtin, message, value, cause = fields
-    if is_builtin:
-        error = TaskError(TaskErrorCode(code), message, data=value)
+    """Raises: ValueError: `data` is not what `_encode_error` writes."""
+    try:
+        code, is_builtin, message, value, cause = fields
+        error = TaskError(TaskErrorCode(code) if is_builtin else code, message, data=value)
         error._cause = None if cause is None else ErrorCause(*cause)
-    else:
-        error = TaskError(code, message, data=value)
-    if _encode_error(error) != data:
-        raise ValueError("the stored result cannot be read")
-    return error
+        if _encode_error(error) == data:
+            return error
+    except (ValueError, TypeError, HorsiesError, CodecError) as problem:
+        raise ValueError(UNREADABLE) from problem
+    raise ValueError(UNREADABLE)

@@ -125,6 +125,11 @@ class TextOrBytes:
     value: str | bytes
 
 
+@dataclass
+class DictAndMore(dict[str, int]):
+    x: int = 1
+
+
 class Struct(msgspec.Struct):
     when: datetime
     names: set[str]
@@ -406,6 +411,7 @@ REFUSALS: list[tuple[Any, Any]] = [
     (Point, Point("SECRET")),  # type: ignore[arg-type]
     (Point, Point(1, True)),
     (Counting, Counting(1)),
+    (DictAndMore, DictAndMore(1)),
     (Literal["a"], "SECRET"),
     (Literal[1], True),
     (Literal[1], 1.0),
@@ -501,6 +507,7 @@ def test_an_int_for_a_float_gives_the_bytes_of_the_float() -> None:
     assert type(lower(1)) is float
     assert lower(1) == lower(1.0)
     assert type(codec_for(list[float]).lower([1])[0]) is float  # type: ignore[index]
+    assert type(codec_for(float | bytes | str).lower(1)) is float
     assert repr(codec_for(set[float]).lower({3, 1.5, 200})) == repr(codec_for(set[float]).lower({3.0, 1.5, 200.0}))
 
 

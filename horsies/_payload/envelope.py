@@ -10,7 +10,7 @@ What cannot be stored or run is no envelope: it is refused when it is written, a
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -59,7 +59,7 @@ class Envelope:
     queue: str
     priority: int
     serializer: str
-    arguments: bytes
+    arguments: bytes = field(repr=False)
     sent_at: datetime
     delay: timedelta
     good_until: datetime | None

@@ -297,6 +297,7 @@ class TestPayloadAsAValue:
         for payload in (self.payload, TaskSendPayload.from_bytes(self.payload.to_bytes())):
             assert "hunter2" not in repr(payload)
             assert FULL.task_id in repr(payload)
+        assert "hunter2" not in repr(replace(FULL, arguments=b"hunter2"))
         assert "unreadable" in repr(replace(self.payload, envelope=b"x"))
 
     @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda payload: pickle.loads(pickle.dumps(payload))])

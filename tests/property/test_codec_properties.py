@@ -147,7 +147,7 @@ def few(kind: Kind) -> st.SearchStrategy[list[Any]]:
 
 def unlike(kinds: list[Kind]) -> Kind:
     """A union of those of `kinds` that differ in their plain values; the kind of a union is no single one."""
-    members = list({kind.plain: kind for kind in kinds if kind.plain is not object}.values()) or kinds[:1]
+    members = [kind for kind in kinds if kind.plain is not object] or kinds[:1]
     union = functools.reduce(operator.or_, (type(None) if k.annotation is None else k.annotation for k in members))
     values = st.one_of(*(member.values for member in members))
     return Kind(union, values, object, all(member.hashable for member in members))
@@ -169,7 +169,7 @@ def wrapped(inner: st.SearchStrategy[Kind]) -> st.SearchStrategy[Kind]:
         ),
         hashable.map(lambda k: Kind(set[k.annotation], few(k).map(set), list, False)),
         hashable.map(lambda k: Kind(frozenset[k.annotation], few(k).map(frozenset), list)),
-        st.lists(inner, min_size=2, max_size=4).map(unlike),
+        st.lists(inner, min_size=2, max_size=4, unique_by=lambda kind: kind.plain).map(unlike),
         inner.map(lambda k: Kind(Data[k.annotation], st.builds(Data, k.values, ints), dict, k.hashable)),
         inner.map(lambda k: Kind(Struct[k.annotation], st.builds(Struct, k.values, ints), dict, k.hashable)),
         inner.map(lambda k: Kind(Tagged[k.annotation], st.builds(Tagged, k.values), list, False)),
@@ -186,7 +186,9 @@ def wrapped(inner: st.SearchStrategy[Kind]) -> st.SearchStrategy[Kind]:
     )
 
 
-kinds = st.recursive(st.sampled_from(LEAVES), wrapped, max_leaves=5)
+leaves = st.sampled_from(LEAVES)
+leaves |= st.lists(leaves, min_size=2, max_size=5, unique_by=lambda kind: kind.plain).map(unlike)
+kinds = st.recursive(leaves, wrapped, max_leaves=5)
 cases = kinds.flatmap(lambda kind: st.tuples(st.just(kind.annotation), kind.values))
 
 

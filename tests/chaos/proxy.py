@@ -1,14 +1,13 @@
-"""A TCP proxy before a Postgres server, whose network a test can break. It runs in an event loop of its own."""
+"""A TCP proxy before a Postgres server, whose network a test can break. It runs in threads, beside any event loop."""
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
-
-import anyio
-import anyio.abc
-import anyio.from_thread
 
 CHUNK = 65_536
 
@@ -23,85 +22,73 @@ class Proxy:
         cut_after: each connection is cut in the middle of a chunk once it has passed on so many bytes to the client.
     """
 
-    def __init__(self, socket: str, path: str) -> None:
-        self._socket = socket
-        self._path = path
-        self.url = ""
+    def __init__(self, upstream: str, path: str) -> None:
+        self._upstream = upstream
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"postgresql://postgres@127.0.0.1:{self._listener.getsockname()[1]}{path}"
         self.refuses = False
         self.delay = 0.0
         self.cut_after: int | None = None
-        self.accepted = 0
-        self._connections: set[anyio.CancelScope] = set()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._flows = threading.Event()
+        self._flows.set()
+        threading.Thread(target=self._accept, daemon=True).start()
 
     def stall(self) -> None:
         """From now on nothing arrives, in either direction, and nobody is told."""
-        self._portal.call(self._stall)
+        self._flows.clear()
 
     def flow(self) -> None:
         """What was kept goes on."""
-        self._portal.call(self._flows.set)
+        self._flows.set()
 
     def cut(self) -> int:
         """Close every connection; how many there were."""
-        return self._portal.call(self._cut)
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            _shut(*pair)
+        return len(pairs)
 
-    async def serve(
-        self,
-        portal: anyio.from_thread.BlockingPortal,
-        *,
-        task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
-    ) -> None:
-        self._portal = portal
-        self._flows = anyio.Event()
-        self._flows.set()
-        async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
-            port = listener.extra(anyio.abc.SocketAttribute.local_port)
-            self.url = f"postgresql://postgres@127.0.0.1:{port}{self._path}"
-            task_status.started()
-            await listener.serve(self._connect)
+    def close(self) -> None:
+        _shut(self._listener)
+        self.cut()
+        self.flow()
 
-    async def _stall(self) -> None:
-        self._flows = anyio.Event()
-
-    async def _cut(self) -> int:
-        scopes = list(self._connections)
-        for scope in scopes:
-            scope.cancel()
-        return len(scopes)
-
-    async def _connect(self, client: anyio.abc.SocketStream) -> None:
-        self.accepted += 1
-        async with client:
-            if self.refuses:
-                return
-            with anyio.CancelScope() as scope:
-                self._connections.add(scope)
-                try:
-                    async with await anyio.connect_unix(self._socket) as server, anyio.create_task_group() as group:
-                        group.start_soon(self._forward, client, server, group.cancel_scope, False)
-                        group.start_soon(self._forward, server, client, group.cancel_scope, True)
-                finally:
-                    self._connections.discard(scope)
-
-    async def _forward(
-        self,
-        source: anyio.abc.SocketStream,
-        target: anyio.abc.SocketStream,
-        scope: anyio.CancelScope,
-        to_client: bool,
-    ) -> None:
-        passed = 0
-        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+    def _accept(self) -> None:
+        with suppress(OSError), self._listener:
             while True:
-                chunk = await source.receive(CHUNK)
-                await anyio.sleep(self.delay)
-                await self._flows.wait()
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                try:
+                    if self.refuses:
+                        raise ConnectionRefusedError
+                    server.connect(self._upstream)
+                except OSError:
+                    client.close()
+                    server.close()
+                    continue
+                self._pairs.append((client, server))
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._forward, args=(source, target, source is server), daemon=True).start()
+
+    def _forward(self, source: socket.socket, target: socket.socket, to_client: bool) -> None:
+        passed = 0
+        with suppress(OSError), source:  # each socket is the source of one of two threads
+            while chunk := source.recv(CHUNK):
+                time.sleep(self.delay)
+                self._flows.wait()
                 passed += len(chunk)
                 if to_client and self.cut_after is not None and passed >= self.cut_after:
-                    await target.send(chunk[: len(chunk) // 2])
+                    target.sendall(chunk[: len(chunk) // 2])
                     break
-                await target.send(chunk)
-        scope.cancel()
+                target.sendall(chunk)
+        _shut(target)
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for one in sockets:
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -110,9 +97,7 @@ def open_proxy(url: str) -> Iterator[Proxy]:
     parts = urlsplit(url)
     (folder,) = parse_qs(parts.query)["host"]
     proxy = Proxy(f"{folder}/.s.PGSQL.5432", parts.path)
-    with anyio.from_thread.start_blocking_portal("trio") as portal:
-        served, _ = portal.start_task(proxy.serve, portal)
-        try:
-            yield proxy
-        finally:
-            served.cancel()
+    try:
+        yield proxy
+    finally:
+        proxy.close()

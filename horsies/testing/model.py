@@ -1,26 +1,19 @@
 """What a broker must do, without a database.
 
-A `World` is one state that the database may be in: every task with what no reader shows, and every heartbeat. A call is
-a function of a world. Where the protocol settles everything it gives the one answer and the one world that follows.
-Where it leaves a choice (which of the expired a claim sweeps aside, which delayed tasks come first when the limit does
-not let all through) it takes the broker's answer too, and gives every world in which that answer is right. `follow` and
-`agreeing` drop the worlds that the answers and the rows contradict. When none is left, the broker was wrong:
-`Disagreement` says how.
+Each call is a function of a `World`. Where the protocol settles everything it gives the one answer and the one world
+that follows. Where the protocol leaves a choice (which of the expired a claim sweeps aside, which delayed tasks come
+first when the limit does not let all through) it takes the broker's answer too, and gives every world in which that
+answer is right.
 
 Calls that ran side by side are right if one order of them is. Then a broker may pass over rows that the other one has
 locked, which is what `contended` allows.
-
-The laws at the end know nothing of worlds. They look at rows before and after a call, and are a second opinion.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import combinations, groupby
-from typing import TypeAlias, TypeVar
 
 from horsies.abc import (
     AttemptRow,
@@ -40,126 +33,10 @@ from horsies.abc import (
     TaskStatus,
 )
 
-from .broker import CHANGES
+from .worlds import HELD, Task, World, choices, require
 
-A = TypeVar("A")
-HELD = (TaskStatus.CLAIMED, TaskStatus.RUNNING)
-CRASHED = "WORKER_CRASHED"
+_CRASHED = "WORKER_CRASHED"
 _MILLISECOND = 0.001
-
-
-class Disagreement(AssertionError):
-    """The broker did what none may do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A row with what the reader does not show.
-
-    `ready`: claimable once PENDING, because it was due when sent, was promoted or given back. `eligible_at`: when it is
-    due, which giving back with a delay moves and `row.due_at` does not tell.
-    """
-
-    row: TaskRow
-    sha: bytes
-    unique_key: str | None
-    ready: bool
-    eligible_at: datetime
-    claim_number: int = 0
-    retry_after_crash: float | None = None
-
-    def becoming(self, status: TaskStatus, **changes: object) -> Task:
-        """The task with another status and other columns."""
-        return replace(self, row=replace(self.row, status=status, **changes))  # type: ignore[arg-type]
-
-    def is_late(self, now: datetime) -> bool:
-        """Whether it may not begin any more. Equality is too late."""
-        return self.row.good_until is not None and self.row.good_until <= now
-
-    def has_ended(self) -> bool:
-        return self.row.status.is_terminal
-
-    def is_pending(self) -> bool:
-        return self.row.status is TaskStatus.PENDING
-
-
-@dataclass(frozen=True)
-class World:
-    """A state that the database may be in: tasks by id, and when each worker was last seen."""
-
-    tasks: Mapping[str, Task] = field(default_factory=dict)
-    beats: Mapping[str, datetime] = field(default_factory=dict)
-
-    def __hash__(self) -> int:
-        return hash((frozenset(self.tasks.items()), frozenset(self.beats.items())))
-
-    def having(self, tasks: Iterable[Task]) -> World:
-        """The world in which `tasks` are as given."""
-        return replace(self, tasks={**self.tasks, **{task.row.task_id: task for task in tasks}})
-
-    def holding(self, worker: str, lease: Lease) -> Task | None:
-        """The fence: the task that `worker` holds by this claim."""
-        task = self.tasks.get(lease.task_id)
-        if task is None or task.row.status not in HELD:
-            return None
-        return task if (task.row.worker_id, task.claim_number) == (worker, lease.claim_number) else None
-
-    def is_alive(self, worker: str | None, now: datetime, dead_after: float) -> bool:
-        """Whether the worker's heartbeat is there and younger than `dead_after` seconds."""
-        return worker in self.beats and self.beats[worker] > now - timedelta(seconds=dead_after)
-
-
-Step: TypeAlias = Callable[[World], Iterable[World]]
-"""From a world to those in which the answer that the broker gave is right. Raises `Disagreement` if there is none."""
-
-
-def exactly(call: Callable[[World], tuple[A, World]], answer: A) -> Step:
-    """The step of a call whose answer is settled."""
-
-    def step(world: World) -> list[World]:
-        expected, after = call(world)
-        _require(answer == expected, f"answered {answer}, should have answered {expected}")
-        return [after]
-
-    return step
-
-
-def perhaps(call: Callable[[World], tuple[A, World]]) -> Step:
-    """The step of a call whose answer was lost: it was carried out in full, or not at all."""
-    return lambda world: [world, call(world)[1]]
-
-
-def follow(worlds: Iterable[World], *steps: Step) -> list[World]:
-    """The worlds after `steps`, one after the other.
-
-    Raises:
-        Disagreement: there are none.
-    """
-    for step in steps:
-        found: dict[World, None] = {}
-        reasons: dict[str, None] = {}
-        for world in worlds:
-            try:
-                found |= dict.fromkeys(step(world))
-            except Disagreement as reason:
-                reasons[str(reason)] = None
-        if not found:
-            raise Disagreement("; or else: ".join(reasons))
-        worlds = list(found)
-    return list(worlds)
-
-
-def agreeing(worlds: Iterable[World], rows: Mapping[str, TaskRow | None]) -> list[World]:
-    """The worlds in which the reader shows `rows`, None where there is none.
-
-    Raises:
-        Disagreement: there are none; what differs from the world that comes nearest.
-    """
-    differing = {world: _differences(world, rows) for world in worlds}
-    found = [world for world, differences in differing.items() if not differences]
-    if not found:
-        raise Disagreement("\n".join(min(differing.values(), key=len)))
-    return found
 
 
 def enqueue(world: World, tasks: Sequence[NewTask], *, now: datetime) -> tuple[list[Enqueued], World]:
@@ -192,25 +69,21 @@ def beat(world: World, worker: str, *, now: datetime) -> tuple[list[Lease], Worl
 def leave(world: World, worker: str) -> tuple[int, World]:
     """See `Consumer.leave`."""
     held = [
-        task
-        for task in world.tasks.values()
-        if task.row.status is TaskStatus.CLAIMED and task.row.worker_id == worker
+        task for task in world.tasks.values() if task.row.status is TaskStatus.CLAIMED and task.row.worker_id == worker
     ]
     gone = {other: seen for other, seen in world.beats.items() if other != worker}
     return len(held), replace(world.having(map(_returned, held)), beats=gone)
 
 
-def promote(
-    world: World, *, limit: int, now: datetime, answer: Promotion, contended: bool = False
-) -> Iterator[World]:
+def promote(world: World, *, limit: int, now: datetime, answer: Promotion, contended: bool = False) -> Iterator[World]:
     """See `Consumer.promote`. A broker that reached its limit may say "at once" instead of looking for the next."""
     delayed = [task for task in world.tasks.values() if task.is_pending() and not task.ready]
     due = [task for task in delayed if task.eligible_at <= now]
-    for chosen in _choices("promoted", due, answer.promoted, limit, contended=contended):
+    for chosen in choices("promoted", due, answer.promoted, limit, contended=contended):
         left = [task.eligible_at for task in delayed if task not in chosen]
         next_due_in = max((min(left) - now).total_seconds(), 0.0) if left else None
         right = _near(answer.next_due_in, next_due_in) or (answer.promoted == limit and answer.next_due_in == 0)
-        _require(right or contended, f"the next task is due in {next_due_in} s, not in {answer.next_due_in}")
+        require(right or contended, f"the next task is due in {next_due_in} s, not in {answer.next_due_in}")
         yield world.having(replace(task, ready=True) for task in chosen)
 
 
@@ -234,23 +107,22 @@ def claim(
     ]
     claimable = {task.row.task_id: task for task in ready if not task.is_late(now)}
     ids = [claimed.lease.task_id for claimed in answer.tasks]
-    _require(len(ids) <= limit, f"claimed {len(ids)} where the limit is {limit}")
-    _require(len(set(ids)) == len(ids), f"claimed one task twice: {ids}")
+    require(len(ids) <= limit, f"claimed {len(ids)} where the limit is {limit}")
+    require(len(set(ids)) == len(ids), f"claimed one task twice: {ids}")
     alive = world.is_alive(worker, now, dead_after)
-    _require(alive or not ids, f"{worker} claimed {ids} without a heartbeat younger than {dead_after:g} s")
+    require(alive or not ids, f"{worker} claimed {ids} without a heartbeat younger than {dead_after:g} s")
     for task_id in ids:
-        _require(task_id in claimable, f"claimed {task_id}, which was not to be had: {world.tasks.get(task_id)}")
-    # Both words for "due time" are taken: what giving back moved, and what it left in the row.
-    places = [[(*_place(task, ranks), due, task_id) for task_id, task in claimable.items() for due in [moment(task)]]
-              for moment in (lambda task: task.eligible_at, lambda task: task.row.due_at)]  # fmt: skip
-    orders = [[task_id for *_, task_id in sorted(order)] for order in places]
+        require(task_id in claimable, f"claimed {task_id}, which was not to be had: {world.tasks.get(task_id)}")
+    # Giving back with a delay moves when a task is due, and leaves `due_at` in its row: a broker may order by either.
+    orders = [_ordered(claimable, ranks, lambda task: task.eligible_at)]
+    orders.append(_ordered(claimable, ranks, lambda task: task.row.due_at))
     in_order = any([task_id for task_id in order if task_id in ids] == ids for order in orders)
-    _require(in_order, f"claimed in the order {ids}; the order of the queue is {orders[0]}")
+    require(in_order, f"claimed in the order {ids}; the order of the queue is {orders[0]}")
     if not contended:
         first = any(order[: len(ids)] == ids for order in orders)
-        _require(first, f"claimed {ids}, which are not the first of {orders[0]}")
+        require(first, f"claimed {ids}, which are not the first of {orders[0]}")
         full = len(ids) == min(limit, len(claimable)) or not alive
-        _require(full or answer.expired > 0, f"claimed {ids} of {orders[0]} where the limit is {limit}")
+        require(full or answer.expired > 0, f"claimed {ids} of {orders[0]} where the limit is {limit}")
     for claimed in answer.tasks:
         _check_claimed(claimable[claimed.lease.task_id], claimed, now)
     world = world.having(
@@ -261,13 +133,11 @@ def claim(
         for claimed in answer.tasks
     )
     late = [task for task in world.tasks.values() if task.is_pending() and task.is_late(now)]
-    for chosen in _choices("expired", late, answer.expired, len(late), contended=True):
+    for chosen in choices("expired", late, answer.expired, len(late), contended=True):
         yield world.having(_expired(task, now) for task in chosen)
 
 
-def start(
-    world: World, worker: str, starts: Sequence[Start], *, now: datetime
-) -> tuple[list[StartOutcome], World]:
+def start(world: World, worker: str, starts: Sequence[Start], *, now: datetime) -> tuple[list[StartOutcome], World]:
     """See `Consumer.start`."""
     answers = []
     for one in starts:
@@ -331,7 +201,7 @@ def expire(world: World, *, limit: int, now: datetime, answer: int, contended: b
     def rank(task: Task) -> tuple[int, datetime | None]:
         return (0, task.row.good_until) if task.is_pending() else (1, None)
 
-    for chosen in _choices("expired", late, answer, limit, contended=contended, rank=rank):
+    for chosen in choices("expired", late, answer, limit, contended=contended, rank=rank):
         yield world.having(_expired(task, now) for task in chosen)
 
 
@@ -344,7 +214,7 @@ def reap(
         for task in world.tasks.values()
         if task.row.status in HELD and not world.is_alive(task.row.worker_id, now, dead_after)
     ]
-    for chosen in _choices("reaped", orphans, answer, limit, contended=contended):
+    for chosen in choices("reaped", orphans, answer, limit, contended=contended):
         yield world.having(_reaped(task, now) for task in chosen)
 
 
@@ -456,19 +326,21 @@ def _failed(
 
 def _reaped(task: Task, now: datetime) -> Task:
     if task.row.status is TaskStatus.RUNNING:
-        return _failed(task, now, CRASHED, None, task.retry_after_crash, counted=True)
+        return _failed(task, now, _CRASHED, None, task.retry_after_crash, counted=True)
     return _expired(task, now) if task.is_late(now) else _returned(task)
 
 
-def _place(task: Task, ranks: Mapping[str, int]) -> tuple[int, int]:
-    return ranks[task.row.queue], task.row.priority
+def _ordered(claimable: Mapping[str, Task], ranks: Mapping[str, int], due: Callable[[Task], datetime]) -> list[str]:
+    """Ids in the order of claims: queue priority, task priority, due time, id."""
+    places = [(ranks[task.row.queue], task.row.priority, due(task), task_id) for task_id, task in claimable.items()]
+    return [task_id for *_, task_id in sorted(places)]
 
 
 def _check_claimed(task: Task, claimed: ClaimedTask, now: datetime) -> None:
     number, row = claimed.lease.claim_number, task.row
-    _require(number > task.claim_number, f"claim number {number} of {row.task_id} after {task.claim_number}")
+    require(number > task.claim_number, f"claim number {number} of {row.task_id} after {task.claim_number}")
     overdue = (now - row.due_at).total_seconds()
-    _require(_near(claimed.overdue, overdue), f"{row.task_id} is overdue by {overdue} s, not by {claimed.overdue}")
+    require(_near(claimed.overdue, overdue), f"{row.task_id} is overdue by {overdue} s, not by {claimed.overdue}")
     expected = replace(
         claimed,
         envelope=row.envelope,
@@ -480,126 +352,10 @@ def _check_claimed(task: Task, claimed: ClaimedTask, now: datetime) -> None:
         retries=row.retries,
         good_until=row.good_until,
     )
-    _require(claimed == expected, f"claimed {claimed}, should be {expected}")
-
-
-def _choices(
-    verb: str,
-    candidates: Sequence[Task],
-    count: int,
-    limit: int,
-    *,
-    contended: bool,
-    rank: Callable[[Task], object] = lambda _: None,
-) -> Iterator[tuple[Task, ...]]:
-    """Every way to take `count` of `candidates` in the order of `rank`; equals come in any order."""
-    most = min(limit, len(candidates))
-    right = 0 <= count <= most if contended else count == most
-    _require(right, f"{verb} {count}, should be {most}: {len(candidates)} of at most {limit}")
-    if contended:
-        yield from combinations(candidates, count)
-        return
-    certain: list[Task] = []
-    for _, group in groupby(sorted(candidates, key=rank), key=rank):  # type: ignore[arg-type,type-var]
-        equals = list(group)
-        if len(certain) + len(equals) > count:
-            yield from ((*certain, *some) for some in combinations(equals, count - len(certain)))
-            return
-        certain += equals
-    yield tuple(certain)
-
-
-def _differences(world: World, rows: Mapping[str, TaskRow | None]) -> list[str]:
-    found = []
-    for task_id, row in rows.items():
-        task = world.tasks.get(task_id)
-        if row is None or task is None:
-            if row is not None or task is not None:
-                found.append(f"{task_id}: should be {task and task.row}, is {row}")
-            continue
-        for one in fields(TaskRow):
-            expected, seen = getattr(task.row, one.name), getattr(row, one.name)
-            if expected != seen:
-                found.append(f"{task_id}: {one.name} should be {expected!r}, is {seen!r}")
-    return found
+    require(claimed == expected, f"claimed {claimed}, should be {expected}")
 
 
 def _near(seconds: float | None, expected: float | None) -> bool:
     if seconds is None or expected is None:
         return seconds is expected
     return abs(seconds - expected) < _MILLISECOND
-
-
-def _require(right: bool, reason: str) -> None:
-    if not right:
-        raise Disagreement(reason)
-
-
-_FIXED = ("task_id", "task_name", "queue", "priority", "sent_at", "good_until", "envelope")
-
-
-def check_change(before: TaskRow | None, after: TaskRow | None, *, calls: int = 1) -> None:
-    """The laws of one row across `calls` calls, None where there is no row.
-
-    Raises:
-        Disagreement: one is broken.
-    """
-    if before == after:
-        return
-    _require(after is not None, f"a row vanished: {before}")
-    assert after is not None
-    _check_row(after)
-    if before is None:
-        return
-    name = before.task_id
-    _require(not before.status.is_terminal, f"{name} had ended and changed: {before} -> {after}")
-    _require(
-        after.status in _reachable(before.status, calls), f"{name} went from {before.status} to {after.status}"
-    )
-    for one in _FIXED:
-        _require(getattr(before, one) == getattr(after, one), f"{name}: {one} changed")
-    started = after.attempt - before.attempt
-    _require(0 <= started <= calls, f"{name}: attempt went from {before.attempt} to {after.attempt}")
-    _require(before.retries <= after.retries, f"{name}: retries went from {before.retries} to {after.retries}")
-    kept = after.attempts[: len(before.attempts)] == before.attempts
-    _require(kept, f"{name}: an attempt that had ended changed: {before.attempts} -> {after.attempts}")
-    if calls == 1:
-        _require((started == 1) == ((before.status, after.status) == HELD), f"{name}: an attempt without a start")
-
-
-def check_unique(rows: Iterable[TaskRow], keys: Mapping[str, str | None]) -> None:
-    """Of the tasks of one name that have not ended, at most one has a key; `keys` are those that were sent, by id.
-
-    Raises:
-        Disagreement: several have.
-    """
-    held = Counter(
-        (row.task_name, keys[row.task_id])
-        for row in rows
-        if not row.status.is_terminal and keys.get(row.task_id) is not None
-    )
-    _require(max(held.values(), default=0) <= 1, f"a unique key is held more than once: {held}")
-
-
-def _check_row(row: TaskRow) -> None:
-    """What holds in every row by itself: an attempt has ended, or is the one of `started_at`."""
-    name = row.task_id
-    ended = row.attempt - (row.started_at is not None)
-    numbers = [attempt.attempt for attempt in row.attempts]
-    _require(numbers == list(range(1, ended + 1)), f"{name}: attempts {numbers} where attempt is {row.attempt}")
-    _require(row.retries <= len(numbers), f"{name}: {row.retries} retries after {len(numbers)} attempts")
-    _require((row.status in HELD) <= (row.worker_id is not None), f"{name}: held by nobody")
-    _require((row.status is TaskStatus.PENDING) <= (row.worker_id is None), f"{name}: PENDING, and somebody's")
-    _require(row.status.is_terminal == (row.finished_at is not None), f"{name}: {row.status}, {row.finished_at}")
-    began = row.started_at is not None
-    must = row.status in (TaskStatus.RUNNING, TaskStatus.COMPLETED)
-    must_not = row.status in (TaskStatus.PENDING, TaskStatus.CLAIMED, TaskStatus.EXPIRED)
-    _require(must <= began and must_not <= (not began), f"{name}: {row.status}, started at {row.started_at}")
-
-
-def _reachable(status: TaskStatus, calls: int) -> set[TaskStatus]:
-    """Where a task can be after at most `calls` calls, each of which makes at most one change."""
-    found = {status}
-    for _ in range(calls):
-        found |= {after for before, after in CHANGES if before in found}
-    return found

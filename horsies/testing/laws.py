@@ -25,6 +25,8 @@ def check_change(before: TaskRow | None, after: TaskRow | None, *, calls: int = 
     assert after is not None
     _check_row(after)
     if before is None:
+        new = _reachable(TaskStatus.PENDING, calls - 1)
+        require(after.status in new, f"{after.task_id} began as {after.status}")
         return
     name = before.task_id
     require(not before.status.is_terminal, f"{name} had ended and changed: {before} -> {after}")

@@ -1,0 +1,317 @@
+"""One life of a database: calls of the broker, each compared with the model.
+
+A `Call` is made for the instant that it is now. `Play.do` makes it, or several side by side, and lets the model and the
+laws judge what came of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import Enum
+from functools import partial
+from itertools import permutations
+from typing import Any, TypeAlias, TypeVar
+from uuid import UUID
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+
+from horsies.abc import (
+    Broker,
+    Claim,
+    Consumer,
+    Finish,
+    GiveBack,
+    Lease,
+    NewTask,
+    Producer,
+    Start,
+    StoredResult,
+    TaskRow,
+    TaskStatus,
+)
+
+from . import model
+from .broker import T0
+from .laws import check_change, check_unique
+from .worlds import Disagreement, Step, World, agreeing, exactly, follow, perhaps, require
+
+T = TypeVar("T")
+OpenBroker: TypeAlias = Callable[[], AbstractAsyncContextManager[Broker]]
+
+WORKERS: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = (
+    ("w1", (("fast", 1), ("slow", 90))),
+    ("w2", (("slow", 5), ("fast", 5))),
+    ("w3", (("slow", 1),)),
+)
+"""Names, and the queues with their priorities: one before the other, both alike, one alone."""
+
+
+class _CutOff(Enum):
+    """Stands for the answer of a call that was cancelled."""
+
+    ANSWER = "cut off"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """A broker with everything that the machine plays."""
+
+    broker: Broker
+    producer: Producer
+    consumers: tuple[Consumer, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the broker.
+
+    `run` makes it; `step` is what the model says to its answer, and to whether another call ran beside it. What a claim
+    brings is kept under the number of the `worker`.
+    """
+
+    run: Callable[[], Awaitable[Any]]
+    step: Callable[[Any, bool], Step]
+    worker: int = 0
+
+
+def exact(run: Callable[[], Awaitable[T]], call: Callable[[World], tuple[T, World]]) -> Call:
+    """A call whose answer the model settles."""
+
+    def step(answer: T | _CutOff, contended: bool) -> Step:
+        return perhaps(call) if isinstance(answer, _CutOff) else exactly(call, answer)
+
+    return Call(run, step)
+
+
+class Play:
+    """What is known so far: the worlds that the database may be in, what was sent, and all leases there ever were.
+
+    Args:
+        portal: the event loop on which the broker lives.
+        roles: on an empty database.
+        dead_after: `recovery.dead_after` of the broker's configuration, in seconds.
+    """
+
+    def __init__(self, portal: anyio.from_thread.BlockingPortal, roles: Roles, *, dead_after: float) -> None:
+        self._portal = portal
+        self._roles = roles
+        self._dead_after = dead_after
+        self._now = T0
+        self._worlds = [World()]
+        self._rows: dict[str, TaskRow | None] = {}
+        self._sent: dict[str, NewTask] = {}
+        self._leases: list[tuple[int, Lease]] = []
+
+    def cut_off(self, call: Call, checkpoints: int) -> Call:
+        """`call`, cancelled after so many checkpoints of another task."""
+        return replace(call, run=partial(_cut_off, call.run, checkpoints))
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += timedelta(seconds=seconds)
+
+    def do(self, *calls: Call) -> list[Any]:
+        """Make `calls`, side by side if there are several, and compare what comes of them with the model."""
+        answers, rows, results = self._portal.call(_make, self._roles, calls, tuple(self._sent))
+        steps = []
+        for call, answer in zip(calls, answers, strict=True):
+            steps.append(call.step(answer, len(calls) > 1))
+            if isinstance(answer, Claim):
+                self._leases += [(call.worker, task.lease) for task in answer.tasks]
+        self._worlds = agreeing(_in_any_order(self._worlds, steps), rows)
+        present = [row for row in rows.values() if row is not None]
+        shown = {row.task_id: _as_result(row) for row in present}
+        require(results == shown, f"the results are {results}, the rows say {shown}")
+        for task_id, row in rows.items():
+            check_change(self._rows.get(task_id), row, calls=len(calls))
+        check_unique(present, {task_id: task.unique_key for task_id, task in self._sent.items()})
+        self._rows = rows
+        return answers
+
+    def beat(self, worker: int) -> Call:
+        async def run() -> list[Lease]:
+            return sorted(await self._roles.consumers[worker].beat(now=now), key=lambda lease: lease.task_id)
+
+        now = self._now
+        return exact(run, partial(model.beat, worker=WORKERS[worker][0], now=now))
+
+    def leave(self, worker: int) -> Call:
+        return exact(self._roles.consumers[worker].leave, partial(model.leave, worker=WORKERS[worker][0]))
+
+    def has_due(self, worker: int) -> Call:
+        run = partial(self._roles.consumers[worker].has_due, now=self._now)
+        return exact(run, partial(model.has_due, queues=WORKERS[worker][1], now=self._now))
+
+    def send(self, tasks: Sequence[Mapping[str, Any]]) -> Call:
+        given = [self.new_task(**task) for task in tasks]
+        run = partial(self._roles.producer.enqueue, given, now=self._now)
+        return exact(run, partial(model.enqueue, tasks=given, now=self._now))
+
+    def cancel(self, tasks: Sequence[int]) -> Call:
+        ids = [str(UUID(int=number)) for number in tasks]
+        run = partial(self._roles.broker.control.cancel, ids, now=self._now)
+        return exact(run, partial(model.cancel, task_ids=ids, now=self._now))
+
+    def start(self, leases: Sequence[tuple[int, int]], caller: int | None, retry_after_crash: float | None) -> Call:
+        worker, held = self._pick(leases, caller)
+        return self.started(worker, [Start(lease, retry_after_crash) for lease in held])
+
+    def started(self, worker: int, starts: Sequence[Start]) -> Call:
+        run = partial(self._roles.consumers[worker].start, starts, now=self._now)
+        return exact(run, partial(model.start, worker=WORKERS[worker][0], starts=starts, now=self._now))
+
+    def finish(
+        self,
+        leases: Sequence[tuple[int, int]],
+        caller: int | None,
+        status: TaskStatus,
+        retry_in: float,
+        interrupted: bool,
+    ) -> Call:
+        worker, held = self._pick(leases, caller)
+        code = None if status is TaskStatus.COMPLETED else "A_CODE"
+        ends = [Finish(lease, status, b"result", code, retry_in, interrupted) for lease in held]
+        run = partial(self._roles.consumers[worker].finish, ends, now=self._now)
+        return exact(run, partial(model.finish, worker=WORKERS[worker][0], ends=ends, now=self._now))
+
+    def give_back(self, leases: Sequence[tuple[int, int]], caller: int | None, delay: float) -> Call:
+        worker, held = self._pick(leases, caller)
+        tasks = [GiveBack(lease, delay) for lease in held]
+        run = partial(self._roles.consumers[worker].give_back, tasks, now=self._now)
+        return exact(run, partial(model.give_back, worker=WORKERS[worker][0], tasks=tasks, now=self._now))
+
+    def promote(self, worker: int, limit: int) -> Call:
+        return self._free(self._roles.consumers[worker].promote, model.promote, worker, limit)
+
+    def claim(self, worker: int, limit: int) -> Call:
+        name, queues = WORKERS[worker]
+        call = partial(model.claim, worker=name, queues=queues, dead_after=self._dead_after)
+        return self._free(self._roles.consumers[worker].claim, call, worker, limit)
+
+    def expire(self, worker: int, limit: int) -> Call:
+        return self._free(self._roles.consumers[worker].expire, model.expire, worker, limit)
+
+    def reap(self, worker: int, limit: int) -> Call:
+        call = partial(model.reap, dead_after=self._dead_after)
+        return self._free(self._roles.consumers[worker].reap, call, worker, limit)
+
+    def _free(
+        self, run: Callable[..., Awaitable[Any]], call: Callable[..., Iterable[World]], worker: int, limit: int
+    ) -> Call:
+        """A call that leaves the broker a choice: the model takes its answer."""
+        given = {"limit": limit, "now": self._now}
+        return Call(
+            partial(run, **given),
+            lambda answer, contended: partial(call, **given, answer=answer, contended=contended),
+            worker,
+        )
+
+    def _pick(self, leases: Sequence[tuple[int, int]], caller: int | None) -> tuple[int, list[Lease]]:
+        """Who calls, and with which leases."""
+        known = self._leases or [(0, Lease(str(UUID(int=1)), 1))]
+        found = [(known[-1 - place % len(known)], wrong) for place, wrong in leases]
+        (owner, _), _ = found[0]
+        held = [replace(lease, claim_number=lease.claim_number + wrong) for (_, lease), wrong in found]
+        return owner if caller is None else caller, list(dict.fromkeys(held))
+
+    def new_task(
+        self,
+        number: int,
+        queue: str,
+        priority: int,
+        delay: float,
+        good_for: float | None,
+        name: str,
+        key: str | None,
+        changed: bool,
+    ) -> NewTask:
+        """The task of this number as it was first sent, or with other bytes; the delay has shrunk by its age."""
+        task_id = str(UUID(int=number))
+        if task_id not in self._sent:
+            envelope = f"envelope {number}".encode()
+            self._sent[task_id] = NewTask(
+                task_id=task_id,
+                sha=hashlib.sha256(envelope).digest(),
+                envelope=envelope,
+                task_name=name,
+                queue=queue,
+                priority=priority,
+                sent_at=self._now,
+                due_in=delay,
+                good_until=None if good_for is None else self._now + timedelta(seconds=good_for),
+                unique_key=key,
+            )
+        task = self._sent[task_id]
+        task = replace(task, due_in=max(task.due_in - (self._now - task.sent_at).total_seconds(), 0.0))
+        if not changed:
+            return task
+        envelope = task.envelope + b", changed"
+        return replace(task, envelope=envelope, sha=hashlib.sha256(envelope).digest())
+
+
+def _as_result(row: TaskRow) -> StoredResult:
+    return StoredResult(row.task_id, row.task_name, row.status, row.error_code, row.result)
+
+
+def _in_any_order(worlds: Sequence[World], steps: Sequence[Step]) -> list[World]:
+    """The worlds after `steps` in whatever order."""
+    found: list[World] = []
+    reasons = []
+    for order in permutations(steps):
+        try:
+            found += follow(worlds, *order)
+        except Disagreement as reason:
+            reasons.append(str(reason))
+    require(bool(found), "; or the other way round: ".join(reasons))
+    return found
+
+
+async def _make(
+    roles: Roles, calls: Sequence[Call], task_ids: Sequence[str]
+) -> tuple[list[Any], dict[str, TaskRow | None], dict[str, StoredResult]]:
+    """The answers, and what the reader shows afterwards."""
+    answers: list[Any] = [None] * len(calls)
+
+    async def make(place: int) -> None:
+        answers[place] = await calls[place].run()
+
+    if len(calls) == 1:
+        await make(0)
+    else:
+        async with anyio.create_task_group() as group:
+            for place in range(len(calls)):
+                group.start_soon(make, place)
+    reader = roles.broker.reader
+    rows = {task_id: await reader.read(task_id) for task_id in task_ids}
+    return answers, rows, {result.task_id: result for result in await reader.results(task_ids)}
+
+
+async def _cut_off(run: Callable[[], Awaitable[T]], checkpoints: int) -> T | _CutOff:
+    """The answer, if it comes before so many checkpoints of another task."""
+    answer: T | _CutOff = _CutOff.ANSWER
+
+    async def make() -> None:
+        nonlocal answer
+        answer = await run()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(make)
+        for _ in range(checkpoints):
+            await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+    return answer
+
+
+@asynccontextmanager
+async def open_roles(open_broker: OpenBroker) -> AsyncIterator[Roles]:
+    async with AsyncExitStack() as stack:
+        broker = await stack.enter_async_context(open_broker())
+        producer = await stack.enter_async_context(broker.producer())
+        consumers = [await stack.enter_async_context(broker.consumer(*worker)) for worker in WORKERS]
+        yield Roles(broker, producer, tuple(consumers))

@@ -5,13 +5,13 @@
 
 It needs Hypothesis. Time is the machine's: every call is told what `now` is. A crash is a worker that stops beating
 while time advances. What a rule draws never depends on what the broker answered, so that a broker whose answers vary
-with the timing (two calls side by side) does not confuse Hypothesis: a lease is drawn as a place in the list of all
-leases there ever were, stale ones and those of others among them, counted from the newest.
+with the timing (two calls side by side) does not confuse Hypothesis: a lease is drawn as a place in a list, be it the
+list of what fits or that of all leases there ever were.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, TypeAlias
@@ -21,9 +21,9 @@ import hypothesis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from horsies.abc import Start, TaskStatus
+from horsies.abc import Lease, TaskStatus
 
-from .play import WORKERS, Call, OpenBroker, Play, Roles, open_roles
+from .play import WORKERS, Call, OpenBroker, Play, Roles, Which, open_roles
 
 Empty: TypeAlias = Callable[[], Awaitable[object]]
 Given: TypeAlias = Mapping[str, Any]
@@ -31,38 +31,47 @@ Calls: TypeAlias = Mapping[str, st.SearchStrategy[Any]]
 
 workers = st.integers(0, len(WORKERS) - 1)
 limits = st.sampled_from((1, 2, 3, 20))
-numbers = st.integers(1, 8)
+numbers = st.integers(1, 12)
 """Which task: its id is made from it."""
 sends = st.fixed_dictionaries(
     {
         "number": numbers,
         "queue": st.sampled_from(("fast", "slow")),
         "priority": st.sampled_from((50, 1, 100)),
-        "delay": st.sampled_from((0.0, 0.5, 3.0, 25.0)),
-        "good_for": st.sampled_from((None, 30.0, 4.0, 1.0, 0.0)),
+        "delay": st.sampled_from((0.0, 0.0, 0.0, 0.5, 3.0)),
+        "good_for": st.sampled_from((*[None] * 6, 30.0, 4.0, 1.0, 0.0)),
         "name": st.sampled_from(("a_task", "another")),
-        "key": st.sampled_from((None, "k", "l")),
+        "key": st.sampled_from((None, None, None, "k", "l")),
         "changed": st.sampled_from((False, False, False, True)),
     }
 )
 """What to send; of a task that was sent before only `number` and `changed` count, which makes it a replay."""
 held = {
     "leases": st.lists(
-        st.tuples(st.integers(0, 9), st.sampled_from((0, 0, 0, -1, 1))), min_size=1, max_size=3, unique=True
+        st.tuples(st.integers(0, 4), st.sampled_from((*[Which.FITTING] * 4, Which.ANY, Which.OLDER, Which.NEWER))),
+        min_size=1,
+        max_size=3,
+        unique=True,
     ),
-    "caller": st.none() | workers,
+    "caller": st.sampled_from((None, None, None, None, *range(len(WORKERS)))),
 }
-"""Places in the list of leases, and by how much the claim number is wrong; who calls (None: who has the first)."""
-delays = st.sampled_from((0.0, 0.5, 3.0, 25.0))
-ends = st.sampled_from((TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.PENDING))
+"""Which leases, by their places in a list; and who calls (None: who has the first of them)."""
+delays = st.sampled_from((0.0, 0.5, 3.0))
 crashes = st.none() | delays
+endings = {
+    "status": st.sampled_from((TaskStatus.PENDING, TaskStatus.COMPLETED, TaskStatus.FAILED)),
+    "retry_in": delays,
+    "interrupted": st.booleans(),
+}
 
 SETTLED: Calls = {
     "send": st.fixed_dictionaries({"tasks": st.lists(sends, min_size=1, max_size=4)}),
     "start": st.fixed_dictionaries({**held, "retry_after_crash": crashes}),
-    "finish": st.fixed_dictionaries({**held, "status": ends, "retry_in": delays, "interrupted": st.booleans()}),
+    "finish": st.fixed_dictionaries({**held, **endings}),
     "give_back": st.fixed_dictionaries({**held, "delay": delays}),
-    "cancel": st.fixed_dictionaries({"tasks": st.lists(numbers, min_size=1, max_size=3, unique=True)}),
+    "cancel": st.fixed_dictionaries(
+        {"tasks": st.lists(numbers, min_size=1, max_size=2, unique=True), "running": st.booleans()}
+    ),
 }
 """Calls that leave the broker no choice. Without their answer, either all of it was done or nothing."""
 FREE: Calls = dict.fromkeys(
@@ -94,6 +103,7 @@ class BrokerMachine(RuleBasedStateMachine):
         dead_after: float = 20.0,
     ) -> None:
         super().__init__()
+        self._dead_after = dead_after
         self._opened = portal.wrap_async_context_manager(roles())
         self._play = Play(portal, self._opened.__enter__(), dead_after=dead_after)
 
@@ -101,16 +111,23 @@ class BrokerMachine(RuleBasedStateMachine):
         """Close what was opened."""
         self._opened.__exit__(None, None, None)
 
-    @initialize()
-    def begin(self) -> None:
-        """All workers are alive."""
+    @initialize(tasks=st.lists(sends, min_size=3, max_size=8))
+    def populate(self, tasks: Sequence[Given]) -> None:
+        """All workers are alive, and there is something to do."""
+        self._beat(range(len(WORKERS)))
+        self._play.do(self._play.send(tasks))
+
+    @rule(seconds=st.sampled_from((0.25, 0.5, 1.0, 3.0, 10.0)))
+    def advance(self, seconds: float) -> None:
+        """Time passes."""
+        self._play.advance(seconds)
         self._beat(range(len(WORKERS)))
 
-    @rule(seconds=st.sampled_from((0.25, 1.0, 3.0, 10.0, 20.0, 60.0)), alive=st.sets(workers))
-    def advance(self, seconds: float, alive: set[int]) -> None:
-        """Time passes; those of `alive` beat afterwards."""
-        self._play.advance(seconds)
-        self._beat(sorted(alive))
+    @rule(silent=st.sets(workers, min_size=1), over=st.booleans())
+    def fall_silent(self, silent: set[int], over: bool) -> None:
+        """Some workers are dead, or with `over` false nearly."""
+        self._play.advance(self._dead_after - (0.0 if over else 0.25))
+        self._beat(set(range(len(WORKERS))) - silent)
 
     @rule(given=SETTLED["send"])
     def send(self, given: Given) -> None:
@@ -130,12 +147,16 @@ class BrokerMachine(RuleBasedStateMachine):
         self._play.do(self._play.claim(**given))
 
     @rule(given=FREE["claim"], retry_after_crash=crashes)
-    def work(self, given: Given, retry_after_crash: float | None) -> None:
-        """A claim whose tasks are started at once."""
-        call = self._play.claim(**given)
-        (claim,) = self._play.do(call)
-        starts = [Start(task.lease, retry_after_crash) for task in claim.tasks]
-        self._play.do(self._play.started(call.worker, starts))
+    def begin_work(self, given: Given, retry_after_crash: float | None) -> None:
+        """What a worker does again and again: promote, claim, start."""
+        self._work(given, retry_after_crash)
+
+    @rule(given=FREE["claim"], end=st.fixed_dictionaries(endings))
+    def work(self, given: Given, end: Given) -> None:
+        """The same, and finish a little later."""
+        worker, leases = self._work(given, None)
+        self._play.advance(0.25)
+        self._play.do(self._play.finished(worker, leases, **end))
 
     @rule(given=SETTLED["start"])
     def start(self, given: Given) -> None:
@@ -161,9 +182,11 @@ class BrokerMachine(RuleBasedStateMachine):
     def reap(self, given: Given) -> None:
         self._play.do(self._play.reap(**given))
 
-    @rule(worker=workers)
-    def leave(self, worker: int) -> None:
+    @rule(worker=workers, again=st.sampled_from((True, True, False)))
+    def leave(self, worker: int, again: bool) -> None:
+        """A worker goes; `again`: another one of its name comes."""
         self._play.do(self._play.leave(worker))
+        self._beat([worker] if again else [])
 
     @rule(worker=workers)
     def has_due(self, worker: int) -> None:
@@ -182,6 +205,14 @@ class BrokerMachine(RuleBasedStateMachine):
     def _beat(self, workers: Iterable[int]) -> None:
         for worker in workers:
             self._play.do(self._play.beat(worker))
+
+    def _work(self, given: Given, retry_after_crash: float | None) -> tuple[int, list[Lease]]:
+        self._play.do(self._play.promote(**given))
+        call = self._play.claim(**given)
+        (claim,) = self._play.do(call)
+        leases = [task.lease for task in claim.tasks]
+        self._play.do(self._play.started(call.worker, leases, retry_after_crash))
+        return call.worker, leases
 
     def _call(self, name: str, given: Given) -> Call:
         call: Call = getattr(self._play, name)(**given)

@@ -52,6 +52,15 @@ WORKERS: tuple[tuple[str, tuple[tuple[str, int], ...]], ...] = (
 """Names, and the queues with their priorities: one before the other, both alike, one alone."""
 
 
+class Which(Enum):
+    """Leases to call with, out of those that some claim gave."""
+
+    FITTING = "held, and in the status that the call is for"
+    ANY = "held, ended or stale"
+    OLDER = "any, with the claim number before it"
+    NEWER = "any, with the claim number after it"
+
+
 class _CutOff(Enum):
     """Stands for the answer of a call that was cancelled."""
 
@@ -118,6 +127,7 @@ class Play:
 
     def do(self, *calls: Call) -> list[Any]:
         """Make `calls`, side by side if there are several, and compare what comes of them with the model."""
+        answers: list[Any]
         answers, rows, results = self._portal.call(_make, self._roles, calls, tuple(self._sent))
         steps = []
         for call, answer in zip(calls, answers, strict=True):
@@ -125,13 +135,12 @@ class Play:
             if isinstance(answer, Claim):
                 self._leases += [(call.worker, task.lease) for task in answer.tasks]
         self._worlds = agreeing(_in_any_order(self._worlds, steps), rows)
-        present = [row for row in rows.values() if row is not None]
-        shown = {row.task_id: _as_result(row) for row in present}
-        require(results == shown, f"the results are {results}, the rows say {shown}")
         for task_id, row in rows.items():
             check_change(self._rows.get(task_id), row, calls=len(calls))
-        check_unique(present, {task_id: task.unique_key for task_id, task in self._sent.items()})
         self._rows = rows
+        check_unique(self._present(), {task_id: task.unique_key for task_id, task in self._sent.items()})
+        shown = {row.task_id: _as_result(row) for row in self._present()}
+        require(results == shown, f"the results are {results}, the rows say {shown}")
         return answers
 
     def beat(self, worker: int) -> Call:
@@ -153,35 +162,39 @@ class Play:
         run = partial(self._roles.producer.enqueue, given, now=self._now)
         return exact(run, partial(model.enqueue, tasks=given, now=self._now))
 
-    def cancel(self, tasks: Sequence[int]) -> Call:
-        ids = [str(UUID(int=number)) for number in tasks]
+    def cancel(self, tasks: Sequence[int], running: bool) -> Call:
+        """Cancel tasks by their numbers, or by their places among those that are running."""
+        among = [row.task_id for row in self._present() if running and row.status is TaskStatus.RUNNING]
+        ids = [among[number % len(among)] if among else str(UUID(int=number)) for number in tasks]
+        ids = list(dict.fromkeys(ids))
         run = partial(self._roles.broker.control.cancel, ids, now=self._now)
         return exact(run, partial(model.cancel, task_ids=ids, now=self._now))
 
-    def start(self, leases: Sequence[tuple[int, int]], caller: int | None, retry_after_crash: float | None) -> Call:
-        worker, held = self._pick(leases, caller)
-        return self.started(worker, [Start(lease, retry_after_crash) for lease in held])
+    def start(self, leases: Sequence[tuple[int, Which]], caller: int | None, retry_after_crash: float | None) -> Call:
+        worker, held = self._pick(leases, caller, TaskStatus.CLAIMED)
+        return self.started(worker, held, retry_after_crash)
 
-    def started(self, worker: int, starts: Sequence[Start]) -> Call:
+    def started(self, worker: int, leases: Sequence[Lease], retry_after_crash: float | None) -> Call:
+        """Start what `leases` name, whoever has them."""
+        starts = [Start(lease, retry_after_crash) for lease in leases]
         run = partial(self._roles.consumers[worker].start, starts, now=self._now)
         return exact(run, partial(model.start, worker=WORKERS[worker][0], starts=starts, now=self._now))
 
-    def finish(
-        self,
-        leases: Sequence[tuple[int, int]],
-        caller: int | None,
-        status: TaskStatus,
-        retry_in: float,
-        interrupted: bool,
+    def finish(self, leases: Sequence[tuple[int, Which]], caller: int | None, **end: Any) -> Call:
+        worker, held = self._pick(leases, caller, TaskStatus.RUNNING)
+        return self.finished(worker, held, **end)
+
+    def finished(
+        self, worker: int, leases: Sequence[Lease], status: TaskStatus, retry_in: float, interrupted: bool
     ) -> Call:
-        worker, held = self._pick(leases, caller)
+        """Finish what `leases` name, whoever has them."""
         code = None if status is TaskStatus.COMPLETED else "A_CODE"
-        ends = [Finish(lease, status, b"result", code, retry_in, interrupted) for lease in held]
+        ends = [Finish(lease, status, b"result", code, retry_in, interrupted) for lease in leases]
         run = partial(self._roles.consumers[worker].finish, ends, now=self._now)
         return exact(run, partial(model.finish, worker=WORKERS[worker][0], ends=ends, now=self._now))
 
-    def give_back(self, leases: Sequence[tuple[int, int]], caller: int | None, delay: float) -> Call:
-        worker, held = self._pick(leases, caller)
+    def give_back(self, leases: Sequence[tuple[int, Which]], caller: int | None, delay: float) -> Call:
+        worker, held = self._pick(leases, caller, TaskStatus.CLAIMED)
         tasks = [GiveBack(lease, delay) for lease in held]
         run = partial(self._roles.consumers[worker].give_back, tasks, now=self._now)
         return exact(run, partial(model.give_back, worker=WORKERS[worker][0], tasks=tasks, now=self._now))
@@ -212,13 +225,27 @@ class Play:
             worker,
         )
 
-    def _pick(self, leases: Sequence[tuple[int, int]], caller: int | None) -> tuple[int, list[Lease]]:
+    def _pick(
+        self, leases: Sequence[tuple[int, Which]], caller: int | None, fitting: TaskStatus
+    ) -> tuple[int, list[Lease]]:
         """Who calls, and with which leases."""
         known = self._leases or [(0, Lease(str(UUID(int=1)), 1))]
-        found = [(known[-1 - place % len(known)], wrong) for place, wrong in leases]
-        (owner, _), _ = found[0]
-        held = [replace(lease, claim_number=lease.claim_number + wrong) for (_, lease), wrong in found]
-        return owner if caller is None else caller, list(dict.fromkeys(held))
+        held = [(worker, lease) for worker, lease in known if self._holds(worker, lease, fitting)] or known
+        picked = []
+        for place, which in leases:
+            among = held if which is Which.FITTING else known
+            worker, lease = among[-1 - place % len(among)]
+            wrong = {Which.OLDER: -1, Which.NEWER: 1}.get(which, 0)
+            picked.append((worker, replace(lease, claim_number=lease.claim_number + wrong)))
+        (owner, _), *_ = picked
+        return owner if caller is None else caller, list(dict.fromkeys(lease for _, lease in picked))
+
+    def _holds(self, worker: int, lease: Lease, status: TaskStatus) -> bool:
+        task = self._worlds[0].holding(WORKERS[worker][0], lease)
+        return task is not None and task.row.status is status
+
+    def _present(self) -> list[TaskRow]:
+        return [row for row in self._rows.values() if row is not None]
 
     def new_task(
         self,

@@ -69,6 +69,7 @@ SETTLED: Calls = {
     "start": st.fixed_dictionaries({**held, "retry_after_crash": crashes}),
     "finish": st.fixed_dictionaries({**held, **endings}),
     "give_back": st.fixed_dictionaries({**held, "delay": delays}),
+    "give_back_unknown": st.fixed_dictionaries(held),
     "cancel": st.fixed_dictionaries(
         {"tasks": st.lists(numbers, min_size=1, max_size=2, unique=True), "running": st.booleans()}
     ),
@@ -169,6 +170,10 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(given=SETTLED["give_back"])
     def give_back(self, given: Given) -> None:
         self._play.do(self._play.give_back(**given))
+
+    @rule(given=SETTLED["give_back_unknown"])
+    def give_back_unknown(self, given: Given) -> None:
+        self._play.do(self._play.give_back_unknown(**given))
 
     @rule(given=SETTLED["cancel"])
     def cancel(self, given: Given) -> None:

@@ -75,6 +75,17 @@ def leave(world: World, worker: str) -> tuple[int, World]:
     return len(held), replace(world.having(map(_returned, held)), beats=gone)
 
 
+def give_back_unknown(world: World, worker: str, known: Sequence[Lease]) -> tuple[int, World]:
+    """See `Consumer.give_back_unknown`."""
+    ids = {lease.task_id for lease in known}
+    unknown = [
+        task
+        for task_id, task in world.tasks.items()
+        if task.row.status is TaskStatus.CLAIMED and task.row.worker_id == worker and task_id not in ids
+    ]
+    return len(unknown), world.having(map(_returned, unknown))
+
+
 def promote(world: World, *, limit: int, now: datetime, answer: Promotion, contended: bool = False) -> Iterator[World]:
     """See `Consumer.promote`. A broker that reached its limit may say "at once" instead of looking for the next."""
     delayed = [task for task in world.tasks.values() if task.is_pending() and not task.ready]

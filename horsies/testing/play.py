@@ -199,6 +199,11 @@ class Play:
         run = partial(self._roles.consumers[worker].give_back, tasks, now=self._now)
         return exact(run, partial(model.give_back, worker=WORKERS[worker][0], tasks=tasks, now=self._now))
 
+    def give_back_unknown(self, leases: Sequence[tuple[int, Which]], caller: int | None) -> Call:
+        worker, known = self._pick(leases, caller, TaskStatus.CLAIMED)
+        run = partial(self._roles.consumers[worker].give_back_unknown, known)
+        return exact(run, partial(model.give_back_unknown, worker=WORKERS[worker][0], known=known))
+
     def promote(self, worker: int, limit: int) -> Call:
         return self._free(self._roles.consumers[worker].promote, model.promote, worker, limit)
 

@@ -176,7 +176,7 @@ class Simulation:
         """While entered, the database cannot be reached, and nothing that is asked of it is done.
 
         Args:
-            worker: the name in its `WorkerConfig`, when it is only this worker that is cut off.
+            worker: the name in its `WorkerConfig`, when it is only this worker that is cut off (it still gets notices).
         """
         self._network.unreachable_for.append(worker)
         try:

@@ -1,4 +1,4 @@
-"""The shipped brokers against the model, on both loops. HORSIES_DEEP=1 runs thousands of examples instead of a few."""
+"""The shipped brokers against the model, on both loops. HORSIES_DEEP=1 runs hundreds of examples, and longer ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def opened(config: AppConfig) -> AbstractAsyncContextManager[Broker]:
 def test_sqlite_in_memory(anyio_backend: Any) -> None:
     backend, options = anyio_backend
     config = AppConfig(url="sqlite://:memory:")
-    run_broker_machine(partial(opened, config), backend=backend, backend_options=options, settings=profile(30, 3000))
+    run_broker_machine(partial(opened, config), backend=backend, backend_options=options, settings=profile(30, 800))
 
 
 def test_sqlite_in_a_file(anyio_backend: Any, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_sqlite_in_a_file(anyio_backend: Any, tmp_path: Path) -> None:
     def open_next() -> AbstractAsyncContextManager[Broker]:
         return opened(AppConfig(url=f"sqlite:///{next(files)}"))
 
-    run_broker_machine(open_next, backend=backend, backend_options=options, settings=profile(10, 1000))
+    run_broker_machine(open_next, backend=backend, backend_options=options, settings=profile(10, 250))
 
 
 def test_postgres(anyio_backend: Any, postgres_url: str, schema: str) -> None:

@@ -101,11 +101,11 @@ class PostgresConsumer:
         """See `horsies.abc.Consumer.finish`."""
         if not ends:
             return []
-        firsts = list({end.lease.task_id: end for end in reversed(ends)}.values())
+        firsts = list({end.lease: end for end in reversed(ends)}.values())
         rows = await self._finish(firsts, now)
-        written = {row[0] for row in rows}
+        written = {Lease(task_id, claim_number) for task_id, claim_number, *_ in rows}
         # A request to cancel that came while the statement ran kept a retry from being written; now it is seen.
-        again = [end for end in firsts if end.status is TaskStatus.PENDING and end.lease.task_id not in written]
+        again = [end for end in firsts if end.status is TaskStatus.PENDING and end.lease not in written]
         if again:
             rows += await self._finish(again, now)
         return _written([end.lease for end in ends], rows)

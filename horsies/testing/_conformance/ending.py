@@ -41,6 +41,15 @@ class Ending:
         (stored,) = await stage.broker.reader.results([lease.task_id])
         assert (stored.task_name, stored.status, stored.result) == ("a_task", TaskStatus.COMPLETED, b"result")
 
+    async def test_a_stale_end_beside_the_true_one_takes_nothing_from_it(self, stage: Stage) -> None:
+        """A worker that was taken for dead, and claimed its own task again, can end both attempts at once."""
+        worker = await stage.worker()
+        lease = await stage.started(worker, new_task(1))
+        stale = replace(lease, claim_number=lease.claim_number - 1)
+        ends = [done(stale, TaskStatus.FAILED), done(lease), done(lease, TaskStatus.FAILED)]
+        assert await worker.finish(ends, now=at(1)) == [False, True, False]
+        assert await stage.status(1) is TaskStatus.COMPLETED
+
     async def test_only_a_failure_may_end_what_never_started(self, stage: Stage) -> None:
         worker = await stage.worker()
         await stage.send(new_task(1))

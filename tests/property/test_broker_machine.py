@@ -72,7 +72,7 @@ def test_postgres(anyio_backend: Any, postgres_url: str, schema: str) -> None:
             backend=backend,
             backend_options=options,
             empty=empty,
-            settings=profile(15, 2000),
+            settings=profile(15, 400),
         )
 
 

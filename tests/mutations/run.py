@@ -1,4 +1,4 @@
-"""Break each guard of a broker in turn, and see that the conformance suite notices.
+"""Break each guard of a broker in turn, and see that a test of the brokers notices.
 
     python tests/mutations/run.py [postgres|sqlite] [a word of the mutations to run]
 
@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).parent
+TESTS = ("tests/brokers", "tests/plugins/test_postgres_plans.py")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def caught_by(mutation: Mutation) -> str | None:
             else "(trio and sqlite-memory) or test_sqlite"
         )
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/brokers", "-k", which],
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS, "-k", which],
             cwd=copy,
             env={**os.environ, "PYTHONPATH": str(copy)},
             capture_output=True,

@@ -391,7 +391,6 @@ class TestFound:
         assert [answer for answer in simulated(simulation, body, bench) if answer.is_err()] == []
         assert sorted(bench.notes, key=int) == [str(number) for number in range(100)]
 
-    @pytest.mark.xfail(reason="what a claim took whose answer was lost stays CLAIMED as long as its worker lives")
     def test_what_a_claim_took_is_not_lost_with_its_answer(self) -> None:
         bench = Bench()
 

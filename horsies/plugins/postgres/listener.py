@@ -85,10 +85,13 @@ class Listening:
         listen_url = self._config.listen_url
         if listen_url is None:
             return True
-        if self._reaches and not await is_direct(connection):
-            self._reaches = await keeps_session(connection, listen_url, timeout=self._config.pool.timeout)
-            if not self._reaches:
+        if not (
+            await is_direct(connection)
+            or await keeps_session(connection, listen_url, timeout=self._config.pool.timeout)
+        ):
+            if self._reaches:  # nobody else has found it out meanwhile
                 warn_of_polling("listen_url", self._config)
+            self._reaches = False
         return self._reaches
 
 

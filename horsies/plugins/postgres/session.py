@@ -155,7 +155,7 @@ async def _configure(connection: AnyioConnection[Row], target: Target, *, local:
     if target.lock_timeout is not None:
         settings["lock_timeout"] = _milliseconds(target.lock_timeout)
     await connection.execute(
-        "SELECT set_config(name, value, %s) FROM unnest(%s::text[], %s::text[]) AS s (name, value)",
+        "SELECT count(set_config(name, value, %s)) FROM unnest(%s::text[], %s::text[]) AS s (name, value)",
         (local, list(settings), list(settings.values())),
     )
 

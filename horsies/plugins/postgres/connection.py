@@ -33,7 +33,7 @@ from psycopg.waiting import Ready, Wait
 
 T = TypeVar("T")
 
-CLEANUP = 5.0
+CLEANUP = 2.0
 """The most seconds that a cancelled operation may take to leave its connection usable."""
 _LOOK = 1.0
 """Every so many seconds a waiting connection looks whether its socket still exists."""

@@ -129,6 +129,7 @@ class Worker:
                     state=await stack.enter_async_context(_lifespan(host)),
                     silence=app.recovery.dead_after,
                 )
+                stack.push_async_callback(pump.processes.aclose)
                 if self._draining:
                     pump.stop_nowait()
                 services = Services(

@@ -167,8 +167,13 @@ def wrong_type() -> int:
     return "seven"  # type: ignore[return-value]
 
 
+def say_and_sleep(pipe: Any) -> None:
+    pipe.send("here")
+    time.sleep(50)
+
+
 @task(run_in="process")
-def is_signalled() -> list[str]:
+def is_signalled() -> list[int | None]:
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(os.getpid(), number)
     # What it starts is not deaf to them.
@@ -178,9 +183,14 @@ def is_signalled() -> list[str]:
     child.terminate()
     ended = child.wait(20)
     child.stdout.close()
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        squares = pool.map(abs, [-1, -2])
-    return [str(ended), str(squares)]
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe()
+    forked = fork.Process(target=say_and_sleep, args=(there,))
+    forked.start()
+    here.recv()
+    forked.terminate()
+    forked.join(20)
+    return [ended, forked.exitcode]
 
 
 @task(run_in="process")

@@ -124,6 +124,7 @@ class Life:
                 counts=self._counts,
                 abandoned=self._abandoned,
             )
+            stack.push_async_callback(pump.processes.aclose)
             self.services = services = Services(
                 host.broker, consumer, maintenance, pump, host.environment, app, self.die
             )

@@ -166,6 +166,7 @@ class Supervisor:
         patience = 0.0 if self._stopping.is_set() else self._drain_timeout
         self._kill_at = min(self._kill_at, anyio.current_time() + patience + GRACE)
         self._stopping.set()
+        logger.info("stopping %d worker processes, which have %.0f s", len(self._children), patience + GRACE)
         for process, bound in self._children.values():
             bound.deadline = self._kill_at
             _tell(process, signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import anyio.abc
 from horsies import Horsies, Runtime, Worker, WorkerConfig
 
 from .health import Health, health_of, serving
+
+logger = logging.getLogger("horsies.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +66,14 @@ class _Process:
         """The first time drains the worker, the second cancels its running tasks; before there is one, just leave."""
         if self._worker is None:
             self._opening.cancel()
-        elif not self._worker.is_draining:
+            return
+        worker_id = self._worker.worker_id
+        if not self._worker.is_draining:
             self._worker.drain_nowait()
+            logger.info("worker %s drains", worker_id, extra={"worker_id": worker_id})
         else:
             self._worker.cut_short()
+            logger.info("worker %s cancels what still runs", worker_id, extra={"worker_id": worker_id})
 
     async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

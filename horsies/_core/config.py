@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -289,15 +289,27 @@ class AppConfig:
     @classmethod
     def from_env(cls, **fields: Any) -> AppConfig:
         """From HORSIES_DATABASE_URL (needed), HORSIES_SCHEMA and HORSIES_LISTEN_URL; `fields` go first."""
-        for name, variable in (
-            ("url", "HORSIES_DATABASE_URL"),
-            ("schema", "HORSIES_SCHEMA"),
-            ("listen_url", "HORSIES_LISTEN_URL"),
-        ):
-            if variable in os.environ:
-                fields.setdefault(name, os.environ[variable])
+        read = {
+            name: variable for name, variable in _VARIABLES.items() if name not in fields and variable in os.environ
+        }
+        fields |= {name: os.environ[variable] for name, variable in read.items()}
         if "url" not in fields:
             raise HorsiesError(
                 "HRS-203", "HORSIES_DATABASE_URL is not set", ["set it, for example to postgresql://localhost/app"]
             )
-        return cls(**fields)
+        try:
+            return cls(**fields)
+        except HorsiesError as error:
+            raise HorsiesError.of([_placed(problem, read) for problem in error.problems]) from None
+
+
+_VARIABLES = {"url": "HORSIES_DATABASE_URL", "schema": "HORSIES_SCHEMA", "listen_url": "HORSIES_LISTEN_URL"}
+
+
+def _placed(problem: HorsiesError, read: Mapping[str, str]) -> HorsiesError:
+    """`problem` with the environment variable that its field was read from."""
+    variable = read.get(problem.message.partition(" ")[0])
+    if variable is None:
+        return problem
+    note = f"it comes from {variable}" if os.environ[variable] else f"{variable} is empty; unset it if it is not meant"
+    return HorsiesError(problem.code, problem.message, [*problem.notes, note])

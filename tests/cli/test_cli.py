@@ -67,6 +67,17 @@ def test_check_and_migrate(shell: Shell) -> None:
         (("worker", "shop:app", "--queues", "nowhere"), 2, "HRS-215"),
         (("worker", "shop:app", "--concurrency", "0"), 2, "HRS-215"),
         (("worker", "shop:app", "--concurrency", "many"), 2, "--concurrency"),
+        (("worker", "shop:app", "--queues", ","), 2, "HRS-215"),
+        (("worker", "shop:app", "--drain-timeout", "nan"), 2, "HRS-215"),
+        (("worker", "shop:app", "--drain-timeout", "inf", "--processes", "2"), 2, "HRS-215"),
+        (("worker", "shop:app", "--name", ""), 2, "HRS-215"),
+        (("worker", "shop:app", "--processes", "0"), 2, "--processes"),
+        (("worker", "shop:app", "--processes", "2.5"), 2, "--processes"),
+        (("worker", "shop:app", "--health-port", "99999"), 2, "--health-port"),
+        (("worker", "shop:app", "--health-port", "65534", "--processes", "3"), 2, "HRS-206"),
+        (("worker", "shop:app", "--health-port", "8080", "--health-host", "no such host"), 2, "HRS-206"),
+        (("worker", "shop:app", "--log-format", "xml"), 2, "--log-format"),
+        (("worker", "shop:app", "--log-level", "loud"), 2, "--log-level"),
         (("worker", "shop:app", "--backend", "curio"), 2, "--backend"),
         (("nonsense",), 2, "nonsense"),
     ],
@@ -98,3 +109,14 @@ def test_a_database_that_cannot_be_had_is_one_message(shell: Shell, url: str, me
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr
+
+
+@once
+@pytest.mark.parametrize("variable", ["HORSIES_DATABASE_URL", "HORSIES_SCHEMA", "HORSIES_LISTEN_URL"])
+@pytest.mark.parametrize("value", ["", "Non sense", "://", "'; --"])
+def test_a_bad_variable_is_one_message_that_names_it(shell: Shell, variable: str, value: str) -> None:
+    done = shell.run("worker", "shop:app", env={variable: value})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "HRS-203" in done.stderr
+    assert variable in done.stderr
+    assert "Traceback" not in done.stderr

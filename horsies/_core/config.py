@@ -183,6 +183,8 @@ class WorkerConfig:
         drain_timeout: seconds that running tasks get when the worker is asked to stop.
         until_idle: stop by itself as soon as nothing is due and every result is written.
         name: shown in `TaskInfo.worker_id` and in logs; None: the host's.
+        max_tasks: stop by itself after so many tasks have been started; None: never.
+        max_memory: stop by itself when the process holds more than so many MiB of memory; None: never.
     """
 
     queues: tuple[str, ...] | None = None
@@ -191,9 +193,11 @@ class WorkerConfig:
     drain_timeout: float = 30.0
     until_idle: bool = False
     name: str | None = None
+    max_tasks: int | None = None
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
-        problems = list(_counts("worker", "HRS-215", self, "threads"))
+        problems = list(_counts("worker", "HRS-215", self, "threads", "max_tasks", "max_memory"))
         if type(self.concurrency) is not int or self.concurrency < 1:
             problems.append(HorsiesError("HRS-215", "worker.concurrency is not a whole number of at least 1"))
         if not isinstance(self.drain_timeout, (int, float)) or not 0 <= self.drain_timeout < math.inf:

@@ -74,7 +74,9 @@ class Pump:
         self._unsure: set[Lease] = set()
         self._threads_free = config.threads or config.concurrency
         self._limiter = None if host.environment.inline else anyio.CapacityLimiter(self._threads_free)
+        self._startable = config.max_tasks
         self.is_stopping = False
+        self.is_retiring = False
         self._wake = anyio.Event()
         self._hungry = True
         self._next_due = 0.0
@@ -98,6 +100,14 @@ class Pump:
         """Claim nothing more; `run` returns once what it is doing is done."""
         self.is_stopping = True
         self._wake.set()
+
+    def retire_nowait(self, reason: str) -> None:
+        """As `stop_nowait`, but of the worker's own accord: what runs has all the time it needs."""
+        if not self.is_stopping:
+            self.is_retiring = True
+            extra = {"worker_id": self._worker_id}
+            logger.info("worker %s ends once what it runs has ended: %s", self._worker_id, reason, extra=extra)
+            self.stop_nowait()
 
     def notice(self, names: Iterable[str]) -> None:
         """Heed notices of `Topic.WORK`."""
@@ -150,11 +160,16 @@ class Pump:
         if anyio.current_time() >= self._next_due:
             await self._promote()
         await self._resolve_doubt()
-        room = self._config.concurrency - len(self._running) - len(self._ready)
+        room = self._room()
         claimed = False
         if self._hungry and room > 0 and self._finisher.has_room and self._is_alive():
             claimed = await self._claim(room)
         return await self._start(running) or claimed
+
+    def _room(self) -> int:
+        """How many more tasks may be claimed."""
+        room = self._config.concurrency - len(self._running) - len(self._ready)
+        return room if self._startable is None else min(room, self._startable - len(self._ready))
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and not started."""
@@ -252,12 +267,15 @@ class Pump:
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is StartOutcome.STARTED:
                 self._running[job.claimed.lease] = job
+                self._startable = None if self._startable is None else self._startable - 1
                 self._threads_free -= not job.task.signature.is_async
                 running.start_soon(self._run, job, name=f"horsies task {job.task.name}")
             elif outcome is StartOutcome.LOST and job.claimed.lease in self._unsure:
                 self._finisher.add_nowait(_never_ran(job))
             self.counts["expired"] += outcome is StartOutcome.EXPIRED
         self._unsure.difference_update(leases)
+        if self._startable == 0:
+            self.retire_nowait(f"it has started {self._config.max_tasks} tasks, which is its max_tasks")
         return True
 
     async def _run(self, job: Job) -> None:

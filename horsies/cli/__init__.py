@@ -58,6 +58,8 @@ def worker(
     drain_timeout: Annotated[float, typer.Option(help="seconds for running tasks at SIGTERM")] = 30.0,
     name: Annotated[str | None, typer.Option(help="shown in logs and TaskInfo.worker_id")] = None,
     until_idle: Annotated[bool, typer.Option("--until-idle", help="stop when nothing is due")] = False,
+    max_tasks: Annotated[int | None, typer.Option(help="end after so many tasks; a supervisor replaces it")] = None,
+    max_memory: Annotated[int | None, typer.Option(help="end above so many MiB; a supervisor replaces it")] = None,
     health_port: Annotated[
         int | None, typer.Option(min=1, max=LAST_PORT, help="answer GET /livez and /readyz; process i of N at port + i")
     ] = None,
@@ -76,6 +78,8 @@ def worker(
         drain_timeout=drain_timeout,
         name=name,
         until_idle=until_idle,
+        max_tasks=max_tasks,
+        max_memory=max_memory,
     )
     if processes is not None:
         raise SystemExit(anyio.run(_supervise, processes, config, context.params, backend=backend.value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -202,6 +203,24 @@ def test_a_worker_is_ready_until_it_drains(yard: Yard, backend: str) -> None:
         yard.release()
         assert started.end() == 0
     assert asked(port, "livez") is None
+
+
+@once
+@both_loops
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_waits_for_its_database_lives_and_leaves_when_told(
+    yard: Yard, backend: str, number: signal.Signals
+) -> None:
+    port = free_ports(1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        yard.shell.env["HORSIES_DATABASE_URL"] = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x"
+        with yard.worker("--health-port", str(port), "--backend", backend) as started:
+            eventually(lambda: state(port) == "starting", "starting")
+            assert (asked(port, "livez") or (0,))[0] == 200
+            assert (asked(port, "readyz") or (0,))[0] == 503
+            started.process.send_signal(number)
+            assert started.end() == 0
+    assert started.log == ""
 
 
 @once

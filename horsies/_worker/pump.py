@@ -77,7 +77,6 @@ class Pump:
         self._unsure: set[Lease] = set()
         self._threads_free = config.threads or config.concurrency
         self._limiter = None if host.environment.inline else anyio.CapacityLimiter(self._threads_free)
-        self._startable = config.max_tasks
         self.is_stopping = False
         self.is_retiring = False
         self._wake = anyio.Event()
@@ -106,8 +105,8 @@ class Pump:
         """As `stop_nowait`, but of the worker's own accord: what runs has all the time it needs."""
         if not self.is_stopping:
             self.is_retiring = True
-            extra = {"worker_id": self._worker_id}
-            logger.info("worker %s ends once what it runs has ended: %s", self._worker_id, reason, extra=extra)
+            extra = {"worker_id": self.worker_id}
+            logger.info("worker %s ends once what it runs has ended: %s", self.worker_id, reason, extra=extra)
             self.stop_nowait()
 
     def notice(self, names: Iterable[str]) -> None:
@@ -132,6 +131,9 @@ class Pump:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
         waits = pauses(self._resilience, self._host.environment.random)
         while not self.is_stopping:
+            if self.counts["started"] == self._config.max_tasks:
+                self.retire_nowait(f"it has started {self._config.max_tasks} tasks, which is its max_tasks")
+                return
             try:
                 if await self.run_once(running):
                     waits = pauses(self._resilience, self._host.environment.random)
@@ -170,7 +172,8 @@ class Pump:
     def _room(self) -> int:
         """How many more tasks may be claimed."""
         room = self._config.concurrency - len(self._running) - len(self._ready)
-        return room if self._startable is None else min(room, self._startable - len(self._ready))
+        most = self._config.max_tasks
+        return room if most is None else min(room, most - self.counts["started"] - len(self._ready))
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and not started."""
@@ -268,15 +271,13 @@ class Pump:
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is StartOutcome.STARTED:
                 self._running[job.claimed.lease] = job
-                self._startable = None if self._startable is None else self._startable - 1
+                self.counts["started"] += 1
                 self._threads_free -= not job.task.signature.is_async
                 running.start_soon(self._run, job, name=f"horsies task {job.task.name}")
             elif outcome is StartOutcome.LOST and job.claimed.lease in self._unsure:
                 self._finisher.add_nowait(_never_ran(job))
             self.counts["expired"] += outcome is StartOutcome.EXPIRED
         self._unsure.difference_update(leases)
-        if self._startable == 0:
-            self.retire_nowait(f"it has started {self._config.max_tasks} tasks, which is its max_tasks")
         return True
 
     async def _run(self, job: Job) -> None:

@@ -84,12 +84,14 @@ def worker(
     if processes is not None:
         raise SystemExit(anyio.run(_supervise, processes, config, context.params, backend=backend.value))
     surroundings = Surroundings(health_host, health_port, lifeline)
-    abandoned = anyio.run(serve, load_app(locator), config, surroundings, backend=backend.value)
-    if abandoned:
+    stopped = anyio.run(serve, load_app(locator), config, surroundings, backend=backend.value)
+    if stopped is not None and stopped.statistics().abandoned > 0:
         # A thread that does not return would keep the interpreter alive for ever.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(1)
+    if stopped is not None and stopped.left_behind:
+        raise SystemExit(1)
 
 
 async def _supervise(processes: int, config: WorkerConfig, options: Mapping[str, Any]) -> int:

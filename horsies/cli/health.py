@@ -50,7 +50,7 @@ def health_of(worker: Worker | None, *, stopped: bool) -> Health:
     elif worker.is_draining:
         state = "draining"
     else:
-        state = "ready" if getattr(worker, "is_ready", not worker.is_draining) else "not ready"
+        state = "ready" if worker.is_ready else "not ready"
     counts = asdict(worker.statistics())
     worker_id = counts.pop("worker_id")
     return Health(not stopped, state == "ready", {"worker_id": worker_id, "state": state, "counts": counts})

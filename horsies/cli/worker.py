@@ -31,8 +31,8 @@ class Surroundings:
     lifeline: int | None = None
 
 
-async def serve(app: Horsies, config: WorkerConfig, surroundings: Surroundings) -> bool:
-    """Run a worker until it is told to stop or is idle; whether a thread had to be left behind."""
+async def serve(app: Horsies, config: WorkerConfig, surroundings: Surroundings) -> Worker | None:
+    """Run a worker until it is told to stop or stops by itself; the stopped one, if it came to that."""
     return await _Process().run(app, config, surroundings)
 
 
@@ -40,9 +40,10 @@ class _Process:
     def __init__(self) -> None:
         self._worker: Worker | None = None
         self._opening = anyio.CancelScope()
+        self._told = False
         self._stopped = False
 
-    async def run(self, app: Horsies, config: WorkerConfig, surroundings: Surroundings) -> bool:
+    async def run(self, app: Horsies, config: WorkerConfig, surroundings: Surroundings) -> Worker | None:
         async with AsyncExitStack() as stack:
             if surroundings.health_port is not None:
                 address = surroundings.health_host, surroundings.health_port
@@ -57,7 +58,7 @@ class _Process:
                     await self._worker.wait_stopped()
                     self._stopped = True
             group.cancel_scope.cancel()
-        return self._worker is not None and self._worker.statistics().abandoned > 0
+        return self._worker
 
     def _health(self) -> Health:
         return health_of(self._worker, stopped=self._stopped)
@@ -67,13 +68,14 @@ class _Process:
         if self._worker is None:
             self._opening.cancel()
             return
-        worker_id = self._worker.worker_id
-        if not self._worker.is_draining:
-            self._worker.drain_nowait()
-            logger.info("worker %s drains", worker_id, extra={"worker_id": worker_id})
-        else:
+        if self._told:
             self._worker.cut_short()
-            logger.info("worker %s cancels what still runs", worker_id, extra={"worker_id": worker_id})
+        else:
+            self._worker.drain_nowait()
+        doing = "cancels what still runs" if self._told else "drains"
+        self._told = True
+        worker_id = self._worker.worker_id
+        logger.info("worker %s %s", worker_id, doing, extra={"worker_id": worker_id})
 
     async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -84,5 +86,5 @@ class _Process:
     async def _heed_supervisor(self, lifeline: int) -> None:
         # Nothing is ever written there, so it becomes readable at its end.
         await anyio.wait_readable(lifeline)
-        if self._worker is None or not self._worker.is_draining:
+        if not self._told:
             self._stop()

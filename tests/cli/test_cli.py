@@ -71,6 +71,8 @@ def test_check_and_migrate(shell: Shell) -> None:
         (("worker", "shop:app", "--drain-timeout", "nan"), 2, "HRS-215"),
         (("worker", "shop:app", "--drain-timeout", "inf", "--processes", "2"), 2, "HRS-215"),
         (("worker", "shop:app", "--name", ""), 2, "HRS-215"),
+        (("worker", "shop:app", "--max-tasks", "0"), 2, "worker.max_tasks"),
+        (("worker", "shop:app", "--max-memory", "-1", "--processes", "2"), 2, "worker.max_memory"),
         (("worker", "shop:app", "--processes", "0"), 2, "--processes"),
         (("worker", "shop:app", "--processes", "2.5"), 2, "--processes"),
         (("worker", "shop:app", "--health-port", "99999"), 2, "--health-port"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from random import Random
 
 import pytest
@@ -211,6 +212,30 @@ def test_until_idle_ends_with_its_children(yard: Yard, backend: str) -> None:
         assert started.end() == 0
     assert sorted(n for n, _ in yard.marks()) == list(range(20))
     assert started.log == ""
+
+
+@pytest.mark.parametrize("database_url", ["postgresql", "sqlite-file"], indirect=True)
+@both_loops
+def test_children_that_have_started_their_number_of_tasks_are_replaced(yard: Yard, backend: str) -> None:
+    numbers = list(range(20))
+    task_ids = yard.send("mark", *((n,) for n in numbers))
+    with yard.worker("--processes", "2", "--max-tasks", "4", "-v", "--backend", backend) as started:
+        assert yard.results(task_ids) == str(numbers)
+        started.process.send_signal(signal.SIGTERM)
+        assert started.end() == 0
+    assert sorted(n for n, _ in yard.marks()) == numbers
+    runs = Counter(pid for _, pid in yard.marks())
+    assert max(runs.values()) == 4
+    assert started.log.count("it has started 4 tasks, which is its max_tasks") >= 4
+    assert "WARNING" not in started.log
+
+
+@once
+def test_a_worker_alone_ends_at_its_number_of_tasks(yard: Yard) -> None:
+    yard.send("mark", *((n,) for n in range(5)))
+    with yard.worker("--max-tasks", "3") as started:
+        assert started.end() == 0
+    assert len(yard.marks()) == 3
 
 
 @once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import psycopg
 import pytest
 
 from .shell import Shell, once, stored
@@ -122,3 +123,24 @@ def test_a_bad_variable_is_one_message_that_names_it(shell: Shell, variable: str
     assert "HRS-203" in done.stderr
     assert variable in done.stderr
     assert "Traceback" not in done.stderr
+
+
+HASTY = """
+from horsies import AppConfig, Horsies, RecoveryConfig
+app = Horsies(AppConfig.from_env(recovery=RecoveryConfig(heartbeat_interval=0.2, dead_after=2.0)))
+"""
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_schema_that_is_dropped_under_a_worker_is_one_message(shell: Shell, backend: str) -> None:
+    (shell.folder / "hasty.py").write_text(HASTY)
+    with shell.start("worker", "hasty:app", "--backend", backend, "-v") as worker:
+        assert worker.stderr is not None
+        assert "is ready" in worker.stderr.readline()
+        with psycopg.connect(shell.env["HORSIES_DATABASE_URL"], autocommit=True) as connection:
+            connection.execute(f"DROP SCHEMA {shell.env['HORSIES_SCHEMA']} CASCADE")
+        assert worker.wait(30) == 1
+        said = worker.stderr.read()
+    assert "Traceback" not in said
+    assert "does not exist" in said

@@ -63,7 +63,7 @@ def worker(
     health_port: Annotated[
         int | None, typer.Option(min=1, max=LAST_PORT, help="answer GET /livez and /readyz; process i of N at port + i")
     ] = None,
-    health_host: Annotated[str, typer.Option(help="the address for them; :: for IPv6 too")] = "0.0.0.0",
+    health_host: Annotated[str, typer.Option(help="the address for them; :: for IPv6")] = "0.0.0.0",
     log_format: Annotated[LogFormat, typer.Option(help="how logs are written")] = LogFormat.text,
     log_level: Annotated[LogLevel | None, typer.Option(help="the least that is logged; default: warning")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="short for --log-level info")] = False,

@@ -166,7 +166,7 @@ class Supervisor:
         patience = 0.0 if self._stopping.is_set() else self._drain_timeout
         self._kill_at = min(self._kill_at, anyio.current_time() + patience + GRACE)
         self._stopping.set()
-        logger.info("stopping %d worker processes, which have %.0f s", len(self._children), patience + GRACE)
+        logger.info("stopping; worker processes that have not ended in %.0f s are killed", patience + GRACE)
         for process, bound in self._children.values():
             bound.deadline = self._kill_at
             _tell(process, signal.SIGTERM)
@@ -188,7 +188,8 @@ class Supervisor:
             match follows:
                 case Replace(after, failures):
                     level = logging.WARNING if failures else logging.INFO
-                    logger.log(level, "worker process %d %s; another starts in %.1f s", number, described(code), after)
+                    when = f"in {after:.1f} s" if after else "at once"
+                    logger.log(level, "worker process %d %s; another starts %s", number, described(code), when)
                     with anyio.move_on_after(after):
                         await self._stopping.wait()
                 case Leave(failed):

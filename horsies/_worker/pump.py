@@ -87,6 +87,7 @@ class Pump:
         self._limiter = None if host.environment.inline else anyio.CapacityLimiter(threads)
         self.processes = Processes()
         self.is_stopping = False
+        self.is_retiring = False
         self._wake = anyio.Event()
         self._hungry = True
         self._next_due = 0.0
@@ -108,6 +109,14 @@ class Pump:
         """Claim nothing more; `run` returns once what it is doing is done."""
         self.is_stopping = True
         self._wake.set()
+
+    def retire_nowait(self, reason: str) -> None:
+        """As `stop_nowait`, but of the worker's own accord: what runs has all the time it needs."""
+        if not self.is_stopping:
+            self.is_retiring = True
+            extra = {"worker_id": self.worker_id}
+            logger.info("worker %s ends once what it runs has ended: %s", self.worker_id, reason, extra=extra)
+            self.stop_nowait()
 
     def notice(self, names: Iterable[str]) -> None:
         """Heed notices of `Topic.WORK`."""
@@ -131,6 +140,9 @@ class Pump:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
         waits = pauses(self._resilience, self._host.environment.random)
         while not self.is_stopping:
+            if self.counts["started"] == self._config.max_tasks:
+                self.retire_nowait(f"it has started {self._config.max_tasks} tasks, which is its max_tasks")
+                return
             try:
                 if await self.run_once(running):
                     waits = pauses(self._resilience, self._host.environment.random)
@@ -160,11 +172,17 @@ class Pump:
         if anyio.current_time() >= self._next_due:
             await self._promote()
         await self._resolve_doubt()
-        room = self._config.concurrency - len(self._running) - len(self._ready)
+        room = self._room()
         claimed = False
         if self._hungry and room > 0 and self._finisher.has_room and self.is_alive():
             claimed = await self._claim(room)
         return await self._start(running) or claimed
+
+    def _room(self) -> int:
+        """How many more tasks may be claimed."""
+        room = self._config.concurrency - len(self._running) - len(self._ready)
+        most = self._config.max_tasks
+        return room if most is None else min(room, most - self.counts["started"] - len(self._ready))
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and not started."""
@@ -260,7 +278,8 @@ class Pump:
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is StartOutcome.STARTED:
                 self._running[job.claimed.lease] = job
-                self._slots[job.task.place] -= 1
+self._slots[job.task.place] -= 1
+                self.counts["started"] += 1
                 running.start_soon(self._run, job, name=f"horsies task {job.task.name}")
             elif outcome is StartOutcome.LOST and job.claimed.lease in self._unsure:
                 self._finisher.add_nowait(_never_ran(job))

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="the length that `make test` runs")
     parser.add_argument("--backend", choices=("asyncio", "trio"), help="of the first worker; default: in turn")
     parser.add_argument("--version", type=int, default=18, help="of Postgres: 16 or 18")
+    parser.add_argument("--keep", type=Path, help="an existing folder for the logs of runs and workers")
     given = parser.parse_args()
     print(f"| scenario | {' | '.join(COLUMNS)} |\n|---{'|---:' * len(COLUMNS)}|", flush=True)
     began, faults = time.monotonic(), list[str]()
@@ -42,7 +43,7 @@ def main() -> None:
     ):
         for number, name in enumerate(given.scenario or SCENARIOS):
             backend = given.backend or ("asyncio", "trio")[number % 2]
-            for row in play(name, server, Path(folder), backend, short=given.short):
+            for row in play(name, server, given.keep or Path(folder), backend, short=given.short):
                 print(f"| {row.scenario} | {' | '.join(map(str, cells(row)))} |", flush=True)
                 faults += [f"{row.scenario}: {fault}" for fault in row.faults]
     print(f"\n{len(faults)} promises broken, in {time.monotonic() - began:.0f} s.")

@@ -38,7 +38,8 @@ POINTS = (CLAIMED, STARTED, RUNNING, RESULT)
 """Where CHAOS_HOLD makes a worker process stand still: before the start is sent, after it was written, in user code,
 before the finish is sent. Its heartbeat goes on."""
 
-AFTER_CRASH = {"retry": RetryPolicy.fixed([0.2] * 20), "retry_for": ("WORKER_CRASHED",)}
+TWENTY_TIMES = RetryPolicy.fixed([0.2] * 20)
+CRASHES = ("WORKER_CRASHED",)
 RETRYING = frozenset({"again", "again_in_thread", "patient_again"})
 """Tasks that may run more than once."""
 
@@ -91,18 +92,18 @@ def once_in_thread(context: TaskContext, number: int, seconds: float) -> int:
     return _run_in_thread(context, number, seconds)
 
 
-@task("again", **AFTER_CRASH)
+@task("again", retry=TWENTY_TIMES, retry_for=CRASHES)
 async def again(context: TaskContext, number: int, seconds: float) -> int:
     """Again after a crash."""
     return await _run(context, number, seconds)
 
 
-@task("again_in_thread", **AFTER_CRASH)
+@task("again_in_thread", retry=TWENTY_TIMES, retry_for=CRASHES)
 def again_in_thread(context: TaskContext, number: int, seconds: float) -> int:
     return _run_in_thread(context, number, seconds)
 
 
-@task("patient_again", **AFTER_CRASH)
+@task("patient_again", retry=TWENTY_TIMES, retry_for=CRASHES)
 async def patient_again(context: TaskContext, number: int, seconds: float) -> int:
     """The first attempt takes `seconds`, later ones half a second."""
     return await _run(context, number, seconds if context.attempt == 1 else 0.5)

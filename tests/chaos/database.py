@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,11 @@ class Database:
 
 def _quit(folder: Path) -> None:
     """An immediate shutdown: every backend ends where it stands, and the next start recovers from the log."""
-    file = folder / "postmaster.pid"
-    os.kill(int(file.read_text().splitlines()[0]), signal.SIGQUIT)
+    pid = int((folder / "postmaster.pid").read_text().splitlines()[0])
+    os.kill(pid, signal.SIGQUIT)
     until = time.monotonic() + 20
-    while file.exists():
-        if time.monotonic() > until:
-            raise TimeoutError("the server did not stop")
-        time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        while time.monotonic() < until:
+            os.kill(pid, 0)
+            time.sleep(0.02)
+        raise TimeoutError("the server did not stop")

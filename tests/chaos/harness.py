@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import anyio
@@ -29,6 +29,9 @@ RETURN_BOUND = RESILIENCE.retry_max + 1.0
 """Seconds within which work goes on after the database has returned."""
 PATIENCE = 15.0
 """Seconds without any movement after which what has not ended is lost."""
+
+PRODUCER = "producer"
+"""How the server knows the producer's connections from those of workers."""
 
 _schemas = count(1)
 
@@ -104,6 +107,11 @@ class Stage:
         wanted = [at for pid, at in firsts.items() if pid in pids] if pids else [min(firsts.values(), default=instant)]
         return max(wanted, default=instant) - instant
 
+    def longest_pause(self, since: float, until: float) -> float:
+        """The most seconds without a beginning run between two instants, while tasks came all the time."""
+        instants = [since, *(line.at for line in self.lines(Note.BEGAN, since=since) if line.at < until), until]
+        return max(later - earlier for earlier, later in pairwise(sorted(instants)))
+
     async def returned(self, pid: int, since: float) -> float:
         """Seconds from `since` until the worker of a dead process held nothing any more."""
 
@@ -116,12 +124,14 @@ class Stage:
         """Wait until every task has ended, or none has moved for `PATIENCE` seconds."""
         moves, moved_at = -1, time.monotonic()
         while True:
+            asked_at = time.monotonic()
             unfinished, now = await self.database.progress()
             if now != moves:
                 moves, moved_at = now, time.monotonic()
             if not unfinished or time.monotonic() - moved_at > PATIENCE:
                 return
-            await anyio.sleep(0.1)
+            # Counting very many rows is work for the server, too.
+            await anyio.sleep(max(0.1, 10 * (time.monotonic() - asked_at)))
 
     async def judge(
         self,
@@ -187,14 +197,14 @@ def _some(numbers: list[int]) -> str:
 
 @asynccontextmanager
 async def open_stage(
-    server: EmbeddedServer, folder: Path, backend: str, *, short: bool, **environ: str
+    server: EmbeddedServer, folder: Path, backend: str, *, short: bool, environ: Mapping[str, str]
 ) -> AsyncIterator[Stage]:
     """A stage in a schema of its own. No process outlives it."""
     schema = f"chaos_{next(_schemas)}"
     log = RunLog(folder / "runs.log")
     given = {"HORSIES_DATABASE_URL": server.url, "HORSIES_SCHEMA": schema, "CHAOS_LOG": str(log.path), **environ}
     database = Database(server, schema)
-    app = make_app(given)
+    app = make_app({**given, "HORSIES_DATABASE_URL": f"{server.url}&application_name={PRODUCER}"})
     try:
         async with Runtime(app) as rt:
             with open_workers(given, folder, backend) as workers:

@@ -30,11 +30,11 @@ class Producer:
     refused: list[str] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
-    async def send(self, task: str, seconds: float = 0.0, *, queue: str = "default") -> int:
+    async def send(self, task: str, seconds: float = 0.0, *, queue: str = "default", delay: float = 0.0) -> int:
         """Send one task until it is answered Ok; its number."""
         function = self.app.tasks[task].handle(self.rt).with_options(TaskSendOptions(queue=queue))
         number = next(self._numbers)
-        answer = await function.send(number, seconds)
+        answer = await function.schedule(delay, number, seconds)
         while answer.is_err():
             error = answer.unwrap_err()
             if error.code is not TaskSendErrorCode.ENQUEUE_FAILED or not error.retryable:
@@ -42,7 +42,8 @@ class Producer:
                 return number
             self.replays += 1
             await anyio.sleep(0.05)
-            answer = await function.retry_send(error)
+            replay = function.retry_schedule if delay else function.retry_send
+            answer = await replay(error)
         self.sent[number] = answer.unwrap().task_id
         return number
 

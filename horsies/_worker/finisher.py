@@ -8,6 +8,7 @@ buffer only when the database has answered for it.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 import anyio
@@ -31,14 +32,21 @@ BUFFER = 2_000
 class Finisher:
     """The one writer of a worker's results."""
 
-    def __init__(self, consumer: Consumer, resilience: ResilienceConfig, environment: Environment) -> None:
+    def __init__(
+        self,
+        consumer: Consumer,
+        resilience: ResilienceConfig,
+        environment: Environment,
+        counts: Counter[str],
+    ) -> None:
         self._consumer = consumer
         self._resilience = resilience
         self._environment = environment
         self._buffer: list[Finish] = []
         self._filled = anyio.Event()
         self._emptied = anyio.Event()
-        self.lost = 0
+        self._hurried = anyio.Event()
+        self._counts = counts
 
     @property
     def has_room(self) -> bool:
@@ -48,8 +56,14 @@ class Finisher:
         self._buffer.append(end)
         self._filled.set()
 
-    async def wait_written(self) -> None:
-        """Wait until everything added so far, and meanwhile, is written."""
+    async def wait_written(self, *, hurry: bool = False) -> None:
+        """Wait until everything added so far, and meanwhile, is written.
+
+        With `hurry` a database that was away is tried again at once, then every `retry_initial`: there is no time for
+        longer pauses.
+        """
+        if hurry:
+            self._hurried.set()
         while self._buffer:
             self._emptied = anyio.Event()
             await self._emptied.wait()
@@ -77,13 +91,13 @@ class Finisher:
             except BrokerError as error:
                 if error.retryable:
                     logger.warning("cannot write %d results, trying again: %s", len(batch), error.message)
-                    await anyio.sleep(next(waits))
+                    await self._pause(next(waits))
                     continue
                 await self._divide(batch, error)
                 return
             for end, was_written in zip(batch, written, strict=True):
                 if not was_written:
-                    self.lost += 1
+                    self._counts["lost"] += 1
                     logger.warning(
                         "the result of task %s was not written: another worker owns it by now, or a try whose answer "
                         "was lost wrote it",
@@ -91,6 +105,13 @@ class Finisher:
                         extra={"task_id": end.lease.task_id},
                     )
             return
+
+    async def _pause(self, seconds: float) -> None:
+        if self._hurried.is_set():
+            await anyio.sleep(min(seconds, self._resilience.retry_initial))
+            return
+        with anyio.move_on_after(seconds):
+            await self._hurried.wait()
 
     async def _divide(self, batch: Sequence[Finish], error: BrokerError) -> None:
         """Halve a batch that the database refuses until the guilty end stands alone; that one fails for itself."""

@@ -7,7 +7,7 @@ finisher's buffer. Each is in one place only, and `_ready` plus `_running` never
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import replace
 from types import MappingProxyType
@@ -46,6 +46,7 @@ class Pump:
     Args:
         state: what the application's lifespan gave.
         silence: seconds without a heartbeat after which nothing more is claimed.
+        counts, abandoned: the worker's, for its statistics.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class Pump:
         queues: Iterable[str],
         state: Any,
         silence: float,
+        counts: Counter[str],
+        abandoned: list[str],
     ) -> None:
         self._host = host
         self._consumer = consumer
         self._finisher = finisher
         self._config = config
-        self._worker_id = worker_id
+        self.worker_id = worker_id
         self._queues = frozenset(queues)
         self._state = state
         self._silence = silence
@@ -81,10 +84,8 @@ class Pump:
         self._in_doubt_until = 0.0
         self._look_at = 0.0
         self.last_beat = anyio.current_time()
-        self.counts = dict.fromkeys(
-            ("claimed", "completed", "failed", "retried", "cancelled", "expired", "given_back"), 0
-        )
-        self.abandoned: list[str] = []
+        self.counts = counts
+        self.abandoned = abandoned
 
     @property
     def ready(self) -> int:
@@ -139,7 +140,7 @@ class Pump:
                 # What the failed call did, it may still be doing, for as long as the server lets a statement run.
                 self._in_doubt_until = anyio.current_time() + self._resilience.statement_timeout + DOUBT
                 self._look_at = 0.0
-                logger.warning("worker %s: %s; trying again in %.1f s", self._worker_id, error.message, pause)
+                logger.warning("worker %s: %s; trying again in %.1f s", self.worker_id, error.message, pause)
                 self._hungry = True
                 await anyio.sleep(pause)
                 continue
@@ -152,7 +153,7 @@ class Pump:
         await self._resolve_doubt()
         room = self._config.concurrency - len(self._running) - len(self._ready)
         claimed = False
-        if self._hungry and room > 0 and self._finisher.has_room and self._is_alive():
+        if self._hungry and room > 0 and self._finisher.has_room and self.is_alive():
             claimed = await self._claim(room)
         return await self._start(running) or claimed
 
@@ -163,7 +164,7 @@ class Pump:
             await self._give_back([GiveBack(job.claimed.lease) for job in self._ready])
         except BrokerError as error:
             # Leaving gives back all there is.
-            logger.warning("worker %s: %s", self._worker_id, error.message)
+            logger.warning("worker %s: %s", self.worker_id, error.message)
         self._ready.clear()
 
     def settle_unsure(self) -> None:
@@ -300,7 +301,7 @@ class Pump:
             queue=claimed.queue,
             attempt=claimed.attempt + 1,
             good_until=claimed.good_until,
-            worker_id=self._worker_id,
+            worker_id=self.worker_id,
             metadata=MappingProxyType(dict(job.envelope.metadata)),
             runtime=runtime,
             state=self._state,
@@ -315,11 +316,11 @@ class Pump:
 
     def _log_failure(self, claimed: ClaimedTask, code: str) -> None:
         name, task_id = claimed.task_name, claimed.lease.task_id
-        extra = {"task_name": name, "task_id": task_id, "worker_id": self._worker_id, "error_code": code}
+        extra = {"task_name": name, "task_id": task_id, "worker_id": self.worker_id, "error_code": code}
         level = logging.INFO if is_user_code(code) else logging.WARNING
         logger.log(level, "task %r %s ended with %s", name, task_id, code, extra=extra)
 
-    def _is_alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the heartbeat is young enough to claim; the claim itself has the database ask the same."""
         return anyio.current_time() - self.last_beat < self._silence
 

@@ -1,4 +1,4 @@
-"""What a worker does beside running tasks: it shows that it lives, listens, and looks after tasks nobody holds.
+"""What a worker does beside running tasks: it shows that it lives, listens, and leads if nobody else does.
 
 Each service is one loop over a call that is complete in itself; a database that is away stops none of them.
 """
@@ -9,11 +9,12 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import anyio
+import anyio.lowlevel
 
-from .._core.config import RecoveryConfig, ResilienceConfig
+from .._core.config import AppConfig
 from .._core.errors import BrokerError
 from .._task.host import Environment
-from ..abc import Broker, Consumer, Topic
+from ..abc import Broker, Consumer, Maintenance, Topic
 from .backoff import pauses
 from .pump import Pump
 
@@ -21,67 +22,100 @@ logger = logging.getLogger("horsies.worker")
 
 EXPIRE_BATCH = 500
 REAP_BATCH = 200
+PRUNE_BATCH = 500
 
 
 class Services:
-    """The services of one worker."""
+    """The services of one life of a worker.
+
+    Args:
+        die: called with the reason once the worker is dead.
+    """
 
     def __init__(
         self,
         broker: Broker,
         consumer: Consumer,
+        maintenance: Maintenance,
         pump: Pump,
         environment: Environment,
-        *,
-        worker_id: str,
-        resilience: ResilienceConfig,
-        recovery: RecoveryConfig,
+        config: AppConfig,
+        die: Callable[[str], None],
     ) -> None:
         self._broker = broker
         self._consumer = consumer
+        self._maintenance = maintenance
         self._pump = pump
         self._environment = environment
-        self._worker_id = worker_id
-        self._resilience = resilience
-        self._recovery = recovery
+        self._recovery = config.recovery
+        self._resilience = config.resilience
+        self._finished_after = config.retention.finished_after
+        self._die = die
+        self._is_dead = False
+        self._tried_at = anyio.current_time()
         self._watching_since = anyio.current_time()
-
-    async def beat(self) -> None:
-        """Write the heartbeat once, and heed what it answers."""
-        asked = await self._consumer.beat()
-        now = anyio.current_time()
-        if now - self._pump.last_beat >= self._recovery.dead_after:
-            self._watching_since = now
-        self._pump.last_beat = now
-        for lease in asked:
-            self._pump.cancel(lease.task_id)
+        self._leads_until = 0.0
 
     async def sign_on(self) -> None:
-        """Write the first heartbeat, which registers the worker, however long the database is away."""
+        """Register the worker, however long the database is away."""
         waits = pauses(self._resilience, self._environment.random)
-        while not self._pump.is_stopping:
+        while True:
             try:
+                await self._consumer.join()
                 await self.beat()
                 return
             except BrokerError as error:
                 if not error.retryable:
                     raise
-                logger.warning("worker %s: cannot sign on: %s", self._worker_id, error.message)
+                logger.warning("worker %s: cannot sign on: %s", self._pump.worker_id, error.message)
                 await anyio.sleep(next(waits))
 
+    async def beat(self) -> None:
+        """Write the heartbeat once, and heed what it answers."""
+        asked_at = anyio.current_time()
+        try:
+            answer = await self._consumer.beat()
+        finally:
+            self._tried_at = anyio.current_time()
+        if not answer.alive:
+            self._dies("it was silent for recovery.dead_after and was found dead")
+            return
+        if asked_at - self._pump.last_beat > self._recovery.dead_after / 2:
+            # Whoever was away as long as this may come back any moment, and must not be found dead before.
+            self._watching_since = self._tried_at
+            self._pump.notice([""])
+        self._pump.last_beat = self._tried_at
+        self._leads_until = asked_at + self._recovery.dead_after / 2 if answer.leads else 0.0
+        for lease in answer.to_cancel:
+            self._pump.cancel(lease.task_id)
+
     async def keep_beating(self) -> None:
+        """Beat until dead.
+
+        A database that is away makes a heartbeat old as well, but then it was tried again and again. When nobody has
+        even tried for `dead_after`, the process was frozen (or its event loop blocked), and others may have acted.
+        """
         waits = pauses(self._resilience, self._environment.random)
         pause = self._recovery.heartbeat_interval
-        while True:
+        while not self._is_dead:
             await anyio.sleep(pause)
+            if anyio.current_time() - self._tried_at >= self._recovery.dead_after:
+                self._dies("it was frozen, or its event loop blocked, for recovery.dead_after")
+                return
             try:
                 await self.beat()
             except BrokerError as error:
+                if not error.retryable:
+                    raise
                 pause = min(next(waits), self._recovery.heartbeat_interval)
-                logger.warning("worker %s: cannot write its heartbeat: %s", self._worker_id, error.message)
+                logger.warning("worker %s: cannot write its heartbeat: %s", self._pump.worker_id, error.message)
             else:
                 waits = pauses(self._resilience, self._environment.random)
                 pause = self._recovery.heartbeat_interval
+
+    def _dies(self, why: str) -> None:
+        self._is_dead = True
+        self._die(why)
 
     async def listen(self) -> None:
         waits = pauses(self._resilience, self._environment.random)
@@ -94,33 +128,42 @@ class Services:
                     while True:
                         self._pump.notice(await listener.receive())
             except BrokerError as error:
-                logger.warning("worker %s: no notifications: %s", self._worker_id, error.message)
+                logger.warning("worker %s: no notifications: %s", self._pump.worker_id, error.message)
                 await anyio.sleep(next(waits))
 
-    async def keep_expiring(self) -> None:
+    async def keep_looking_after(self) -> None:
         while True:
-            self._pump.counts["expired"] += await self._all(EXPIRE_BATCH, self._consumer.expire, "expire tasks")
+            while self.leads and await self.look_after():
+                await anyio.lowlevel.checkpoint()
             await anyio.sleep(self._recovery.reap_interval)
 
-    async def keep_reaping(self) -> None:
-        """Take tasks from dead workers.
+    @property
+    def leads(self) -> bool:
+        """Whether this worker is the leader, as far as it knows. Two that both think so do no harm."""
+        return anyio.current_time() < self._leads_until
 
-        Only after the database was there for us without a gap for as long as a heartbeat may be old: when it was away,
-        everybody's is, and nobody is dead.
+    async def look_after(self) -> int:
+        """One batch of everything the leader does; how many tasks it moved or removed.
+
+        Orphans are taken only after the database was there for us without a gap for as long as a heartbeat may be old:
+        when it was away, everybody's is, and nobody is dead.
         """
-        while True:
-            await anyio.sleep(self._recovery.reap_interval)
-            if anyio.current_time() - self._watching_since >= self._recovery.dead_after:
-                reaped = await self._all(REAP_BATCH, self._consumer.reap, "take tasks from dead workers")
-                if reaped:
-                    logger.warning("worker %s: took %d tasks from dead workers", self._worker_id, reaped)
+        expired = await self._try("expire tasks", self._maintenance.expire(EXPIRE_BATCH))
+        self._pump.counts["expired"] += expired
+        reaped = pruned = 0
+        if anyio.current_time() - self._watching_since >= self._recovery.dead_after:
+            reaped = await self._try("take tasks from dead workers", self._maintenance.reap(REAP_BATCH))
+            if reaped:
+                logger.warning("worker %s: took %d tasks from dead workers", self._pump.worker_id, reaped)
+        if self._finished_after is not None:
+            removal = self._maintenance.prune(PRUNE_BATCH, finished_after=self._finished_after)
+            pruned = await self._try("remove old tasks", removal)
+        return expired + reaped + pruned
 
-    async def _all(self, batch: int, call: Callable[[int], Awaitable[int]], what: str) -> int:
-        """Call until it has nothing left to do; how much it did."""
-        total = 0
+    async def _try(self, what: str, call: Awaitable[int]) -> int:
+        """What `call` did, which is nothing when it failed: the others go on, and it is tried again next time."""
         try:
-            while (done := await call(batch)) > 0:
-                total += done
+            return await call
         except BrokerError as error:
-            logger.warning("worker %s: cannot %s: %s", self._worker_id, what, error.message)
-        return total
+            logger.warning("worker %s: cannot %s: %s", self._pump.worker_id, what, error.message)
+            return 0

@@ -1,41 +1,26 @@
-"""A worker: claims, starts, runs, finishes and expires tasks until it is cancelled, drained or idle.
+"""A worker: one life after the other until it is cancelled, drained or idle. Mostly one is enough.
 
-Nesting, from the outside: the consumer and the application's lifespan; the services (finisher and heartbeat are
-shielded, so that results are written and the claims stay ours while tasks end); the running tasks. On the way out the
-running tasks end first, then what they produced is written, then what was claimed and never started is given back.
+The application's lifespan is entered before the first claim of the first life, and left after the last result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections import Counter
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
 
 from .._core.config import QueueConfig, WorkerConfig
-from .._core.errors import BrokerError, HorsiesError
+from .._core.errors import HorsiesError
 from .._task.host import Host
-from ..abc import Broker, Consumer
-from .finisher import Finisher
 from .job import logger
-from .pump import Pump
-from .services import Services
+from .life import Life, WorkerHost
 
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
-
-CLEANUP = 3.0
-"""Seconds for writing results and giving back once the running tasks have been told to stop."""
-
-
-class WorkerHost(Host, Protocol):
-    """An open runtime, as a worker sees it."""
-
-    @property
-    def broker(self) -> Broker: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +48,40 @@ class Worker:
         self._host = host
         self._config = config or WorkerConfig()
         self._queues = _served(host, self._config)
-        place = host.environment
-        self.worker_id = f"{self._config.name or place.host}:{place.pid}:{place.new_id()[-8:]}"
-        self._pump: Pump | None = None
-        self._finisher: Finisher
+        self._counts: Counter[str] = Counter()
+        self._abandoned: list[str] = []
+        self._life = self._new_life()
         self._draining = False
-        self._drain_scope = anyio.CancelScope()
         self._stopped = anyio.Event()
-        self._shields: list[anyio.CancelScope] = []
+
+    @property
+    def worker_id(self) -> str:
+        """The identity it lives under. A worker that was found dead goes on under another one."""
+        return self._life.worker_id
 
     def statistics(self) -> WorkerStatistics:
-        pump = self._pump
-        if pump is None:
-            return WorkerStatistics(self.worker_id)
+        pump = self._life.pump
         return WorkerStatistics(
             self.worker_id,
-            ready=pump.ready,
-            running=pump.running,
-            lost=self._finisher.lost,
-            abandoned=len(pump.abandoned),
-            **pump.counts,
+            ready=0 if pump is None else pump.ready,
+            running=0 if pump is None else pump.running,
+            abandoned=len(self._abandoned),
+            **self._counts,
         )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may claim: registered, its heartbeat younger than `recovery.dead_after`, and not draining."""
+        return self._life.is_ready
+
+    @property
+    def is_draining(self) -> bool:
+        return self._draining
+
+    @property
+    def left_behind(self) -> bool:
+        """Whether it stopped without having written, or given back, all there was; others will find it."""
+        return self._life.left_behind
 
     async def drain(self) -> None:
         """Stop claiming, let running tasks end within `drain_timeout`, write their results; returns when stopped."""
@@ -93,17 +91,12 @@ class Worker:
     def drain_nowait(self) -> None:
         """Begin to drain."""
         self._draining = True
-        if self._pump is not None:
-            self._pump.stop_nowait()
+        self._life.stop_nowait()
 
     def cut_short(self) -> None:
         """Drain without patience: cancel the running tasks now."""
-        self.drain_nowait()
-        self._drain_scope.cancel()
-
-    @property
-    def is_draining(self) -> bool:
-        return self._draining
+        self._draining = True
+        self._life.cut_short()
 
     async def wait_stopped(self) -> None:
         """Wait until the worker has stopped, for whatever reason."""
@@ -111,82 +104,28 @@ class Worker:
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled, drained or idle; `task_status` reports when the worker is ready to claim."""
-        host, app = self._host, self._host.app.config
-        pump: Pump | None = None
+        is_ready = False
+
+        def ready() -> None:
+            nonlocal is_ready
+            if not is_ready:
+                is_ready = True
+                task_status.started()
+
         try:
-            async with AsyncExitStack() as stack:
-                consumer = await stack.enter_async_context(
-                    host.broker.consumer(self.worker_id, [(q.name, q.priority) for q in self._queues])
-                )
-                finisher = self._finisher = Finisher(consumer, app.resilience, host.environment)
-                pump = self._pump = Pump(
-                    host,
-                    consumer,
-                    finisher,
-                    self._config,
-                    worker_id=self.worker_id,
-                    queues=[queue.name for queue in self._queues],
-                    state=await stack.enter_async_context(_lifespan(host)),
-                    silence=app.recovery.dead_after,
-                )
-                if self._draining:
-                    pump.stop_nowait()
-                services = Services(
-                    host.broker,
-                    consumer,
-                    pump,
-                    host.environment,
-                    worker_id=self.worker_id,
-                    resilience=app.resilience,
-                    recovery=app.recovery,
-                )
-                await services.sign_on()
-                async with anyio.create_task_group() as group:
-                    group.start_soon(self._shielded, finisher.run)
-                    group.start_soon(self._shielded, services.keep_beating)
-                    for service in (services.listen, services.keep_expiring, services.keep_reaping):
-                        group.start_soon(service)
-                    try:
-                        logger.info("worker %s is ready", self.worker_id, extra={"worker_id": self.worker_id})
-                        task_status.started()
-                        await self._work(pump)
-                    finally:
-                        await self._clean_up(consumer, pump)
-                        group.cancel_scope.cancel()
+            async with _lifespan(self._host) as state:
+                await self._life.live(state, ready)
+                while self._life.found_dead and not self._draining:
+                    self._life = self._new_life()
+                    await self._life.live(state, ready)
+                ready()
         finally:
             self._stopped.set()
-            for name in pump.abandoned if pump is not None else ():
+            for name in self._abandoned:
                 logger.error("a thread that runs task %r did not return and was abandoned", name)
 
-    async def _shielded(self, service: Callable[[], Awaitable[None]]) -> None:
-        with anyio.CancelScope(shield=True) as scope:
-            self._shields.append(scope)
-            await service()
-
-    async def _work(self, pump: Pump) -> None:
-        async with anyio.create_task_group() as running:
-            await pump.run(running)
-            await pump.give_back_ready()
-            with self._drain_scope:
-                self._drain_scope.deadline = anyio.current_time() + self._config.drain_timeout
-                await pump.wait_ended()
-            running.cancel_scope.cancel()
-
-    async def _clean_up(self, consumer: Consumer, pump: Pump) -> None:
-        """Write what has ended and give back what has not begun, within `CLEANUP` seconds."""
-        try:
-            with anyio.move_on_after(CLEANUP, shield=True) as cleanup:
-                pump.settle_unsure()
-                await self._finisher.wait_written()
-                pump.counts["given_back"] += await consumer.leave()
-            if cleanup.cancelled_caught:
-                logger.error("worker %s could not write everything in time", self.worker_id)
-        except BrokerError as error:
-            # What it leaves behind is found by those who reap.
-            logger.error("worker %s could not sign off: %s", self.worker_id, error.message)
-        finally:
-            for scope in self._shields:
-                scope.cancel()
+    def _new_life(self) -> Life:
+        return Life(self._host, self._config, self._queues, counts=self._counts, abandoned=self._abandoned)
 
 
 def _served(host: Host, config: WorkerConfig) -> list[QueueConfig]:

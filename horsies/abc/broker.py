@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -26,6 +26,7 @@ from .records import (
     Enqueued,
     Finish,
     GiveBack,
+    Heartbeat,
     Lease,
     NewTask,
     Promotion,
@@ -53,16 +54,19 @@ class Producer(Protocol):
 class Consumer(Protocol):
     """One worker's view of the tasks. Every write names the worker and the claim number."""
 
-    async def beat(self, *, now: datetime | None = None) -> list[Lease]:
-        """Write the worker's heartbeat; the first call registers the worker.
+    async def join(self, *, now: datetime | None = None) -> None:
+        """Register the worker with its first heartbeat. Repeating it does no harm."""
+        ...
 
-        Returns:
-            What the worker has RUNNING and is asked to cancel.
+    async def beat(self, *, now: datetime | None = None) -> Heartbeat:
+        """Write the heartbeat of a worker that has joined, and take or renew the lease of the leader if it is free.
+
+        A worker that was found dead meanwhile stays dead: nothing is written, and the answer says so.
         """
         ...
 
     async def leave(self) -> int:
-        """Give back everything still CLAIMED by this worker and remove its heartbeat; how many were given back."""
+        """Give back everything still CLAIMED by this worker, remove its heartbeat and its lease; how many came back."""
         ...
 
     async def promote(self, limit: int, *, now: datetime | None = None) -> Promotion:
@@ -100,6 +104,17 @@ class Consumer(Protocol):
         """
         ...
 
+    async def has_due(self, *, now: datetime | None = None) -> bool:
+        """Whether a PENDING task of the worker's queues is due, deadline passed or not."""
+        ...
+
+
+class Maintenance(Protocol):
+    """Looks after what no worker holds, or holds any more. One leader does it, but several at once do no harm.
+
+    A row that cannot be written (a damaged one, or a trigger of somebody's refuses it) is logged and passed over.
+    """
+
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
         """PENDING and CLAIMED -> EXPIRED for at most `limit` tasks past `good_until`; how many.
 
@@ -111,14 +126,15 @@ class Consumer(Protocol):
     async def reap(self, limit: int, *, now: datetime | None = None) -> int:
         """Take at most `limit` tasks from workers that are dead; how many.
 
-        Dead is whose heartbeat is `recovery.dead_after` old or missing. CLAIMED -> PENDING, or EXPIRED past its
-        deadline. RUNNING -> CANCELLED where that was requested, else PENDING or FAILED (WORKER_CRASHED, no result) by
-        the verdict stored at the start; a retry at or after `good_until` is none.
+        First, whoever's heartbeat is `recovery.dead_after` old loses its registration, which is what being dead is.
+        Then, of what is held by workers that are not registered: CLAIMED -> PENDING, or EXPIRED past its deadline.
+        RUNNING -> CANCELLED where that was requested, else PENDING or FAILED (WORKER_CRASHED, no result) by the
+        verdict stored at the start; a retry at or after `good_until` is none.
         """
         ...
 
-    async def has_due(self, *, now: datetime | None = None) -> bool:
-        """Whether a PENDING task of the worker's queues is due, deadline passed or not."""
+    async def prune(self, limit: int, *, finished_after: timedelta, now: datetime | None = None) -> int:
+        """Remove at most `limit` tasks that ended `finished_after` ago or earlier, the oldest first; how many."""
         ...
 
 
@@ -186,6 +202,10 @@ class Broker(Protocol):
 
     def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AbstractAsyncContextManager[Consumer]:
         """A consumer for `worker_id` serving `queues` (name, priority), closed with the scope."""
+        ...
+
+    def maintenance(self, worker_id: str) -> AbstractAsyncContextManager[Maintenance]:
+        """Maintenance, done by `worker_id`, closed with the scope. A connection of its own, opened at first use."""
         ...
 
     def listen(self, topic: Topic) -> AbstractAsyncContextManager[Listener]:

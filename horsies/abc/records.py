@@ -58,6 +58,21 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The answer to a heartbeat.
+
+    Attributes:
+        alive: False when the worker was found dead meanwhile: what it held is not its any more, and never will be.
+        leads: the worker is the leader for `recovery.dead_after` / 2 from now, by the database's clock.
+        to_cancel: what the worker has RUNNING and is asked to cancel, in any order.
+    """
+
+    alive: bool
+    leads: bool
+    to_cancel: tuple[Lease, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedTask:
     """A task now CLAIMED by the consumer that asked."""
 

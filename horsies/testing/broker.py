@@ -17,6 +17,7 @@ from horsies.abc import Broker
 
 from ._conformance.claiming import Claiming
 from ._conformance.ending import Ending
+from ._conformance.looking_after import LookingAfter
 from ._conformance.noticing import Noticing
 from ._conformance.sending import Sending
 from ._conformance.stage import CHANGES, T0, Stage, at, new_task
@@ -25,9 +26,7 @@ __all__ = ["CHANGES", "T0", "BrokerConformance", "Stage", "at", "new_task"]
 
 
 @pytest.mark.anyio
-class BrokerConformance(Noticing, Ending, Claiming, Sending):
-    """Subclass it and provide the fixture `broker`."""
-
+class BrokerConformance(LookingAfter, Noticing, Ending, Claiming, Sending):
     """Subclass it and provide the fixture `broker`."""
 
     @pytest.fixture

@@ -115,7 +115,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @initialize(tasks=st.lists(sends, min_size=3, max_size=8))
     def populate(self, tasks: Sequence[Given]) -> None:
         """All workers are alive, and there is something to do."""
-        self._beat(range(len(WORKERS)))
+        self._join(range(len(WORKERS)))
         self._play.do(self._play.send(tasks))
 
     @rule(seconds=st.sampled_from((0.25, 0.5, 1.0, 3.0, 10.0)))
@@ -126,9 +126,14 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(silent=st.sets(workers, min_size=1), over=st.booleans())
     def fall_silent(self, silent: set[int], over: bool) -> None:
-        """Some workers are dead, or with `over` false nearly."""
+        """Some workers are silent for so long that they can be found dead, or with `over` false nearly."""
         self._play.advance(self._dead_after - (0.0 if over else 0.25))
         self._beat(set(range(len(WORKERS))) - silent)
+
+    @rule(again=st.sets(workers, min_size=1))
+    def join(self, again: set[int]) -> None:
+        """Workers come back under their old names, though no horsies worker does."""
+        self._join(again)
 
     @rule(given=SETTLED["send"])
     def send(self, given: Given) -> None:
@@ -191,11 +196,16 @@ class BrokerMachine(RuleBasedStateMachine):
     def leave(self, worker: int, again: bool) -> None:
         """A worker goes; `again`: another one of its name comes."""
         self._play.do(self._play.leave(worker))
-        self._beat([worker] if again else [])
+        self._join([worker] if again else [])
 
     @rule(worker=workers)
     def has_due(self, worker: int) -> None:
         self._play.do(self._play.has_due(worker))
+
+    @rule(one=FREE["claim"], other=FREE["claim"])
+    def rival_claims(self, one: Given, other: Given) -> None:
+        """Two workers claim at once."""
+        self._play.do(self._play.claim(**one), self._play.claim(**other))
 
     @rule(one=one_of(CALLS), other=one_of(CALLS))
     def side_by_side(self, one: tuple[str, Given], other: tuple[str, Given]) -> None:
@@ -206,6 +216,10 @@ class BrokerMachine(RuleBasedStateMachine):
     def cut_off(self, one: tuple[str, Given], checkpoints: int) -> None:
         """A call that is cancelled while it runs. Its answer is lost, unless it came first."""
         self._play.do(self._play.cut_off(self._call(*one), checkpoints))
+
+    def _join(self, workers: Iterable[int]) -> None:
+        for worker in workers:
+            self._play.do(self._play.join(worker))
 
     def _beat(self, workers: Iterable[int]) -> None:
         for worker in workers:

@@ -24,6 +24,7 @@ from horsies.abc import (
     EnqueueOutcome,
     Finish,
     GiveBack,
+    Heartbeat,
     Lease,
     NewTask,
     Promotion,
@@ -56,18 +57,30 @@ def enqueue(world: World, tasks: Sequence[NewTask], *, now: datetime) -> tuple[l
     return answers, world
 
 
-def beat(world: World, worker: str, *, now: datetime) -> tuple[list[Lease], World]:
+def join(world: World, worker: str, *, now: datetime) -> tuple[None, World]:
+    """See `Consumer.join`."""
+    return None, replace(world, beats={**world.beats, worker: now})
+
+
+def beat(world: World, worker: str, *, now: datetime, dead_after: float) -> tuple[Heartbeat, World]:
     """See `Consumer.beat`. The leases are in the order of their ids, the broker's may be in any."""
-    asked = [
+    if worker not in world.beats:
+        return Heartbeat(alive=False, leads=False, to_cancel=()), world
+    asked = tuple(
         Lease(task_id, task.claim_number)
         for task_id, task in sorted(world.tasks.items())
         if task.row.status is TaskStatus.RUNNING and task.row.worker_id == worker and task.row.cancel_requested
-    ]
-    return asked, replace(world, beats={**world.beats, worker: now})
+    )
+    leads = world.leader is None or world.leader[0] == worker or world.leader[1] <= now
+    if leads:
+        world = replace(world, leader=(worker, now + timedelta(seconds=dead_after / 2)))
+    return Heartbeat(alive=True, leads=leads, to_cancel=asked), replace(world, beats={**world.beats, worker: now})
 
 
 def leave(world: World, worker: str) -> tuple[int, World]:
     """See `Consumer.leave`."""
+    if world.leader is not None and world.leader[0] == worker:
+        world = replace(world, leader=None)
     held = [
         task for task in world.tasks.values() if task.row.status is TaskStatus.CLAIMED and task.row.worker_id == worker
     ]
@@ -202,7 +215,7 @@ def give_back(world: World, worker: str, tasks: Sequence[GiveBack], *, now: date
 
 
 def expire(world: World, *, limit: int, now: datetime, answer: int, contended: bool = False) -> Iterator[World]:
-    """See `Consumer.expire`: PENDING ones first, of these the oldest deadline first."""
+    """See `Maintenance.expire`: PENDING ones first, of these the oldest deadline first."""
     late = [
         task
         for task in world.tasks.values()
@@ -219,12 +232,10 @@ def expire(world: World, *, limit: int, now: datetime, answer: int, contended: b
 def reap(
     world: World, *, limit: int, now: datetime, dead_after: float, answer: int, contended: bool = False
 ) -> Iterator[World]:
-    """See `Consumer.reap`."""
-    orphans = [
-        task
-        for task in world.tasks.values()
-        if task.row.status in HELD and not world.is_alive(task.row.worker_id, now, dead_after)
-    ]
+    """See `Maintenance.reap`."""
+    living = {worker: seen for worker, seen in world.beats.items() if world.is_alive(worker, now, dead_after)}
+    world = replace(world, beats=living)
+    orphans = [task for task in world.tasks.values() if task.row.status in HELD and task.row.worker_id not in living]
     for chosen in choices("reaped", orphans, answer, limit, contended=contended):
         yield world.having(_reaped(task, now) for task in chosen)
 

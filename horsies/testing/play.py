@@ -27,7 +27,9 @@ from horsies.abc import (
     Consumer,
     Finish,
     GiveBack,
+    Heartbeat,
     Lease,
+    Maintenance,
     NewTask,
     Producer,
     Start,
@@ -74,6 +76,7 @@ class Roles:
     broker: Broker
     producer: Producer
     consumers: tuple[Consumer, ...]
+    maintenance: Maintenance
 
 
 @dataclass(frozen=True)
@@ -143,12 +146,18 @@ class Play:
         require(results == shown, f"the results are {results}, the rows say {shown}")
         return answers
 
+    def join(self, worker: int) -> Call:
+        run = partial(self._roles.consumers[worker].join, now=self._now)
+        return exact(run, partial(model.join, worker=WORKERS[worker][0], now=self._now))
+
     def beat(self, worker: int) -> Call:
-        async def run() -> list[Lease]:
-            return sorted(await self._roles.consumers[worker].beat(now=now), key=lambda lease: lease.task_id)
+        async def run() -> Heartbeat:
+            answer = await self._roles.consumers[worker].beat(now=now)
+            return replace(answer, to_cancel=tuple(sorted(answer.to_cancel, key=lambda lease: lease.task_id)))
 
         now = self._now
-        return exact(run, partial(model.beat, worker=WORKERS[worker][0], now=now))
+        call = partial(model.beat, worker=WORKERS[worker][0], now=now, dead_after=self._dead_after)
+        return exact(run, call)
 
     def leave(self, worker: int) -> Call:
         return exact(self._roles.consumers[worker].leave, partial(model.leave, worker=WORKERS[worker][0]))
@@ -213,11 +222,11 @@ class Play:
         return self._free(self._roles.consumers[worker].claim, call, worker, limit)
 
     def expire(self, worker: int, limit: int) -> Call:
-        return self._free(self._roles.consumers[worker].expire, model.expire, worker, limit)
+        return self._free(self._roles.maintenance.expire, model.expire, worker, limit)
 
     def reap(self, worker: int, limit: int) -> Call:
         call = partial(model.reap, dead_after=self._dead_after)
-        return self._free(self._roles.consumers[worker].reap, call, worker, limit)
+        return self._free(self._roles.maintenance.reap, call, worker, limit)
 
     def _free(
         self, run: Callable[..., Awaitable[Any]], call: Callable[..., Iterable[World]], worker: int, limit: int
@@ -346,4 +355,5 @@ async def open_roles(open_broker: OpenBroker) -> AsyncIterator[Roles]:
         broker = await stack.enter_async_context(open_broker())
         producer = await stack.enter_async_context(broker.producer())
         consumers = [await stack.enter_async_context(broker.consumer(*worker)) for worker in WORKERS]
-        yield Roles(broker, producer, tuple(consumers))
+        maintenance = await stack.enter_async_context(broker.maintenance("w0"))
+        yield Roles(broker, producer, tuple(consumers), maintenance)

@@ -56,13 +56,17 @@ class Task:
 
 @dataclass(frozen=True)
 class World:
-    """A state that the database may be in: tasks by id, and when each worker was last seen."""
+    """A state that the database may be in.
+
+    Tasks by id; when each registered worker was last seen; who leads, and until when.
+    """
 
     tasks: Mapping[str, Task] = field(default_factory=dict)
     beats: Mapping[str, datetime] = field(default_factory=dict)
+    leader: tuple[str, datetime] | None = None
 
     def __hash__(self) -> int:
-        return hash((frozenset(self.tasks.items()), frozenset(self.beats.items())))
+        return hash((frozenset(self.tasks.items()), frozenset(self.beats.items()), self.leader))
 
     def having(self, tasks: Iterable[Task]) -> World:
         """The world in which `tasks` are as given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from uuid import UUID
 
 import anyio
@@ -12,6 +13,7 @@ import pytest
 
 from horsies import AppConfig, Horsies, Runtime
 from horsies.abc import BrokerError, Consumer, EnqueueOutcome, Finish, Producer, Start, TaskStatus
+from horsies.testing._conformance.stage import done
 from horsies.testing.broker import T0, Stage, at, new_task
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)]
@@ -56,22 +58,77 @@ async def test_a_promotion_waits_for_nobody(stage: Stage, config: AppConfig) -> 
 
 
 async def test_an_expiry_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
-    worker, other = await stage.worker("w1"), await stage.worker("w2")
+    worker = await stage.worker()
     await stage.claimed(worker, new_task(3, good_until=at(1)))
     await stage.claimed(worker, new_task(4, good_until=at(1)))
     await stage.send(new_task(1, good_until=at(1)), new_task(2, good_until=at(1)))
     with anyio.fail_after(10), locked(config, 1), locked(config, 3):
-        assert await other.expire(10, now=at(2)) == 2
-    assert await other.expire(10, now=at(2)) == 2
+        assert await stage.maintenance.expire(10, now=at(2)) == 2
+    assert await stage.maintenance.expire(10, now=at(2)) == 2
 
 
 async def test_reaping_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
-    dead, living = await stage.worker("w1"), await stage.worker("w2")
+    dead = await stage.worker()
     await stage.started(dead, new_task(1))
     await stage.started(dead, new_task(2))
     with anyio.fail_after(10), locked(config, 1):
-        assert await living.reap(10, now=at(60)) == 1
-    assert await living.reap(10, now=at(60)) == 1
+        assert await stage.maintenance.reap(10, now=at(60)) == 1
+    assert await stage.maintenance.reap(10, now=at(60)) == 1
+
+
+async def test_removing_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
+    worker = await stage.worker()
+    for n in (1, 2):
+        await worker.finish([done(await stage.started(worker, new_task(n)))], now=at(n))
+    with anyio.fail_after(10), locked(config, 1):
+        assert await stage.maintenance.prune(10, finished_after=timedelta(seconds=1), now=at(60)) == 1
+    assert await stage.maintenance.prune(10, finished_after=timedelta(seconds=1), now=at(60)) == 1
+
+
+@contextmanager
+def lease_locked(config: AppConfig) -> Iterator[None]:
+    with psycopg.connect(config.url) as connection:
+        connection.execute(f"SELECT FROM {config.schema}.leases FOR UPDATE".encode())
+        yield
+
+
+async def test_a_heartbeat_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
+    worker = await stage.worker()
+    with anyio.fail_after(10), lease_locked(config):
+        assert not (await worker.beat(now=at(1))).leads
+    assert (await worker.beat(now=at(1))).leads
+
+
+async def test_who_is_writing_a_heartbeat_is_not_dead(stage: Stage, config: AppConfig) -> None:
+    worker = await stage.worker()
+    with anyio.fail_after(10), psycopg.connect(config.url) as connection:
+        connection.execute(f"SELECT FROM {config.schema}.workers FOR NO KEY UPDATE".encode())
+        assert await stage.maintenance.reap(10, now=at(60)) == 0
+    assert (await worker.beat(now=at(60))).alive
+
+
+async def test_a_row_that_cannot_be_written_keeps_no_other_waiting(
+    stage: Stage, config: AppConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = await stage.worker()
+    for n in range(1, 8):
+        await stage.started(dead, new_task(n))
+    refuse = f"""
+        CREATE FUNCTION {config.schema}.refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON {config.schema}.tasks FOR EACH ROW
+        WHEN (new.id = '{UUID(int=3)}') EXECUTE FUNCTION {config.schema}.refuse()
+    """
+    with psycopg.connect(config.url) as connection:
+        connection.execute(refuse.encode())
+    assert await stage.maintenance.reap(5, now=at(60)) == 4
+    assert await stage.maintenance.reap(5, now=at(60)) == 2
+    assert await stage.maintenance.reap(5, now=at(60)) == 0
+    assert [await stage.status(n) for n in range(1, 8)] == [
+        TaskStatus.RUNNING if n == 3 else TaskStatus.FAILED for n in range(1, 8)
+    ]
+    (record,) = caplog.records
+    assert str(UUID(int=3)) in record.getMessage()
 
 
 async def test_a_cancel_request_between_the_decision_and_the_write_of_a_retry_is_seen(
@@ -121,5 +178,5 @@ async def test_the_verdict_reaches_the_row_with_the_start(stage: Stage) -> None:
     worker = await stage.worker()
     first, second = await stage.claimed(worker, new_task(1)), await stage.claimed(worker, new_task(2))
     await worker.start([Start(first, 3.0), Start(second)], now=T0)
-    await worker.reap(10, now=at(60))
+    await stage.maintenance.reap(10, now=at(60))
     assert (await stage.row(1)).due_at == at(63)

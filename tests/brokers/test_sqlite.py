@@ -8,15 +8,16 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import anyio
 import pytest
 
 from horsies import AppConfig, Horsies, HorsiesError, Runtime
-from horsies.abc import Broker, BrokerError, Topic
+from horsies.abc import Broker, BrokerError, TaskStatus, Topic
 from horsies.plugins.sqlite.queries import named_queries, read_sql
 from horsies.plugins.sqlite.schema import migrate, statements
-from horsies.testing.broker import T0, at, new_task
+from horsies.testing.broker import T0, Stage, at, new_task
 
 Opener = Callable[[], AbstractAsyncContextManager[Broker]]
 
@@ -124,11 +125,50 @@ def test_the_migrations_lead_to_the_schema() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["promote", "next_due_at", "heads", "held", "leave", "expire", "expire_claimed", "to_cancel", "has_due", "results"],
+    [
+        "promote",
+        "next_due_at",
+        "heads",
+        "held",
+        "leave",
+        "expire",
+        "expire_claimed",
+        "orphans",
+        "prune",
+        "to_cancel",
+        "has_due",
+        "results",
+    ],
 )
 def test_no_statement_reads_all_tasks(name: str) -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         migrate(connection)
-        given = dict.fromkeys(("now", "limit", "queue", "id", "ids", "worker", "claim_number", "step_over"), 1)
+        given = dict.fromkeys(
+            ("now", "limit", "queue", "id", "ids", "worker", "claim_number", "step_over", "skipped", "before"), 1
+        )
         plan = connection.execute(f"EXPLAIN QUERY PLAN {named_queries()[name]}", given).fetchall()
     assert [step for *_, step in plan if step.startswith("SCAN tasks") and "INDEX" not in step] == []
+
+
+@pytest.mark.anyio
+async def test_a_row_that_cannot_be_written_keeps_no_other_waiting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "horsies.db"
+    async with opener(f"sqlite:///{path}")() as broker, Stage.on(broker) as stage:
+        dead = await stage.worker()
+        for n in range(1, 5):
+            await stage.started(dead, new_task(n), retry_after_crash=5.0)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute(
+                f"CREATE TRIGGER refuse BEFORE UPDATE ON tasks WHEN new.id = '{UUID(int=2)}'"
+                " BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+        assert await stage.maintenance.reap(3, now=at(60)) == 2
+        assert await stage.maintenance.reap(3, now=at(60)) == 1
+        assert await stage.maintenance.reap(3, now=at(60)) == 0
+        rows = [await stage.row(n) for n in range(1, 5)]
+        assert [len(row.attempts) for row in rows] == [1, 0, 1, 1]
+        assert rows[1].status is TaskStatus.RUNNING
+    (record,) = caplog.records
+    assert str(UUID(int=2)) in record.getMessage()

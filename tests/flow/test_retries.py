@@ -190,7 +190,7 @@ async def test_the_verdict_for_a_crash_is_stored_at_the_start(config: AppConfig)
             with anyio.fail_after(20):
                 while len(started) < 2:
                     await anyio.sleep(0.002)
-            async with rt.broker.consumer("undertaker", [("default", 1)]) as undertaker:
+            async with rt.broker.maintenance("undertaker") as undertaker:
                 # As if the worker's last heartbeat were long ago.
                 assert await undertaker.reap(10, now=datetime.now(UTC) + timedelta(hours=1)) == 2
             failed = await handles[1].get(timeout=20)

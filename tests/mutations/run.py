@@ -54,10 +54,10 @@ def mutations(broker: str) -> Iterator[Mutation]:
 
 def part_of(text: str, where: str) -> tuple[int, int]:
     """Where the named part of a file begins and ends."""
-    found = re.search(rf"^(-- name: {where}\n|    (?:async )?def {where}\()", text, re.MULTILINE)
+    found = re.search(rf"^(-- name: {where}\n|(?:    )?(?:async )?def {where}\()", text, re.MULTILINE)
     if found is None:
         raise SystemExit(f"there is no part {where!r}")
-    end = re.compile(r"^(-- name: |    (?:async )?def )", re.MULTILINE).search(text, found.end())
+    end = re.compile(r"^(-- name: |(?:    )?(?:async )?def )", re.MULTILINE).search(text, found.end())
     return found.start(), end.start() if end else len(text)
 
 

@@ -42,6 +42,9 @@ VALUES = {
     "step_over": "true",
     "worker": "'worker1'",
     "dead_after": "20",
+    "lease": "10",
+    "skipped": IDS,
+    "finished_after": "60",
     "queues": "ARRAY['queue0', 'queue1', 'queue2']",
     "ranks": "ARRAY[1, 1, 2]",
     "ids": IDS,
@@ -70,8 +73,9 @@ INDEXES = {
     "standing": {"tasks_pkey", "tasks_unique"},
     "cancel": {"tasks_pkey"},
     "beat": {"tasks_held"},
-    "reap": {"tasks_held", "tasks_pkey"},
-    "bury": {"tasks_held"},
+    "orphans": {"tasks_held"},
+    "reap": {"tasks_pkey"},
+    "prune": {"tasks_done"},
 }
 
 
@@ -130,7 +134,7 @@ async def test_reads_by_its_index(connection: AnyioConnection[Row], schema: str,
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", ["claim", "promote", "expire"])
+@pytest.mark.parametrize("name", ["claim", "promote", "expire", "prune"])
 async def test_locks_in_the_order_of_the_index(connection: AnyioConnection[Row], schema: str, name: str) -> None:
     """Nothing sorts beneath the lock: the first rows of the index are locked, and no others are looked at."""
     plan = nodes(await plan_of(connection, named_queries(schema)[name]))

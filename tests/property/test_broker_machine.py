@@ -63,8 +63,9 @@ def test_postgres(anyio_backend: Any, postgres_url: str, schema: str) -> None:
 
         async def empty() -> None:
             # Not TRUNCATE: after that the server would plan every prepared statement anew.
+            free = f"UPDATE {schema}.leases SET holder = NULL, expires_at = '-infinity'"
             await anyio.to_thread.run_sync(
-                connection.execute, f"DELETE FROM {schema}.tasks; DELETE FROM {schema}.workers"
+                connection.execute, f"DELETE FROM {schema}.tasks; DELETE FROM {schema}.workers; {free}"
             )
 
         run_broker_machine(

@@ -119,7 +119,7 @@ def crash_that_burns_no_retry(patch: Patch) -> None:
 
 
 def reaping_of_the_living(patch: Patch) -> None:
-    query(patch, "orphans", "WHERE seen_at > :since", "WHERE seen_at > :since + 15000000")
+    query(patch, "bury", "WHERE seen_at <= :since", "WHERE seen_at <= :since + 15000000")
 
 
 def claim_number_that_starts_anew(patch: Patch) -> None:

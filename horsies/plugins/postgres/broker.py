@@ -11,7 +11,7 @@ import anyio
 import psycopg
 
 from horsies import AppConfig, HorsiesError
-from horsies.abc import Broker, Clock, Consumer, Control, Listener, Producer, Reader, Topic
+from horsies.abc import Broker, Clock, Consumer, Control, Listener, Maintenance, Producer, Reader, Topic
 
 from .connection import AnyioConnection, connect
 from .consumer import PostgresConsumer
@@ -19,6 +19,7 @@ from .control import PostgresControl
 from .failures import broker_error, translated
 from .joining import JoiningProducer
 from .listener import open_listener
+from .maintenance import PostgresMaintenance
 from .pool import ConnectionPool
 from .producer import PostgresProducer
 from .queries import named_queries
@@ -63,6 +64,12 @@ class PostgresBroker:
                 sql=self._sql,
                 dead_after=self._config.recovery.dead_after,
             )
+
+    @asynccontextmanager
+    async def maintenance(self, worker_id: str) -> AsyncIterator[Maintenance]:
+        """See `horsies.abc.Broker.maintenance`."""
+        async with open_session(self._target) as session:
+            yield PostgresMaintenance(session, self._sql, dead_after=self._config.recovery.dead_after)
 
     def listen(self, topic: Topic) -> AbstractAsyncContextManager[Listener]:
         """See `horsies.abc.Broker.listen`."""

@@ -13,6 +13,7 @@ from horsies.abc import (
     ClaimedTask,
     Finish,
     GiveBack,
+    Heartbeat,
     Lease,
     Promotion,
     Start,
@@ -20,6 +21,7 @@ from horsies.abc import (
     TaskStatus,
 )
 
+from .maintenance import expire
 from .session import Row, Session, in_utc
 
 _SWEEP = 5_000
@@ -45,10 +47,19 @@ class PostgresConsumer:
         self._sql = sql
         self._dead_after = float(dead_after)
 
-    async def beat(self, *, now: datetime | None = None) -> list[Lease]:
+    async def join(self, *, now: datetime | None = None) -> None:
+        """See `horsies.abc.Consumer.join`."""
+        await self._outcomes.fetch("join", self._sql["join"], {"worker": self._worker_id, "now": now})
+
+    async def beat(self, *, now: datetime | None = None) -> Heartbeat:
         """See `horsies.abc.Consumer.beat`."""
-        rows = await self._outcomes.fetch("beat", self._sql["beat"], {"worker": self._worker_id, "now": now})
-        return [Lease(task_id, claim_number) for task_id, claim_number in rows]
+        given = {"worker": self._worker_id, "lease": self._dead_after / 2, "now": now}
+        ((alive, leads, ids, claim_numbers),) = await self._outcomes.fetch("beat", self._sql["beat"], given)
+        return Heartbeat(
+            alive=alive,
+            leads=leads,
+            to_cancel=tuple(map(Lease, ids or (), claim_numbers or ())) if alive else (),
+        )
 
     async def leave(self) -> int:
         """See `horsies.abc.Consumer.leave`."""
@@ -72,7 +83,7 @@ class PostgresConsumer:
         if expired and len(rows) < limit:
             # What was claimed so far is this worker's, and must reach it whatever happens now.
             with suppress(BrokerError):
-                expired += await self._expire("expire", _SWEEP, now)
+                expired += await expire(self._intake, self._sql["expire"], _SWEEP, now)
                 more, _ = await self._claim(limit - len(rows), now, step_over=True)
                 rows += more
         rows.sort(key=self._order)
@@ -131,22 +142,6 @@ class PostgresConsumer:
         returned: int = rows[0][0]
         return returned
 
-    async def expire(self, limit: int, *, now: datetime | None = None) -> int:
-        """See `horsies.abc.Consumer.expire`."""
-        expired = await self._expire("expire", limit, now)
-        if expired < limit:
-            expired += await self._expire("expire_claimed", limit - expired, now)
-        return expired
-
-    async def reap(self, limit: int, *, now: datetime | None = None) -> int:
-        """See `horsies.abc.Consumer.reap`."""
-        given = {"dead_after": self._dead_after, "now": now}
-        rows = await self._intake.fetch("reap", self._sql["reap"], {**given, "limit": limit})
-        reaped: int = rows[0][0]
-        if reaped < limit:
-            await self._intake.fetch("reap", self._sql["bury"], given)
-        return reaped
-
     async def has_due(self, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Consumer.has_due`."""
         rows = await self._intake.fetch("has_due", self._sql["has_due"], {"queues": list(self._ranks), "now": now})
@@ -170,11 +165,6 @@ class PostgresConsumer:
         )
         claimed = [row for row in rows if row[1] == TaskStatus.CLAIMED]
         return claimed, len(rows) - len(claimed)
-
-    async def _expire(self, statement: str, limit: int, now: datetime | None) -> int:
-        rows = await self._intake.fetch("expire", self._sql[statement], {"limit": limit, "now": now})
-        expired: int = rows[0][0]
-        return expired
 
     async def _finish(self, ends: Sequence[Finish], now: datetime | None) -> list[Row]:
         return await self._outcomes.fetch(

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from horsies import AppConfig, HorsiesError
-from horsies.abc import Broker, Clock, Consumer, Control, Listener, Producer, Reader, Topic
+from horsies.abc import Broker, Clock, Consumer, Control, Listener, Maintenance, Producer, Reader, Topic
 
 from .consumer import SqliteConsumer
 from .control import SqliteControl
 from .listener import Subscriptions
+from .maintenance import SqliteMaintenance
 from .producer import SqliteProducer
 from .reader import SqliteReader
 from .schema import schema_sql
@@ -42,6 +43,11 @@ class SqliteBroker:
     async def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
         """See `horsies.abc.Broker.consumer`."""
         yield SqliteConsumer(self._session, worker_id, queues, dead_after=self._dead_after)
+
+    @asynccontextmanager
+    async def maintenance(self, worker_id: str) -> AsyncIterator[Maintenance]:
+        """See `horsies.abc.Broker.maintenance`."""
+        yield SqliteMaintenance(self._session, dead_after=self._dead_after)
 
     def listen(self, topic: Topic) -> AbstractAsyncContextManager[Listener]:
         """See `horsies.abc.Broker.listen`."""

@@ -10,13 +10,13 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
-from typing import NamedTuple
 
 from horsies.abc import (
     Claim,
     ClaimedTask,
     Finish,
     GiveBack,
+    Heartbeat,
     Lease,
     Notice,
     Promotion,
@@ -27,22 +27,10 @@ from horsies.abc import (
 )
 
 from .queries import named_queries
+from .rows import Past, end_task, expire, expire_one, try_again
 from .session import Row, Session, Transaction, after, instant
 
 _SWEEP = 5_000
-
-
-_CRASHED = "WORKER_CRASHED"
-
-
-class _Past(NamedTuple):
-    """An attempt that ended."""
-
-    attempt: int
-    worker: str
-    started_at: int
-    error_code: str | None
-    result: bytes | None
 
 
 class SqliteConsumer:
@@ -58,13 +46,29 @@ class SqliteConsumer:
         self._dead_after = dead_after
         self._sql = named_queries()
 
-    async def beat(self, *, now: datetime | None = None) -> list[Lease]:
+    async def join(self, *, now: datetime | None = None) -> None:
+        """See `horsies.abc.Consumer.join`."""
+
+        def work(transaction: Transaction) -> None:
+            transaction.fetch(self._sql["join"], {"worker": self._worker_id, "now": transaction.now})
+
+        await self._session.write("join", work, now=now)
+
+    async def beat(self, *, now: datetime | None = None) -> Heartbeat:
         """See `horsies.abc.Consumer.beat`."""
 
-        def work(transaction: Transaction) -> list[Lease]:
-            transaction.fetch(self._sql["beat"], {"worker": self._worker_id, "now": transaction.now})
+        def work(transaction: Transaction) -> Heartbeat:
+            given = {"worker": self._worker_id, "now": transaction.now}
+            if not transaction.fetch(self._sql["beat"], given):
+                return Heartbeat(alive=False, leads=False, to_cancel=())
+            until = after(transaction.now, self._dead_after / 2)
+            leads = bool(transaction.fetch(self._sql["lead"], {**given, "until": until}))
             rows = transaction.fetch(self._sql["to_cancel"], {"worker": self._worker_id})
-            return [Lease(task_id, claim_number) for task_id, claim_number in rows]
+            return Heartbeat(
+                alive=True,
+                leads=leads,
+                to_cancel=tuple(Lease(task_id, claim_number) for task_id, claim_number in rows),
+            )
 
         return await self._session.write("beat", work, now=now)
 
@@ -76,6 +80,7 @@ class SqliteConsumer:
             for (queue,) in returned:
                 transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
             transaction.fetch(self._sql["forget"], {"worker": self._worker_id})
+            transaction.fetch(self._sql["resign"], {"worker": self._worker_id})
             return len(returned)
 
         return await self._session.write("leave", work)
@@ -131,28 +136,6 @@ class SqliteConsumer:
 
         return await self._session.write("give back", work)
 
-    async def expire(self, limit: int, *, now: datetime | None = None) -> int:
-        """See `horsies.abc.Consumer.expire`."""
-
-        def work(transaction: Transaction) -> int:
-            expired = self._expire(transaction, "expire", limit)
-            return expired + self._expire(transaction, "expire_claimed", limit - expired)
-
-        return await self._session.write("expire", work, now=now)
-
-    async def reap(self, limit: int, *, now: datetime | None = None) -> int:
-        """See `horsies.abc.Consumer.reap`."""
-
-        def work(transaction: Transaction) -> int:
-            since = {"since": after(transaction.now, -self._dead_after)}
-            orphans = transaction.fetch(self._sql["orphans"], {**since, "limit": limit})
-            for orphan in orphans:
-                self._reap(transaction, orphan)
-            transaction.fetch(self._sql["bury"], since)
-            return len(orphans)
-
-        return await self._session.write("reap", work, now=now)
-
     async def has_due(self, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Consumer.has_due`."""
 
@@ -175,10 +158,10 @@ class SqliteConsumer:
         passed_over = set(late)
         tasks = [self._take(transaction, task_id) for *_, task_id, _ in heads if task_id not in passed_over]
         for task_id in late:
-            self._expire_one(transaction, task_id)
+            expire_one(self._sql, transaction, task_id)
         expired = len(late)
         if late:
-            expired += self._expire(transaction, "expire", _SWEEP)
+            expired += expire(self._sql, transaction, "expire", _SWEEP)
             heads = self._heads(transaction, limit - len(tasks), step_over=True)
             tasks += [self._take(transaction, task_id) for *_, task_id, _ in heads]
         return Claim(tuple(tasks), expired)
@@ -223,7 +206,7 @@ class SqliteConsumer:
             return StartOutcome.LOST
         _, _, good_until, *_ = held
         if good_until is not None and good_until <= transaction.now:
-            self._expire_one(transaction, task_id)
+            expire_one(self._sql, transaction, task_id)
             return StartOutcome.EXPIRED
         transaction.fetch(
             self._sql["start"],
@@ -241,55 +224,16 @@ class SqliteConsumer:
             return False
         again_at = after(now, 0.0 if end.interrupted else max(end.retry_in, 0.0))
         if end.status is TaskStatus.COMPLETED:
-            self._end(transaction, task_id, TaskStatus.COMPLETED, end.error_code, end.result)
+            end_task(self._sql, transaction, task_id, TaskStatus.COMPLETED, end.error_code, end.result)
         elif cancel_requested_at is not None:
-            self._end(transaction, task_id, TaskStatus.CANCELLED, end.error_code, end.result)
+            end_task(self._sql, transaction, task_id, TaskStatus.CANCELLED, end.error_code, end.result)
         elif end.status is TaskStatus.PENDING and (good_until is None or good_until > again_at):
-            past = _Past(attempt, self._worker_id, started_at, end.error_code, end.result)
-            self._again(transaction, task_id, queue, again_at, past, retries=0 if end.interrupted else 1)
+            past = Past(attempt, self._worker_id, started_at, end.error_code, end.result)
+            retries = 0 if end.interrupted else 1
+            try_again(self._sql, transaction, task_id, queue, again_at, past, retries=retries)
         else:
-            self._end(transaction, task_id, TaskStatus.FAILED, end.error_code, end.result)
+            end_task(self._sql, transaction, task_id, TaskStatus.FAILED, end.error_code, end.result)
         return True
-
-    def _reap(self, transaction: Transaction, orphan: Row) -> None:
-        task_id, status, queue, good_until, attempt, started_at, cancel_requested_at, worker_id, delay = orphan
-        again_at = None if delay is None else after(transaction.now, delay)
-        if status == TaskStatus.CLAIMED and good_until is not None and good_until <= transaction.now:
-            self._expire_one(transaction, task_id)
-        elif status == TaskStatus.CLAIMED:
-            transaction.fetch(self._sql["give_back"], {"id": task_id})
-            transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
-        elif cancel_requested_at is not None:
-            self._end(transaction, task_id, TaskStatus.CANCELLED, _CRASHED, None)
-        elif again_at is not None and (good_until is None or good_until > again_at):
-            past = _Past(attempt, worker_id, started_at, _CRASHED, None)
-            self._again(transaction, task_id, queue, again_at, past, retries=1)
-        else:
-            self._end(transaction, task_id, TaskStatus.FAILED, _CRASHED, None)
-
-    def _end(
-        self,
-        transaction: Transaction,
-        task_id: str,
-        status: TaskStatus,
-        error_code: str | None,
-        result: bytes | None,
-    ) -> None:
-        ending = {"id": task_id, "now": transaction.now, "error_code": error_code, "result": result}
-        transaction.fetch(self._sql["end"], ending | {"status": status.value})
-        transaction.notify(Topic.FINISHED, task_id)
-
-    def _again(
-        self, transaction: Transaction, task_id: str, queue: str, again_at: int, past: _Past, *, retries: int
-    ) -> None:
-        """Record the attempt that ended, and make the task PENDING for another."""
-        delayed = again_at > transaction.now
-        transaction.fetch(self._sql["record"], {"id": task_id, "now": transaction.now, **past._asdict()})
-        transaction.fetch(
-            self._sql["again"],
-            {"id": task_id, "phase": 0 if delayed else 1, "due_at": again_at, "retries": retries},
-        )
-        transaction.notify(Topic.WORK, f"{Notice.DELAYED if delayed else Notice.READY}{queue}")
 
     def _give_back(self, transaction: Transaction, task: GiveBack) -> bool:
         held = self._held(transaction, task.lease)
@@ -311,13 +255,3 @@ class SqliteConsumer:
             self._sql["held"], {"id": lease.task_id, "claim_number": lease.claim_number, "worker": self._worker_id}
         )
         return rows[0] if rows else None
-
-    def _expire(self, transaction: Transaction, statement: str, limit: int) -> int:
-        expired = transaction.fetch(self._sql[statement], {"limit": limit, "now": transaction.now})
-        for (task_id,) in expired:
-            transaction.notify(Topic.FINISHED, task_id)
-        return len(expired)
-
-    def _expire_one(self, transaction: Transaction, task_id: str) -> None:
-        transaction.fetch(self._sql["expire_one"], {"id": task_id, "now": transaction.now})
-        transaction.notify(Topic.FINISHED, task_id)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -70,6 +70,20 @@ class Transaction:
     def fetch(self, query: str, parameters: Mapping[str, object]) -> list[Row]:
         """Run one statement and return its rows."""
         return self._connection.execute(query, parameters).fetchall()
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A part that, when it fails, is undone by itself, its notices too."""
+        notices = dict(self.notices)
+        self._connection.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK TO part")
+            self.notices = notices
+            raise
+        finally:
+            self._connection.execute("RELEASE part")
 
     def notify(self, topic: Topic, name: str) -> None:
         """Tell the listeners of `topic`, if and when this transaction commits."""

@@ -3,4 +3,6 @@
 import pytest
 
 # Before they are imported, so that a failure shows what was compared.
-pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in ("sending", "claiming", "ending", "noticing")))
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{part}" for part in ("sending", "claiming", "ending", "noticing", "looking_after"))
+)

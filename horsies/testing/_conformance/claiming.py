@@ -72,11 +72,13 @@ class Claiming:
     async def test_only_a_living_worker_claims(self, stage: Stage) -> None:
         worker, other = await stage.worker("w1"), await stage.worker("w2")
         await stage.send(new_task(1))
-        await other.beat(now=at(10_000))
+        assert (await other.beat(now=at(10_000))).alive
         assert (await worker.claim(1, now=at(10_000))).tasks == ()
         await worker.leave()
         assert (await worker.claim(1, now=at(1))).tasks == ()
-        await worker.beat(now=at(1))
+        assert not (await worker.beat(now=at(1))).alive
+        assert (await worker.claim(1, now=at(1))).tasks == ()
+        await worker.join(now=at(1))
         assert ids((await worker.claim(1, now=at(1))).tasks) == [1]
 
     async def test_a_heartbeat_of_exactly_dead_after_is_too_old(self, stage: Stage) -> None:
@@ -153,17 +155,17 @@ class Claiming:
         claim = await worker.claim(1, now=at(2))
         assert ids(claim.tasks) == [9_999]
         assert 0 < claim.expired < 7_000
-        while await worker.expire(1_000, now=at(2)):
+        while await stage.maintenance.expire(1_000, now=at(2)):
             pass
         assert [await stage.status(n) for n in (1, 7_000)] == [TaskStatus.EXPIRED] * 2
 
     async def test_expiry_takes_what_is_claimed_and_was_never_started(self, stage: Stage) -> None:
-        worker, other = await stage.worker("w1"), await stage.worker("w2")
+        worker = await stage.worker()
         running = await stage.started(worker, new_task(1, good_until=at(2)))
         held = await stage.claimed(worker, new_task(2, good_until=at(2)))
         await stage.claimed(worker, new_task(3, good_until=at(2.001)))
-        assert await other.expire(10, now=at(1.999)) == 0
-        assert await other.expire(10, now=at(2)) == 1
+        assert await stage.maintenance.expire(10, now=at(1.999)) == 0
+        assert await stage.maintenance.expire(10, now=at(2)) == 1
         assert await worker.start([Start(held)], now=at(2)) == [StartOutcome.LOST]
         assert [await stage.status(n) for n in (1, 2, 3)] == [
             TaskStatus.RUNNING,
@@ -173,14 +175,13 @@ class Claiming:
         assert await worker.finish([done(running)], now=at(9)) == [True]
 
     async def test_expiry_is_bounded_and_takes_the_oldest_deadline_first(self, stage: Stage) -> None:
-        worker = await stage.worker()
         await stage.send(*(new_task(n, good_until=at(10 - n)) for n in range(1, 5)), new_task(5, due_in=60))
         await stage.send(new_task(6, due_in=60, good_until=at(1)))
-        assert await worker.expire(2, now=at(9)) == 2
+        assert await stage.maintenance.expire(2, now=at(9)) == 2
         assert [await stage.status(n) for n in (6, 4, 3)] == [
             TaskStatus.EXPIRED,
             TaskStatus.EXPIRED,
             TaskStatus.PENDING,
         ]
-        assert await worker.expire(10, now=at(9)) == 3
-        assert await worker.expire(10, now=at(9)) == 0
+        assert await stage.maintenance.expire(10, now=at(9)) == 3
+        assert await stage.maintenance.expire(10, now=at(9)) == 0

@@ -157,12 +157,12 @@ class Ending:
         held = await stage.claimed(dead, new_task(5))
         await stage.claimed(dead, new_task(6, good_until=at(20)))
         await stage.broker.control.cancel([cancelled.task_id], now=at(1))
-        await living.beat(now=at(19.999))
-        assert await living.reap(10, now=at(19.999)) == 0
-        await living.beat(now=at(20))
-        assert await living.reap(4, now=at(20)) == 4
-        assert await living.reap(10, now=at(20)) == 2
-        assert await living.reap(10, now=at(20)) == 0
+        assert (await living.beat(now=at(19.999))).alive
+        assert await stage.maintenance.reap(10, now=at(19.999)) == 0
+        assert (await living.beat(now=at(20))).alive
+        assert await stage.maintenance.reap(4, now=at(20)) == 4
+        assert await stage.maintenance.reap(10, now=at(20)) == 2
+        assert await stage.maintenance.reap(10, now=at(20)) == 0
         rows = [await stage.row(n) for n in range(1, 7)]
         assert [(row.status, row.error_code, row.attempt, row.retries) for row in rows] == [
             (TaskStatus.FAILED, "WORKER_CRASHED", 1, 0),
@@ -179,16 +179,25 @@ class Ending:
         assert (stored.error_code, stored.result) == ("WORKER_CRASHED", None)
         # The living one is still alive, and goes on with what came back.
         assert ids((await living.claim(5, now=at(21))).tasks) == [5]
-        # The other was frozen, not dead; now it thaws, and nothing is its own any more.
-        await dead.beat(now=at(21))
+        # The other was frozen; now it thaws, hears that it is dead, and nothing is its own any more.
+        assert not (await dead.beat(now=at(21))).alive
+        assert (await dead.claim(5, now=at(21))).tasks == ()
         assert await dead.finish([done(lease) for lease in (first, again, late, cancelled)], now=at(21)) == [False] * 4
         assert await dead.start([Start(held)], now=at(21)) == [StartOutcome.LOST]
 
-    async def test_who_never_beat_holds_nothing(self, stage: Stage) -> None:
-        gone, living = await stage.worker("w1"), await stage.worker("w2")
+    async def test_a_database_that_was_away_kills_nobody(self, stage: Stage) -> None:
+        """A heartbeat can be of any age: dead is only who was found dead."""
+        worker = await stage.worker()
+        lease = await stage.started(worker, new_task(1))
+        assert (await worker.beat(now=at(1_000))).alive
+        assert await stage.maintenance.reap(10, now=at(1_000)) == 0
+        assert await worker.finish([done(lease)], now=at(1_001)) == [True]
+
+    async def test_who_is_not_registered_holds_nothing(self, stage: Stage) -> None:
+        gone = await stage.worker()
         await stage.started(gone, new_task(1))
         await gone.leave()
-        assert await living.reap(10, now=at(1)) == 1
+        assert await stage.maintenance.reap(10, now=at(1)) == 1
         assert await stage.status(1) is TaskStatus.FAILED
 
     async def test_what_has_not_started_is_cancelled_at_once(self, stage: Stage) -> None:
@@ -220,17 +229,17 @@ class Ending:
     ) -> None:
         worker, other = await stage.worker("w1"), await stage.worker("w2")
         lease = await stage.started(worker, new_task(1))
-        assert await worker.beat(now=at(1)) == []
+        assert (await worker.beat(now=at(1))).to_cancel == ()
         for _ in range(2):
             assert await stage.broker.control.cancel([lease.task_id], now=at(1)) == [CancelOutcome.REQUESTED]
         row = await stage.row(1)
         assert (row.status, row.cancel_requested) == (TaskStatus.RUNNING, True)
-        assert await worker.beat(now=at(2)) == [lease]
-        assert await other.beat(now=at(2)) == []
+        assert (await worker.beat(now=at(2))).to_cancel == (lease,)
+        assert (await other.beat(now=at(2))).to_cancel == ()
         assert await worker.finish([done(lease, status, interrupted=status is P)], now=at(3)) == [True]
         row = await stage.row(1)
         assert (row.status, row.attempts) == (ends, ())
-        assert await worker.beat(now=at(3)) == []
+        assert (await worker.beat(now=at(3))).to_cancel == ()
         assert await stage.broker.control.cancel([lease.task_id]) == [CancelOutcome.ALREADY_FINISHED]
 
     @pytest.mark.parametrize("seed", range(3))
@@ -262,7 +271,7 @@ class Ending:
                 case 6:
                     await worker.give_back([GiveBack(lease, random.choice((0, 1))) for lease in some], now=now)
                 case _:
-                    await worker.expire(1, now=now)
+                    await stage.maintenance.expire(1, now=now)
             rows = [await stage.broker.reader.read(task_id) for task_id in before]
             after = {row.task_id: row.status for row in rows if row is not None}
             seen |= {(before[task_id], after[task_id]) for task_id in before if before[task_id] != after[task_id]}

@@ -29,7 +29,7 @@ class Noticing:
                 await worker.finish([done(claimed.lease)], now=at(1))
                 assert await heard(finished, {claimed.lease.task_id})
                 await stage.send(new_task(3, good_until=at(1)))
-                await worker.expire(5, now=at(2))
+                await stage.maintenance.expire(5, now=at(2))
                 assert await heard(finished, {str(UUID(int=3))})
 
     async def test_another_attempt_is_noticed(self, stage: Stage) -> None:
@@ -72,12 +72,12 @@ class Noticing:
                 assert await heard(finished, {str(UUID(int=2))})
 
     async def test_reaping_is_noticed(self, stage: Stage) -> None:
-        dead, living = await stage.worker("w1"), await stage.worker("w2")
+        dead = await stage.worker()
         await stage.started(dead, new_task(1))
         await stage.claimed(dead, new_task(2))
         await stage.started(dead, new_task(3, queue="slow"), retry_after_crash=5.0)
         with anyio.fail_after(10):
             async with stage.broker.listen(Topic.WORK) as work, stage.broker.listen(Topic.FINISHED) as finished:
-                await living.reap(10, now=at(60))
+                await stage.maintenance.reap(10, now=at(60))
                 assert await heard(work, {"ready:fast", "delayed:slow"})
                 assert await heard(finished, {str(UUID(int=1))})

@@ -17,6 +17,7 @@ from horsies.abc import (
     Finish,
     Lease,
     Listener,
+    Maintenance,
     NewTask,
     Producer,
     Start,
@@ -63,9 +64,10 @@ def new_task(n: int, *, queue: str = "fast", priority: int = 50, due_in: float =
 class Stage:
     """A broker with its roles at hand."""
 
-    def __init__(self, broker: Broker, producer: Producer, stack: AsyncExitStack) -> None:
+    def __init__(self, broker: Broker, producer: Producer, maintenance: Maintenance, stack: AsyncExitStack) -> None:
         self.broker = broker
         self.producer = producer
+        self.maintenance = maintenance
         self._stack = stack
 
     @classmethod
@@ -73,12 +75,14 @@ class Stage:
     async def on(cls, broker: Broker) -> AsyncIterator[Stage]:
         """A stage for the scope; its workers and producer end with it."""
         async with AsyncExitStack() as stack:
-            yield cls(broker, await stack.enter_async_context(broker.producer()), stack)
+            producer = await stack.enter_async_context(broker.producer())
+            maintenance = await stack.enter_async_context(broker.maintenance("w0"))
+            yield cls(broker, producer, maintenance, stack)
 
     async def worker(self, name: str = "w1", queues: Sequence[tuple[str, int]] = QUEUES) -> Consumer:
         """A worker that is alive at the beginning."""
         consumer = await self._stack.enter_async_context(self.broker.consumer(name, queues))
-        await consumer.beat(now=T0)
+        await consumer.join(now=T0)
         return consumer
 
     async def send(self, *tasks: NewTask, now: datetime = T0) -> list[EnqueueOutcome]:

@@ -3,6 +3,8 @@
 --   tasks        one row for each task, from its send to the end of its retention; the last attempt lives in it
 --   attempts     one row for each attempt that ended and was followed by another
 --   workers      one row for each living worker: when it was last seen
+--   leases       one row, 'leader': the worker that looks after what nobody holds, and until when
+--   queues       one row for each queue that was ever paused: since when it is, or NULL
 --   migrations   which numbered files have been applied
 --
 -- How a task moves (the status is for people, the phase is what the indexes go by):
@@ -83,6 +85,7 @@ CREATE INDEX tasks_held ON {schema}.tasks (worker_id) WHERE phase = 2;
 CREATE INDEX tasks_deadlines ON {schema}.tasks (good_until) WHERE phase < 2 AND good_until IS NOT NULL;
 CREATE UNIQUE INDEX tasks_unique ON {schema}.tasks (task_name, unique_key)
 WHERE phase < 3 AND unique_key IS NOT NULL;
+CREATE INDEX tasks_done ON {schema}.tasks (finished_at) WHERE phase = 3;
 
 CREATE TABLE {schema}.attempts (
     task_id uuid NOT NULL REFERENCES {schema}.tasks ON DELETE CASCADE,
@@ -99,3 +102,15 @@ CREATE TABLE {schema}.workers (
     worker_id text PRIMARY KEY,
     seen_at timestamptz NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+
+CREATE TABLE {schema}.leases (
+    name text PRIMARY KEY,
+    holder text,
+    expires_at timestamptz NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+INSERT INTO {schema}.leases (name, expires_at) VALUES ('leader', '-infinity');
+
+CREATE TABLE {schema}.queues (
+    name text PRIMARY KEY,
+    paused_at timestamptz
+);

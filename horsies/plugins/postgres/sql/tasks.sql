@@ -291,7 +291,8 @@ WITH returned AS (
     WHERE phase = 2 AND worker_id = %(worker)s AND status = 'CLAIMED'
     RETURNING queue
 ),
-gone AS (DELETE FROM {schema}.workers WHERE worker_id = %(worker)s)
+gone AS (DELETE FROM {schema}.workers WHERE worker_id = %(worker)s),
+resigned AS (UPDATE {schema}.leases SET holder = NULL, expires_at = '-infinity' WHERE holder = %(worker)s)
 SELECT (SELECT count(*) FROM returned), told.queues
 FROM (
     SELECT count(pg_notify('{schema}_work', 'ready:' || queue)) AS queues
@@ -323,22 +324,28 @@ FROM (
     ) AS notices
 ) AS told
 
+-- name: orphans
+-- What is held by workers that are not registered. A claim's worker was registered when it claimed, so a claim that this
+-- snapshot shows without one is an orphan for good: its number is all that `reap` needs.
+SELECT task.id::text, task.claim_number
+FROM {schema}.tasks AS task
+WHERE task.phase = 2 AND task.id <> ALL (%(skipped)s::uuid[])
+    AND NOT EXISTS (SELECT FROM {schema}.workers AS worker WHERE worker.worker_id = task.worker_id)
+LIMIT %(limit)s::bigint
+
 -- name: reap
--- What dead workers hold: CLAIMED -> PENDING or EXPIRED, RUNNING -> what its start said about a crash. The rows are
--- locked and read before anything is decided, so `orphan` is their newest version.
+-- Orphans: CLAIMED -> PENDING or EXPIRED, RUNNING -> what its start said about a crash. The rows are locked and read
+-- before anything is decided, so `orphan` is their newest version.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 orphan AS MATERIALIZED (
     SELECT
         task.id, task.status, task.worker_id, task.attempt, task.started_at, task.good_until,
         task.cancel_requested_at, clock.now,
         clock.now + make_interval(secs => task.retry_after_crash) AS again_at
-    FROM clock CROSS JOIN {schema}.tasks AS task
-    WHERE task.phase = 2 AND NOT EXISTS (
-        SELECT FROM {schema}.workers AS worker
-        WHERE worker.worker_id = task.worker_id
-            AND worker.seen_at > clock.now - make_interval(secs => %(dead_after)s::float8)
-    )
-    LIMIT %(limit)s::bigint
+    FROM clock
+    CROSS JOIN unnest(%(ids)s::uuid[], %(claim_numbers)s::bigint[]) AS given (id, claim_number)
+    JOIN {schema}.tasks AS task ON task.id = given.id AND task.claim_number = given.claim_number
+    WHERE task.status IN ('CLAIMED', 'RUNNING')
     FOR NO KEY UPDATE OF task SKIP LOCKED
 ),
 verdict AS (
@@ -460,6 +467,22 @@ FROM (
         GROUP BY n / 150
     ) AS notices
 ) AS told
+
+-- name: prune
+-- What ended long ago is removed, the oldest first, and its attempts with it.
+WITH gone AS (
+    DELETE FROM {schema}.tasks
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {schema}.tasks
+        WHERE phase = 3 AND finished_at
+            <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(finished_after)s::float8)
+        ORDER BY finished_at
+        LIMIT %(limit)s::bigint
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING id
+)
+SELECT count(*) FROM gone
 
 -- name: has_due
 -- Whether anything PENDING and due is in these queues, promoted or not, locked or not.

@@ -1,18 +1,44 @@
 -- Liveness is one row for each worker, so that a heartbeat costs the same whatever the worker holds.
 
+-- name: join
+-- The first heartbeat registers the worker.
+INSERT INTO {schema}.workers (worker_id, seen_at)
+VALUES (%(worker)s, coalesce(%(now)s::timestamptz, clock_timestamp()))
+ON CONFLICT (worker_id) DO UPDATE SET seen_at = excluded.seen_at
+RETURNING worker_id
+
 -- name: beat
--- The first one registers the worker. The answer is what the worker is asked to cancel.
-WITH seen AS (
-    INSERT INTO {schema}.workers (worker_id, seen_at)
-    VALUES (%(worker)s, coalesce(%(now)s::timestamptz, clock_timestamp()))
-    ON CONFLICT (worker_id) DO UPDATE SET seen_at = excluded.seen_at
+-- Whether the worker is registered still (who was found dead stays dead), whether it leads, and what it is asked to
+-- cancel. The lease that somebody else has locked is somebody else's: no heartbeat waits for another one.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+seen AS (
+    UPDATE {schema}.workers SET seen_at = clock.now FROM clock WHERE worker_id = %(worker)s RETURNING worker_id
+),
+led AS (
+    UPDATE {schema}.leases SET
+        holder = %(worker)s, expires_at = clock.now + make_interval(secs => %(lease)s::float8)
+    FROM clock
+    WHERE name = (
+        SELECT name FROM {schema}.leases
+        WHERE name = 'leader' AND (holder = %(worker)s OR expires_at <= (SELECT now FROM clock))
+            AND EXISTS (SELECT FROM seen)
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+    RETURNING name
 )
-SELECT id::text, claim_number FROM {schema}.tasks
-WHERE phase = 2 AND worker_id = %(worker)s AND cancel_requested_at IS NOT NULL
+SELECT EXISTS (SELECT FROM seen), EXISTS (SELECT FROM led), asked.ids, asked.claim_numbers
+FROM (
+    SELECT array_agg(id::text) AS ids, array_agg(claim_number) AS claim_numbers
+    FROM {schema}.tasks
+    WHERE phase = 2 AND worker_id = %(worker)s AND cancel_requested_at IS NOT NULL
+) AS asked
 
 -- name: bury
--- Forget workers that are dead and hold nothing any more.
-DELETE FROM {schema}.workers AS worker
-WHERE seen_at <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(dead_after)s::float8)
-    AND NOT EXISTS (SELECT FROM {schema}.tasks WHERE phase = 2 AND worker_id = worker.worker_id)
+-- Whoever's last heartbeat is too old is dead: registered no more. One that is writing a heartbeat lives.
+DELETE FROM {schema}.workers
+WHERE worker_id = ANY (ARRAY(
+    SELECT worker_id FROM {schema}.workers
+    WHERE seen_at <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(dead_after)s::float8)
+    FOR UPDATE SKIP LOCKED
+))
 RETURNING worker_id

@@ -3,6 +3,8 @@
 --   tasks      one row for each task, from its send to the end of its retention; the last attempt lives in it
 --   attempts   one row for each attempt that ended and was followed by another
 --   workers    one row for each living worker: when it was last seen
+--   leases     one row, 'leader': the worker that looks after what nobody holds, and until when
+--   queues     one row for each queue that was ever paused: since when it is, or NULL
 --
 -- How a task moves (the status is for people, the phase is what the indexes go by):
 --
@@ -63,6 +65,7 @@ CREATE INDEX tasks_ready ON tasks (queue, priority, due_at, id) WHERE phase = 1;
 CREATE INDEX tasks_held ON tasks (worker_id) WHERE phase = 2;
 CREATE INDEX tasks_deadlines ON tasks (good_until) WHERE phase < 2 AND good_until IS NOT NULL;
 CREATE UNIQUE INDEX tasks_unique ON tasks (task_name, unique_key) WHERE phase < 3 AND unique_key IS NOT NULL;
+CREATE INDEX tasks_done ON tasks (finished_at) WHERE phase = 3;
 
 CREATE TABLE attempts (
     task_id TEXT NOT NULL REFERENCES tasks ON DELETE CASCADE,
@@ -78,4 +81,16 @@ CREATE TABLE attempts (
 CREATE TABLE workers (
     worker_id TEXT NOT NULL PRIMARY KEY,
     seen_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE leases (
+    name TEXT NOT NULL PRIMARY KEY,
+    holder TEXT,
+    expires_at INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO leases (name, holder, expires_at) VALUES ('leader', NULL, 0);
+
+CREATE TABLE queues (
+    name TEXT NOT NULL PRIMARY KEY,
+    paused_at INTEGER
 ) WITHOUT ROWID;

@@ -123,10 +123,17 @@ SELECT id, claim_number FROM tasks
 WHERE phase = 2 AND worker_id = :worker AND cancel_requested_at IS NOT NULL
 
 -- name: orphans
--- What is held by workers not seen since that instant, or not known at all.
+-- What is held by workers that are not registered.
 SELECT id, status, queue, good_until, attempt, started_at, cancel_requested_at, worker_id, retry_after_crash FROM tasks
-WHERE phase = 2 AND worker_id NOT IN (SELECT worker_id FROM workers WHERE seen_at > :since)
+WHERE phase = 2 AND worker_id NOT IN (SELECT worker_id FROM workers)
+    AND id NOT IN (SELECT value FROM json_each(:skipped))
 LIMIT :limit
+
+-- name: prune
+-- What ended long ago is removed, and its attempts with it.
+DELETE FROM tasks
+WHERE rowid IN (SELECT rowid FROM tasks WHERE phase = 3 AND finished_at <= :before ORDER BY finished_at LIMIT :limit)
+RETURNING id
 
 -- name: status
 -- What a request to cancel meets.

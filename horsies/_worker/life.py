@@ -1,0 +1,173 @@
+"""One life of a worker: from joining under a new identity until it leaves, or is found dead.
+
+Dead is a worker whose registration somebody removed because its heartbeat was old; one that thaws after having been
+frozen for `dead_after` counts itself dead without asking. Its running tasks are cancelled, and whatever it still writes
+is fenced by claim numbers. A new life follows under another identity, so the two never mix.
+
+Nesting, from the outside: the consumer; the services (finisher and heartbeat are shielded, so that results are written
+and the claims stay ours while tasks end); the running tasks. On the way out the running tasks end first, then what they
+produced is written, then what was claimed and never started is given back. Each step is bounded, also when the database
+hangs: what is left behind then is found by those who reap.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Protocol
+
+import anyio
+
+from .._core.config import QueueConfig, WorkerConfig
+from .._core.errors import BrokerError
+from .._task.host import Host
+from ..abc import Broker, Consumer
+from .finisher import Finisher
+from .job import logger
+from .pump import Pump
+from .services import Services
+
+CLEANUP = 3.0
+"""Seconds for writing results and giving back once the running tasks have been told to stop."""
+
+
+class WorkerHost(Host, Protocol):
+    """An open runtime, as a worker sees it."""
+
+    @property
+    def broker(self) -> Broker: ...
+
+
+class Life:
+    """One identity and what it does.
+
+    Args:
+        counts: of all lives of the worker.
+        abandoned: names of tasks whose threads were left behind, of all lives.
+    """
+
+    def __init__(
+        self,
+        host: WorkerHost,
+        config: WorkerConfig,
+        queues: Sequence[QueueConfig],
+        *,
+        counts: Counter[str],
+        abandoned: list[str],
+    ) -> None:
+        place = host.environment
+        self.worker_id = f"{config.name or place.host}:{place.pid}:{place.new_id()[-8:]}"
+        self._host = host
+        self._config = config
+        self._queues = queues
+        self._counts = counts
+        self._abandoned = abandoned
+        self.pump: Pump | None = None
+        self.found_dead = False
+        self.left_behind = False
+        self._is_stopping = False
+        self._joining = anyio.CancelScope()
+        self._working = anyio.CancelScope()
+        self._shields: list[anyio.CancelScope] = []
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may claim: registered, heard of lately, and not on its way out."""
+        return self.pump is not None and self.pump.is_alive() and not self._is_stopping
+
+    def stop_nowait(self) -> None:
+        """Claim nothing more, and let what runs end within `drain_timeout`."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._joining.cancel()
+            self._working.deadline = anyio.current_time() + self._config.drain_timeout
+            if self.pump is not None:
+                self.pump.stop_nowait()
+
+    def cut_short(self) -> None:
+        """Cancel what runs now."""
+        self.stop_nowait()
+        self._working.cancel()
+
+    def die(self, why: str) -> None:
+        """Others have taken what it held, or may: nothing of it is worth going on with."""
+        if not self.found_dead:
+            logger.warning("worker %s: %s; its running tasks are cancelled", self.worker_id, why)
+            self.found_dead = True
+            self.cut_short()
+
+    async def live(self, state: Any, ready: Callable[[], None]) -> None:
+        """Live until stopped, idle or found dead.
+
+        Args:
+            state: what the application's lifespan gave.
+            ready: called once it may claim.
+        """
+        host, app = self._host, self._host.app.config
+        async with AsyncExitStack() as stack:
+            consumer = await stack.enter_async_context(
+                host.broker.consumer(self.worker_id, [(q.name, q.priority) for q in self._queues])
+            )
+            maintenance = await stack.enter_async_context(host.broker.maintenance(self.worker_id))
+            finisher = Finisher(consumer, app.resilience, host.environment, self._counts)
+            self.pump = pump = Pump(
+                host,
+                consumer,
+                finisher,
+                self._config,
+                worker_id=self.worker_id,
+                queues=[queue.name for queue in self._queues],
+                state=state,
+                silence=app.recovery.dead_after,
+                counts=self._counts,
+                abandoned=self._abandoned,
+            )
+            services = Services(host.broker, consumer, maintenance, pump, host.environment, app, self.die)
+            with self._joining:
+                await services.sign_on()
+            if self._joining.cancelled_caught:
+                return
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._shielded, finisher.run)
+                group.start_soon(self._shielded, services.keep_beating)
+                group.start_soon(services.listen)
+                group.start_soon(services.keep_looking_after)
+                try:
+                    logger.info("worker %s is ready", self.worker_id, extra={"worker_id": self.worker_id})
+                    ready()
+                    await self._work(pump)
+                finally:
+                    await self._clean_up(consumer, pump, finisher)
+                    group.cancel_scope.cancel()
+
+    async def _shielded(self, service: Callable[[], Awaitable[None]]) -> None:
+        with anyio.CancelScope(shield=True) as scope:
+            self._shields.append(scope)
+            await service()
+
+    async def _work(self, pump: Pump) -> None:
+        async with anyio.create_task_group() as running:
+            with self._working:
+                await pump.run(running)
+                self.stop_nowait()
+                await pump.give_back_ready()
+                await pump.wait_ended()
+            running.cancel_scope.cancel()
+
+    async def _clean_up(self, consumer: Consumer, pump: Pump, finisher: Finisher) -> None:
+        """Write what has ended and give back what has not begun, within `CLEANUP` seconds."""
+        try:
+            with anyio.move_on_after(CLEANUP, shield=True) as cleanup:
+                pump.settle_unsure()
+                await finisher.wait_written(hurry=True)
+                self._counts["given_back"] += await consumer.leave()
+            if cleanup.cancelled_caught:
+                self.left_behind = True
+                logger.error("worker %s could not write everything in time", self.worker_id)
+        except BrokerError as error:
+            self.left_behind = True
+            logger.error("worker %s could not sign off: %s", self.worker_id, error.message)
+        finally:
+            for scope in self._shields:
+                scope.cancel()

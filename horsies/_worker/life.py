@@ -64,6 +64,7 @@ class Life:
         self._counts = counts
         self._abandoned = abandoned
         self.pump: Pump | None = None
+        self.services: Services | None = None
         self.found_dead = False
         self.left_behind = False
         self._is_stopping = False
@@ -123,7 +124,9 @@ class Life:
                 counts=self._counts,
                 abandoned=self._abandoned,
             )
-            services = Services(host.broker, consumer, maintenance, pump, host.environment, app, self.die)
+            self.services = services = Services(
+                host.broker, consumer, maintenance, pump, host.environment, app, self.die
+            )
             with self._joining:
                 await services.sign_on()
             if self._joining.cancelled_caught:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -31,7 +31,7 @@ from .proxy import Proxy, open_proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
-QUICK = {
+QUICK: dict[str, Any] = {
     "resilience": ResilienceConfig(poll_interval=0.5, retry_initial=0.02, retry_max=0.2, statement_timeout=1.0),
     "recovery": RecoveryConfig(heartbeat_interval=0.1, dead_after=2.0, reap_interval=0.2),
     "pool": PoolConfig(max_size=2, timeout=3.0),
@@ -69,9 +69,13 @@ class World:
 
 
 @asynccontextmanager
-async def world_on(url: str, schema: str) -> AsyncIterator[World]:
+async def world_on(
+    url: str, schema: str, *, statement_timeout: float | None = None, **fields: Any
+) -> AsyncIterator[World]:
+    if statement_timeout is not None:
+        fields["resilience"] = replace(QUICK["resilience"], statement_timeout=statement_timeout)
     with open_proxy(url) as proxy:
-        app = Horsies(AppConfig.for_database_url(proxy.url, schema=schema, **QUICK))  # type: ignore[arg-type]
+        app = Horsies(AppConfig.for_database_url(proxy.url, schema=schema, **{**QUICK, **fields}))
         runs: dict[int, int] = {}
 
         @app.task
@@ -217,3 +221,82 @@ async def test_a_producer_without_a_database_gets_retryable_errors_within_a_boun
             assert (await rt.handle(error.task_id or "").info()).unwrap_err().retryable
         world.proxy.refuses = False
         assert (await world.add.handle(rt).retry_send(error)).is_ok()
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+async def test_a_database_that_hangs_does_not_hold_up_a_stop(
+    server: EmbeddedServer, schema: str, is_busy: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes what the running tasks may take, and a few seconds to give up on writing their results."""
+    async with world_on(server.url, schema, statement_timeout=30.0) as world:
+        began = anyio.Event()
+
+        @world.app.task
+        async def patient() -> None:
+            began.set()
+            await anyio.sleep_forever()
+
+        with anyio.fail_after(30):
+            async with Runtime(world.app) as rt:
+                worker = rt.start_worker(WorkerConfig(drain_timeout=0.5))
+                if is_busy:
+                    assert (await patient.handle(rt).send()).is_ok()
+                    await began.wait()
+                else:
+                    await all_done(await world.send_until_done(rt, range(1)))
+                world.proxy.stall()
+                with anyio.fail_after(12):
+                    await worker.drain()
+                assert worker.left_behind
+        assert "could not write everything in time" in caplog.text
+
+
+async def test_a_database_that_is_away_while_long_tasks_run_kills_none_of_them(
+    server: EmbeddedServer, schema: str
+) -> None:
+    """Twice as long as a worker may be silent: everybody's heartbeat is old, and nobody is dead."""
+    dead_after = 1.0
+    recovery = RecoveryConfig(heartbeat_interval=0.1, dead_after=dead_after, reap_interval=0.1)
+    async with world_on(server.url, schema, recovery=recovery) as world:
+        begun: list[int] = []
+        release = anyio.Event()
+
+        @world.app.task
+        async def long(n: int) -> int:
+            begun.append(n)
+            await release.wait()
+            return n
+
+        async with Runtime(world.app) as rt, Runtime(world.app) as other:
+            workers = [rt.start_worker(), other.start_worker()]
+            handles = [(await long.handle(rt).send(n)).unwrap() for n in range(4)]
+            with anyio.fail_after(20):
+                while len(begun) < 4:
+                    await anyio.sleep(0.01)
+            names = [worker.worker_id for worker in workers]
+            world.proxy.refuses = True
+            world.proxy.cut()
+            await anyio.sleep(2 * dead_after)
+            world.proxy.refuses = False
+            # Long enough for a leader to trust the database again, and to look for the dead.
+            await anyio.sleep(2 * dead_after)
+            release.set()
+            assert await all_done(handles) == [Ok(n) for n in range(4)]
+            assert sorted(begun) == [0, 1, 2, 3]
+            assert [worker.worker_id for worker in workers] == names
+
+
+async def test_work_goes_on_soon_after_the_database_is_back(server: EmbeddedServer, schema: str) -> None:
+    """Although it was away for so long that the worker had to show first that it lives."""
+    recovery = RecoveryConfig(heartbeat_interval=0.1, dead_after=0.5, reap_interval=0.1)
+    resilience = ResilienceConfig(poll_interval=60.0, retry_initial=0.02, retry_max=0.2, statement_timeout=1.0)
+    opening = world_on(server.url, schema, recovery=recovery, resilience=resilience)
+    async with opening as world, Runtime(world.app) as rt:
+        rt.start_worker()
+        await all_done(await world.send_until_done(rt, range(1)))
+        world.proxy.refuses = True
+        world.proxy.cut()
+        await anyio.sleep(1.0)
+        world.proxy.refuses = False
+        handles = await world.send_until_done(rt, range(1, 2))
+        assert await all_done(handles) == [Ok(1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -18,9 +18,10 @@ from .consumer import PostgresConsumer
 from .control import PostgresControl
 from .failures import broker_error, translated
 from .joining import JoiningProducer
-from .listener import open_listener
+from .listener import Listening, warn_of_polling
 from .maintenance import PostgresMaintenance
 from .pool import ConnectionPool
+from .pooler import is_direct, keeps_session
 from .producer import PostgresProducer
 from .queries import named_queries
 from .reader import PostgresReader
@@ -35,7 +36,7 @@ LOCK_WAIT = 0.25
 class PostgresBroker:
     """An open broker; `PostgresBrokerFactory.open` makes it."""
 
-    def __init__(self, config: AppConfig, pool: ConnectionPool) -> None:
+    def __init__(self, config: AppConfig, pool: ConnectionPool, way: _Way) -> None:
         self._config = config
         self._pool = pool
         self._sql = named_queries(config.schema)
@@ -44,8 +45,9 @@ class PostgresBroker:
             config.url,
             connect_timeout=config.pool.timeout,
             statement_timeout=self._statement_timeout,
-            pooled=config.listen_url is not None,
+            pooled=way.pooled,
         )
+        self._listening = Listening(config, reaches=way.reaches)
         self.reader: Reader = PostgresReader(self._fetch, self._sql)
         self.control: Control = PostgresControl(self._fetch, self._sql)
 
@@ -77,8 +79,7 @@ class PostgresBroker:
 
     def listen(self, topic: Topic) -> AbstractAsyncContextManager[Listener]:
         """See `horsies.abc.Broker.listen`."""
-        conninfo = self._config.listen_url or self._config.url
-        return open_listener(replace(self._target, conninfo=conninfo, pooled=False), self._config.schema, topic)
+        return self._listening.open(topic)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AnyioConnection[Row]]:
@@ -116,27 +117,40 @@ class PostgresBrokerFactory:
         require_conninfo("url", config.url)
         if config.listen_url is not None:
             require_conninfo("listen_url", config.listen_url)
-        await _bring_up_to_date(config)
+        way = await _bring_up_to_date(config)
         async with ConnectionPool(
             config.url,
             min_size=config.pool.min_size,
             max_size=config.pool.max_size,
             timeout=config.pool.timeout,
-            prepare_threshold=5 if config.listen_url is None else None,
+            prepare_threshold=None if way.pooled else 5,
         ) as pool:
-            yield PostgresBroker(config, pool)
+            yield PostgresBroker(config, pool, way)
 
     def schema_sql(self, config: AppConfig) -> str:
         """See `horsies.abc.BrokerFactory.schema_sql`."""
         return schema_sql(config.schema)
 
 
-async def _bring_up_to_date(config: AppConfig) -> None:
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What is between here and the server that `url` leads to.
+
+    `pooled`: something that may give each transaction another session. `reaches`: notifications come through.
+    """
+
+    pooled: bool
+    reaches: bool
+
+
+async def _bring_up_to_date(config: AppConfig) -> _Way:
+    timeout = config.pool.timeout
     try:
-        with anyio.fail_after(config.pool.timeout):
-            connection = await connect(config.url, timeout=config.pool.timeout)
+        with anyio.fail_after(timeout):
+            connection = await connect(config.url, timeout=timeout, prepare_threshold=None)
             try:
                 await migrate(connection, config.schema)
+                return await _look_at_way(connection, config)
             finally:
                 connection.finish()
     except TimeoutError:
@@ -145,6 +159,18 @@ async def _bring_up_to_date(config: AppConfig) -> None:
         raise _unreachable(config, broker_error("connect", error).message) from None
     except OSError as error:
         raise _unreachable(config, f"{type(error).__name__}: {error.strerror or error.errno}") from None
+
+
+async def _look_at_way(connection: AnyioConnection[Row], config: AppConfig) -> _Way:
+    if config.listen_url is not None:
+        return _Way(pooled=True, reaches=False)
+    if await is_direct(connection):
+        return _Way(pooled=False, reaches=True)
+    reaches = await keeps_session(connection, config.url, timeout=config.pool.timeout)
+    if not reaches:
+        warn_of_polling("url", config)
+    # What was seen to keep sessions is trusted with notifications, which may be lost, but with no prepared statements.
+    return _Way(pooled=True, reaches=reaches)
 
 
 def _unreachable(config: AppConfig, cause: str) -> HorsiesError:

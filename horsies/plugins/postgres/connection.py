@@ -33,7 +33,7 @@ from psycopg.waiting import Ready, Wait
 
 T = TypeVar("T")
 
-CLEANUP = 5.0
+CLEANUP = 2.0
 """The most seconds that a cancelled operation may take to leave its connection usable."""
 _LOOK = 1.0
 """Every so many seconds a waiting connection looks whether its socket still exists."""
@@ -112,6 +112,21 @@ class _Cursor(psycopg.AsyncCursor[Row]):
         if self.statusmessage == "LISTEN" and isinstance(self.connection, AnyioConnection):
             self.connection.has_listened = True
         return self
+
+
+class _Pipeline(psycopg.AsyncPipeline):
+    """Ends with its Sync.
+
+    psycopg's own sends a Flush after it. A transaction pooler that has taken the server back by then takes that for the
+    beginning of another transaction, and lends a server that nothing makes it take back.
+    """
+
+    def _exit_gen(self) -> PQGen[None]:
+        try:
+            self._enqueue_sync()
+            yield from self._communicate_gen()
+        finally:
+            yield from self._fetch_gen(flush=False)
 
 
 class AnyioConnection(psycopg.AsyncConnection[Row]):
@@ -232,6 +247,8 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
     @asynccontextmanager
     async def pipeline(self) -> AsyncIterator[psycopg.AsyncPipeline]:
         """Send statements without waiting for each answer; leaving the block waits for all of them."""
+        if self._pipeline is None:
+            self._pipeline = _Pipeline(self)
         async with self._leaving_in_order(super().pipeline(), self._end_pipeline) as pipeline:
             yield pipeline
 

@@ -170,7 +170,10 @@ class ConnectionPool(anyio.AsyncContextManagerMixin):
         if in_turn:
             why = self._refusal or "the database did not answer"
         else:
-            why = "all were lent the whole time; lend them for shorter, or raise pool.max_size"
+            why = (
+                "all were lent the whole time, as to rt.transaction(), which keeps one to its end; lend them for "
+                "shorter, or raise pool.max_size"
+            )
         raise psycopg_pool.PoolTimeout(
             f"no connection to {destination(self._parameters)} within {self._timeout:g} s: {why}"
         )

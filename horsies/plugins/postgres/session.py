@@ -1,14 +1,19 @@
-"""A connection of its own for one hot path: opened at first use, opened again after it broke."""
+"""A connection of its own for one hot path: opened at first use, opened again after it broke.
+
+Plain statements run by themselves. What first takes locks, or runs through a pooler, runs in an explicit transaction
+that goes out as one pipeline, so that it too costs one round trip.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import anyio
+import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8BinaryDumper
 
@@ -29,21 +34,29 @@ _SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
     "TimeZone": "UTC",
+    "default_transaction_isolation": "read committed",
 }
 """One plan for each statement, made once and whatever the statistics say: index scans and nested loops.
 
 A generic plan lives as long as its connection. One made while the table was small would keep reading all of it after
 it has grown, so the other ways to read are closed; and they being closed by a cost, jit must not take that for a
 reason to compile.
+
+The statements are written for READ COMMITTED, whatever the role or the database has for a default: one that waited for
+a lock must see what its holder has committed.
 """
+
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+_LOCK = "SELECT pg_advisory_xact_lock(%s)"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where sessions connect to, and how long they wait, in seconds.
 
-    `pooled` is for a transaction pooler in between: nothing is prepared and nothing set, since the next transaction
-    may run on another server connection. `lock_timeout` bounds one wait for a lock; None: as long as the statement may.
+    `pooled` is for a transaction pooler in between: nothing is prepared, and settings count for one transaction, since
+    the next one may run on another server connection. `lock_timeout` bounds one wait for a lock; None: as long as the
+    statement may.
     """
 
     conninfo: str
@@ -61,8 +74,14 @@ class Session:
         self._lock = anyio.Lock()
         self._connection: AnyioConnection[Row] | None = None
 
-    async def fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+    async def fetch(
+        self, action: str, query: str, parameters: Mapping[str, object], *, locks: Sequence[int] = ()
+    ) -> list[Row]:
         """Run `query` and return its rows.
+
+        Args:
+            locks: keys of advisory locks, signed 64-bit, held until the transaction ends. They are taken in ascending
+                order and by statements of their own, so that `query` sees everything that earlier holders committed.
 
         Raises:
             BrokerError: it failed, or took longer than the statement timeout.
@@ -72,12 +91,33 @@ class Session:
                 connection = await self._open()
                 try:
                     with anyio.fail_after(self._target.statement_timeout + _GRACE):
+                        if locks or self._target.pooled:
+                            return await self._fetch_in_transaction(connection, query, parameters, sorted(set(locks)))
                         cursor = await connection.execute(query, parameters, binary=True)
                         return await cursor.fetchall()
                 finally:
                     if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
                         connection.finish()
                         self._connection = None
+
+    async def _fetch_in_transaction(
+        self, connection: AnyioConnection[Row], query: str, parameters: Mapping[str, object], locks: Sequence[int]
+    ) -> list[Row]:
+        try:
+            async with connection.pipeline():
+                await connection.execute(_BEGIN, prepare=False)
+                if self._target.pooled:
+                    await _configure(connection, self._target, local=True)
+                for key in locks:
+                    await connection.execute(_LOCK, (key,))
+                cursor = await connection.execute(query, parameters, binary=True)
+                await connection.execute("COMMIT", prepare=False)
+            return await cursor.fetchall()
+        except BaseException:
+            if connection.info.transaction_status in (TransactionStatus.INERROR, TransactionStatus.INTRANS):
+                with anyio.move_on_after(_GRACE, shield=True), suppress(psycopg.Error):
+                    await connection.rollback()
+            raise
 
     def close(self) -> None:
         """Close the connection, without waiting for the server's answer."""
@@ -100,19 +140,24 @@ async def connect_hot(target: Target) -> AnyioConnection[Row]:
     connection.adapters.register_dumper(int, Int8BinaryDumper)
     if target.pooled:
         return connection
-    settings = {**_SETTINGS, "statement_timeout": _milliseconds(target.statement_timeout)}
-    if target.lock_timeout is not None:
-        settings["lock_timeout"] = _milliseconds(target.lock_timeout)
     try:
         with anyio.fail_after(target.statement_timeout + _GRACE):
-            await connection.execute(
-                "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value)",
-                (list(settings), list(settings.values())),
-            )
+            await _configure(connection, target, local=False)
     except BaseException:
         connection.finish()
         raise
     return connection
+
+
+async def _configure(connection: AnyioConnection[Row], target: Target, *, local: bool) -> None:
+    """Set what every statement relies on, for the session or with `local` for the open transaction."""
+    settings = {**_SETTINGS, "statement_timeout": _milliseconds(target.statement_timeout)}
+    if target.lock_timeout is not None:
+        settings["lock_timeout"] = _milliseconds(target.lock_timeout)
+    await connection.execute(
+        "SELECT count(set_config(name, value, %s)) FROM unnest(%s::text[], %s::text[]) AS s (name, value)",
+        (local, list(settings), list(settings.values())),
+    )
 
 
 def _milliseconds(seconds: float) -> str:

@@ -1,0 +1,252 @@
+"""A session's statements under locks, and with settings that last one transaction: a pooled session has no others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from secrets import randbits, token_hex
+
+import anyio
+import psycopg
+import pytest
+
+from horsies.abc import BrokerError
+from horsies.plugins.postgres.connection import AnyioConnection, connect
+from horsies.plugins.postgres.session import Row, Session, Target, open_session
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+
+
+@pytest.fixture(params=[False, True], ids=["direct", "pooled"])
+def target(request: pytest.FixtureRequest, postgres_url: str) -> Target:
+    return Target(postgres_url, connect_timeout=10, statement_timeout=10, pooled=request.param)
+
+
+@pytest.fixture
+async def observer(postgres_url: str) -> AsyncIterator[AnyioConnection[Row]]:
+    connection = await connect(postgres_url, timeout=10)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def table(observer: AnyioConnection[Row]) -> AsyncIterator[str]:
+    name = f"counted_{token_hex(6)}"
+    await observer.execute(f"CREATE TABLE {name} (n bigint)")
+    yield name
+    await observer.execute(f"DROP TABLE {name}")
+
+
+@pytest.fixture
+def key() -> int:
+    return randbits(64) - 2**63
+
+
+async def until_waiting_for_lock(observer: AnyioConnection[Row], sessions: int = 1) -> None:
+    """Return once so many sessions wait for an advisory lock."""
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with anyio.fail_after(10):
+        while await (await observer.execute(query)).fetchone() != (sessions,):
+            await anyio.sleep(0.005)
+
+
+async def pid(session: Session) -> int:
+    ((number,),) = await session.fetch("ask", "SELECT pg_backend_pid()", {})
+    return int(number)
+
+
+async def test_what_runs_under_a_lock_sees_what_earlier_holders_committed(
+    target: Target, observer: AnyioConnection[Row], table: str, key: int
+) -> None:
+    """With a snapshot from before the wait, all sessions would count the same and exceed the cap."""
+    count_and_insert = f"INSERT INTO {table} SELECT 1 FROM {table} HAVING count(*) < %(cap)s RETURNING n"
+    async with AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(open_session(target)) for _ in range(4)]
+        for cap in (1, 2, 3):
+            inserted: list[Row] = []
+
+            async def run(session: Session, cap: int = cap, inserted: list[Row] = inserted) -> None:
+                inserted += await session.fetch("insert", count_and_insert, {"cap": cap}, locks=[key])
+
+            async with anyio.create_task_group() as group, observer.transaction():
+                await observer.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+                for session in sessions:
+                    group.start_soon(run, session)
+                await until_waiting_for_lock(observer, len(sessions))
+            assert len(inserted) == 1
+
+
+async def test_the_default_isolation_of_the_role_does_not_make_it_stale(
+    postgres_url: str, target: Target, observer: AnyioConnection[Row], table: str, key: int
+) -> None:
+    separator = "&" if "?" in postgres_url else "?"
+    options = "options=-c%20default_transaction_isolation%3Dserializable"
+    strict = replace(target, conninfo=f"{postgres_url}{separator}{options}")
+    counted: list[Row] = []
+
+    async def count() -> None:
+        counted.extend(await session.fetch("count", f"SELECT count(*) FROM {table}", {}, locks=[key]))
+
+    async with open_session(strict) as session, anyio.create_task_group() as group, observer.transaction():
+        await observer.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+        group.start_soon(count)
+        await until_waiting_for_lock(observer)
+        await observer.execute(f"INSERT INTO {table} VALUES (1)")
+    assert counted == [(1,)]
+
+
+async def test_locks_end_with_the_call(target: Target, observer: AnyioConnection[Row], key: int) -> None:
+    async with open_session(target) as session:
+        others = [key, key + 1 if key < 2**63 - 1 else 0, key]
+        assert await session.fetch("ask", "SELECT %(n)s::int", {"n": 7}, locks=others) == [(7,)]
+        for one in others:
+            cursor = await observer.execute("SELECT pg_try_advisory_lock(%s), pg_advisory_unlock(%s)", (one, one))
+            assert await cursor.fetchone() == (True, True)
+
+
+async def test_locks_are_taken_in_one_order(target: Target, observer: AnyioConnection[Row]) -> None:
+    """Sessions that name the same locks in different orders never lock each other up."""
+    low, high = sorted(randbits(62) for _ in range(2))
+
+    async def run(locks: list[int]) -> None:
+        async with open_session(target) as session:
+            for _ in range(20):
+                await session.fetch("ask", "SELECT pg_sleep(0.001)::text", {}, locks=locks)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run, [low, high])
+        group.start_soon(run, [high, low])
+
+
+async def test_a_failure_leaves_the_session_usable(target: Target, key: int) -> None:
+    async with open_session(target) as session:
+        before = await pid(session)
+        for query in ("SELECT 1 / %(n)s::int", "SELECT * FROM there_is_no_such_table", "SELECT pg_advisory_xact_lock("):
+            with pytest.raises(BrokerError) as caught:
+                await session.fetch("ask", query, {"n": 0}, locks=[key])
+            assert caught.value.code in {"22012", "42P01", "42601"}
+            assert await session.fetch("ask", "SELECT %(n)s::int", {"n": 1}, locks=[key]) == [(1,)]
+        assert await pid(session) == before
+
+
+async def test_a_cancelled_wait_for_a_lock_leaves_nothing(
+    target: Target, observer: AnyioConnection[Row], table: str, key: int
+) -> None:
+    insert = f"INSERT INTO {table} VALUES (1) RETURNING n"
+    async with open_session(target) as session:
+        before = await pid(session)
+        async with observer.transaction():
+            await observer.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+
+            async def run() -> None:
+                await session.fetch("insert", insert, {}, locks=[key])
+
+            with anyio.fail_after(8):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(run)
+                    await until_waiting_for_lock(observer)
+                    group.cancel_scope.cancel()
+            assert await pid(session) == before
+            cursor = await observer.execute(f"SELECT count(*) FROM {table}")
+            assert await cursor.fetchone() == (0,)
+        assert await session.fetch("insert", insert, {}, locks=[key]) == [(1,)]
+
+
+async def test_a_lock_is_waited_for_no_longer_than_allowed(
+    target: Target, observer: AnyioConnection[Row], key: int
+) -> None:
+    hasty = replace(target, lock_timeout=0.05)
+    async with open_session(hasty) as session:
+        async with observer.transaction():
+            await observer.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+            with pytest.raises(BrokerError) as caught:
+                await session.fetch("ask", "SELECT 1", {}, locks=[key])
+            assert (caught.value.code, caught.value.retryable) == ("55P03", True)
+        assert await session.fetch("ask", "SELECT 1", {}, locks=[key]) == [(1,)]
+
+
+async def test_a_backend_that_ends_in_the_middle_is_replaced(
+    target: Target, observer: AnyioConnection[Row], key: int
+) -> None:
+    async with open_session(target) as session:
+        backend = await pid(session)
+
+        async def run() -> None:
+            with pytest.raises(BrokerError) as caught:
+                await session.fetch("ask", "SELECT 1", {}, locks=[key])
+            assert caught.value.retryable
+
+        async with anyio.create_task_group() as group, observer.transaction():
+            await observer.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+            group.start_soon(run)
+            await until_waiting_for_lock(observer)
+            await observer.execute("SELECT pg_terminate_backend(%s)", (backend,))
+        assert await pid(session) != backend
+
+
+async def test_one_round_trip(target: Target, postgres_url: str, key: int) -> None:
+    """What is asked under a lock is sent before anything is answered."""
+    with psycopg.connect(postgres_url) as holder:
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+        async with open_session(target) as session, anyio.create_task_group() as group:
+            answers: list[Row] = []
+
+            async def run() -> None:
+                answers.extend(await session.fetch("ask", "SELECT 1", {}, locks=[key]))
+
+            await pid(session)
+            group.start_soon(run)
+            with anyio.fail_after(5):
+                while session._connection is None or not session._connection._pipeline:
+                    await anyio.sleep(0.005)
+                await anyio.wait_all_tasks_blocked()
+            pipeline = session._connection._pipeline
+            assert not pipeline.command_queue
+            assert len(pipeline.result_queue) >= 5
+            holder.rollback()
+    assert answers == [(1,)]
+
+
+async def test_nothing_is_sent_after_what_ends_the_transaction(target: Target, tmp_path: Path, key: int) -> None:
+    """A pooler would lend another server for it, and never get that back."""
+    async with open_session(target) as session:
+        await session.fetch("ask", "SELECT 1", {}, locks=[key])
+        assert session._connection is not None
+        with (tmp_path / "trace").open("w") as trace:
+            session._connection.pgconn.trace(trace.fileno())
+            await session.fetch("ask", "SELECT 1", {}, locks=[key])
+            session._connection.pgconn.untrace()
+    lines = [line.split("\t") for line in (tmp_path / "trace").read_text().splitlines()]
+    sent = [message for _, direction, _, message, *_ in lines if direction == "F"]
+    assert sent.count("Sync") == 1
+    assert sent[-1] == "Sync"
+
+
+async def test_a_pooled_session_has_the_settings_of_a_direct_one_and_leaves_none(postgres_url: str) -> None:
+    query = "SELECT name, setting FROM pg_settings ORDER BY name"
+    found = []
+    for pooled in (False, True):
+        given = Target(postgres_url, connect_timeout=10, statement_timeout=7, pooled=pooled, lock_timeout=3)
+        async with open_session(given) as session:
+            rows = dict(await session.fetch("ask", query, {}))
+            assert (rows["statement_timeout"], rows["lock_timeout"], rows["enable_seqscan"]) == ("7000", "3000", "off")
+            found.append(rows)
+            if pooled:
+                assert session._connection is not None
+                cursor = await session._connection.execute("SELECT count(*) FROM pg_settings WHERE source = 'session'")
+                assert await cursor.fetchone() == (0,)
+                cursor = await session._connection.execute("SELECT count(*) FROM pg_prepared_statements")
+                assert await cursor.fetchone() == (0,)
+    assert found[0] == found[1]
+
+
+async def test_a_statement_takes_no_longer_than_it_may(target: Target, key: int) -> None:
+    hasty = replace(target, statement_timeout=0.1)
+    async with open_session(hasty) as session:
+        for locks in ([], [key]):
+            with pytest.raises(BrokerError, match="due to statement timeout") as caught:
+                await session.fetch("ask", "SELECT pg_sleep(60)", {}, locks=locks)
+            assert (caught.value.code, caught.value.retryable) == ("57014", True)
+        assert await session.fetch("ask", "SELECT 1", {}) == [(1,)]

@@ -278,7 +278,7 @@ class Pump:
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is StartOutcome.STARTED:
                 self._running[job.claimed.lease] = job
-self._slots[job.task.place] -= 1
+                self._slots[job.task.place] -= 1
                 self.counts["started"] += 1
                 running.start_soon(self._run, job, name=f"horsies task {job.task.name}")
             elif outcome is StartOutcome.LOST and job.claimed.lease in self._unsure:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from .._core.errors import BrokerError
 from ..abc import Broker, Enqueued, NewTask, Producer
@@ -75,6 +76,7 @@ class Flusher:
         """Queue `tasks` and wait for the answers, in order. They are `BrokerError`s when the runtime closes first."""
         order = _Order(len(tasks))
         if self._closed:
+            await anyio.lowlevel.checkpoint()  # a caller who is cancelled along with the runtime hears of that alone
             return [_closed() for _ in tasks]
         for index, task in enumerate(tasks):
             lane = self._careful if replay or task.unique_key is not None else self._plain

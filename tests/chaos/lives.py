@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import anyio
@@ -113,6 +114,28 @@ class Script:
         """Cancel it once it runs."""
         await self.begun.wait()
         (await endless.cancel()).unwrap()
+
+    async def be_reborn(self, rt: Runtime, begin: Callable[[], None]) -> None:
+        """Run a worker that is found dead while it runs tasks, and goes on as somebody else. `begin` marks the death."""
+        async with anyio.create_task_group() as group:
+            await group.start(rt.run_worker, WORKER)
+            (worker,) = rt._workers
+            self.handles = [
+                (await self.endless.handle(rt).send()).unwrap(),
+                (await self.threaded.handle(rt).send()).unwrap(),
+                (await self.again.handle(rt).send()).unwrap(),
+            ]
+            await self.begun.wait()
+            before = worker.worker_id
+            begin()
+            async with rt.broker.maintenance("undertaker") as undertaker:
+                # One whose heartbeat is just being written is passed over.
+                while not await undertaker.reap(100, now=datetime.now(UTC) + timedelta(seconds=QUICK.dead_after + 1)):
+                    await anyio.sleep(0)
+            # The dead one claims nothing more.
+            assert (await (await self.quick.handle(rt).send()).unwrap().get(timeout=20)).is_ok()
+            assert worker.worker_id != before
+            worker.drain_nowait()
 
     def faults(self, stored: Sequence[Stored]) -> Iterator[str]:
         """What is wrong with the tasks of a stopped worker."""

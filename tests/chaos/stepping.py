@@ -35,22 +35,28 @@ class Steps:
         """Where each task stood when the scope was cancelled."""
         self.lasted = 0.0
         """Seconds from the cancellation to the end of the scope."""
+        self._counts = False
         self._scope: anyio.CancelScope | None = None
 
     @contextmanager
-    def counted(self) -> Iterator[None]:
-        """The scope."""
+    def counted(self, *, at_once: bool = True) -> Iterator[None]:
+        """The scope, in which steps count at once or from `begin` on."""
+        self._counts = at_once
         try:
             with anyio.CancelScope() as self._scope:
                 yield
         finally:
-            self._scope = None
+            self._counts = False
             if self.cancelled_at is not None:
                 self.lasted = time.monotonic() - self.cancelled_at
 
+    def begin(self) -> None:
+        """Count from now on."""
+        self._counts = True
+
     def take(self) -> None:
         """One step begins."""
-        if self._scope is None or self.cancelled_at is not None:
+        if not self._counts or self._scope is None or self.cancelled_at is not None:
             return
         self.taken += 1
         if self.taken == self.at:

@@ -54,7 +54,7 @@ class Waiters:
             BrokerError: the database could not be asked, for a reason that does not pass by itself.
         """
         if self._closed:
-            await anyio.lowlevel.checkpoint()  # a caller who is cancelled along with the runtime hears of that alone
+            await anyio.lowlevel.checkpoint()
             raise BrokerError("the runtime is closed", retryable=True)
         waiter = _Waiter()
         self._waiting.setdefault(task_id, []).append(waiter)
@@ -65,6 +65,8 @@ class Waiters:
         finally:
             self._forget(task_id, waiter)
         if isinstance(waiter.answer, BrokerError):
+            # Who is cancelled along with the runtime hears of that alone.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             raise waiter.answer
         return waiter.answer
 

@@ -223,17 +223,33 @@ async def test_a_start_that_was_cut_short_and_not_written_is_no_lost_result(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("call", ["send", "get"])
-async def test_who_is_cancelled_along_with_the_runtime_hears_of_that_alone(call: str, config: AppConfig) -> None:
+@pytest.mark.parametrize("when", ["closing", "closed"])
+async def test_who_is_cancelled_along_with_the_runtime_hears_of_that_alone(
+    when: str, call: str, config: AppConfig
+) -> None:
     script = Script(config)
     answers: list[object] = []
-    with anyio.CancelScope() as scope:
-        async with Runtime(script.app) as rt:
-            quick = script.quick.handle(rt)
-            handle = (await quick.send()).unwrap()
-            scope.cancel()
-            with anyio.move_on_after(20, shield=True):
-                while not (rt._waiters._closed and rt._flusher._closed):
-                    await anyio.sleep(0)
-            answers.append(await (quick.send() if call == "send" else handle.get()))
+    go = anyio.Event()
+
+    async def cancel(scope: anyio.CancelScope) -> None:
+        await anyio.wait_all_tasks_blocked()
+        go.set()
+        scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+            async with Runtime(script.app) as rt:
+                quick = script.quick.handle(rt)
+                handle = (await quick.send()).unwrap()
+                if when == "closing":
+                    # On asyncio a task that is just being woken hears of a cancellation later than the others.
+                    group.start_soon(cancel, scope)
+                    await go.wait()
+                else:
+                    scope.cancel()
+                    with anyio.move_on_after(20, shield=True):
+                        while not (rt._waiters._closed and rt._flusher._closed):
+                            await anyio.sleep(0)
+                answers.append(await (quick.send() if call == "send" else handle.get()))
     assert scope.cancelled_caught
     assert answers == []

@@ -62,7 +62,7 @@ class Finisher:
         return len(self._buffer) + len(self._aside) < BUFFER
 
     def add_nowait(self, end: Finish, *, has_started: bool = True) -> None:
-        """Have `end` written. Unless its attempt is known to have started, it may turn out that there is none to end."""
+        """Have `end` written. Unless its attempt is known to have started, there may turn out to be none to end."""
         if not has_started:
             self._may_not_have_started.add(end.lease)
         self._buffer.append(end)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Ground:
         self._path = path
         self._connections = self._backends()
         self._threads = _threads()
+        self._children = _children()
         self._descriptors: int | None = None
         self._complaints: list[str] = []
 
@@ -83,12 +84,17 @@ class Ground:
         for (holder,) in self.rows("SELECT holder FROM leases WHERE holder IS NOT NULL", rt):
             yield f"worker {holder} leads"
 
+    def processes(self) -> Iterator[str]:
+        """Processes of tasks."""
+        yield from (f"process {child}" for child in _children() - self._children)
+
     def left(self) -> Iterator[str]:
         """What is left of this process's doing, after a moment; and what was complained of since the last time."""
         _wait_for(lambda: not self._backends() - self._connections)
         yield from (f"connection {connection}" for connection in self._backends() - self._connections)
         _wait_for(lambda: not _threads() - self._threads)
         yield from (f"thread {thread.name}" for thread in _threads() - self._threads)
+        yield from self.processes()
         gc.collect()
         yield from self._complaints
         self._complaints.clear()
@@ -133,6 +139,17 @@ class Ground:
 
 def _threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if not _IDLE.fullmatch(thread.name)}
+
+
+def _children() -> set[str]:
+    """Processes that this one has started and not seen the end of."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            _, parent, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(parent) == os.getpid():
+                found.add(stat.parent.name)
+    return found
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import anyio
-import anyio.abc
+import anyio.lowlevel
 
 from horsies import (
     AppConfig,
@@ -23,6 +23,7 @@ from horsies import (
     TaskContext,
     TaskHandle,
     WorkerConfig,
+    task,
 )
 
 AGAIN = "again"
@@ -35,6 +36,11 @@ QUICK = RecoveryConfig(heartbeat_interval=0.02, dead_after=1.0, reap_interval=0.
 
 Stored: TypeAlias = tuple[object, str, str, str | None]
 """Id, name, status and error code of a task."""
+
+
+@task(run_in="process")
+def apart() -> int:
+    return 4
 
 
 class Script:
@@ -56,7 +62,7 @@ class Script:
         @app.task("quick")
         async def quick(ctx: TaskContext) -> int:
             self.runs[ctx.task_id] += 1
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             return 1
 
         @app.task(AGAIN, retry=RetryPolicy.fixed([0.01]), retry_for=("WORKER_CRASHED",))
@@ -79,6 +85,7 @@ class Script:
             self.begun.set()
             await anyio.sleep_forever()
 
+        app.include(apart)
         self.quick, self.again, self.threaded, self.endless = quick, again, threaded, endless
 
     async def send_all(self, rt: Runtime) -> TaskHandle[Any]:
@@ -116,7 +123,7 @@ class Script:
         (await endless.cancel()).unwrap()
 
     async def be_reborn(self, rt: Runtime, begin: Callable[[], None]) -> None:
-        """Run a worker that is found dead while it runs tasks, and goes on as somebody else. `begin` marks the death."""
+        """Run a worker that is found dead while it runs tasks and goes on as somebody else; `begin` marks the death."""
         async with anyio.create_task_group() as group:
             await group.start(rt.run_worker, WORKER)
             (worker,) = rt._workers
@@ -131,7 +138,7 @@ class Script:
             async with rt.broker.maintenance("undertaker") as undertaker:
                 # One whose heartbeat is just being written is passed over.
                 while not await undertaker.reap(100, now=datetime.now(UTC) + timedelta(seconds=QUICK.dead_after + 1)):
-                    await anyio.sleep(0)
+                    await anyio.lowlevel.checkpoint()
             # The dead one claims nothing more.
             assert (await (await self.quick.handle(rt).send()).unwrap().get(timeout=20)).is_ok()
             assert worker.worker_id != before

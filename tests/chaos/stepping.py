@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -36,12 +36,14 @@ class Steps:
         self.lasted = 0.0
         """Seconds from the cancellation to the end of the scope."""
         self._counts = False
+        self._context = Context()
         self._scope: anyio.CancelScope | None = None
 
     @contextmanager
     def counted(self, *, at_once: bool = True) -> Iterator[None]:
         """The scope, in which steps count at once or from `begin` on."""
         self._counts = at_once
+        self._context = copy_context()
         try:
             with anyio.CancelScope() as self._scope:
                 yield
@@ -60,9 +62,13 @@ class Steps:
             return
         self.taken += 1
         if self.taken == self.at:
-            self.cancelled_at = time.monotonic()
-            self.places = places()
-            self._scope.cancel()
+            # Whatever this step is about, it may know nothing of the loop it is in.
+            self._context.run(self._cancel, self._scope)
+
+    def _cancel(self, scope: anyio.CancelScope) -> None:
+        self.cancelled_at = time.monotonic()
+        self.places = places()
+        scope.cancel()
 
 
 class _CountingLoop(asyncio.SelectorEventLoop):
@@ -71,9 +77,7 @@ class _CountingLoop(asyncio.SelectorEventLoop):
         self._steps = steps
         self.set_exception_handler(lambda _, context: complaints.append(f"the loop complained: {context}"))
 
-    def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         return super().call_soon(self._step, callback, *args, context=context)
 
     def _step(self, callback: Callable[..., object], *args: Any) -> None:

@@ -15,13 +15,17 @@ from itertools import count
 from typing import TypeAlias
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from horsies import AppConfig, Runtime, WorkerConfig
+from horsies._task.place import Address
+from horsies._worker.process import HEAD, Load
+from horsies._worker.processes import _spawn
 from horsies.abc import Consumer
 
 from .leaks import Ground, open_ground, shown
-from .lives import QUICK, WORKER, Script
+from .lives import QUICK, WORKER, Script, apart
 from .stepping import LOOPS, Steps, run
 
 DEEP = os.environ.get("HORSIES_DEEP") == "1"
@@ -103,8 +107,25 @@ async def around_rebirth(scene: Scene) -> None:
         assert script.runs.total() >= 4
 
 
+async def around_processes(scene: Scene) -> None:
+    script = Script(scene.ground.config)
+    async with Runtime(script.app) as rt:
+        for answer in await apart.handle(rt).send_many([(), ()]):
+            answer.unwrap()
+        with scene.steps.counted():
+            await rt.run_worker(WorkerConfig(concurrency=1, until_idle=True))
+        scene.faults += scene.ground.held(rt)
+        scene.faults += scene.ground.processes()
+
+
 TASKS = "SELECT id, task_name, status, error_code FROM tasks"
-LIVES: dict[str, Life] = {"runtime": around_runtime, "worker": around_worker, "opening": around_opening, "rebirth": around_rebirth}
+LIVES: dict[str, Life] = {
+    "runtime": around_runtime,
+    "worker": around_worker,
+    "opening": around_opening,
+    "rebirth": around_rebirth,
+    "processes": around_processes,
+}
 VARIANTS = len(LIVES) * len(LOOPS)
 
 
@@ -249,7 +270,28 @@ async def test_who_is_cancelled_along_with_the_runtime_hears_of_that_alone(
                     scope.cancel()
                     with anyio.move_on_after(20, shield=True):
                         while not (rt._waiters._closed and rt._flusher._closed):
-                            await anyio.sleep(0)
+                            await anyio.lowlevel.checkpoint()
                 answers.append(await (quick.send() if call == "send" else handle.get()))
     assert scope.cancelled_caught
     assert answers == []
+
+
+@pytest.mark.anyio
+async def test_a_process_whose_answer_comes_together_with_a_cancellation_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = await _spawn()
+    receive = child._answers.receive_exactly
+    with anyio.CancelScope() as scope:
+
+        async def receive_and_cancel(size: int) -> bytes:
+            received = await receive(size)
+            if size != HEAD:
+                scope.cancel()
+            return received
+
+        monkeypatch.setattr(child._answers, "receive_exactly", receive_and_cancel)
+        await child.ask(Load(Address("math", "sqrt"), None))
+    assert scope.cancelled_caught
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, 0)

@@ -7,7 +7,7 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-deep mutations check docs format clean
+.PHONY: demo test test-all test-deep mutations chaos check docs format clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,10 @@ test-deep: $(STAMP)
 # Breaks each guard of the brokers in turn; prints the tables of docs/mutations.md.
 mutations: $(STAMP)
 	$(BIN)/python tests/mutations/run.py
+
+# Worker processes and a Postgres that are killed, frozen and cut off, at full length; prints the table of docs/chaos.md.
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos
 
 check: $(STAMP)
 	$(BIN)/ruff check .

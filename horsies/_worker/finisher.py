@@ -3,12 +3,16 @@
 State: a buffer of ends, filled by the running tasks without waiting, emptied by one loop. The slot of a task is free
 once its end is in the buffer; `has_room` is what keeps a slow database from filling it without bound. An end leaves the
 buffer only when the database has answered for it.
+
+A row that somebody else's open transaction has locked holds up nobody else's result: the broker says so soon, the batch
+is halved until the locked row stands alone, and its end is set aside and tried again by itself, at growing intervals.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import math
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import anyio
@@ -27,6 +31,7 @@ logger = logging.getLogger("horsies.worker")
 
 BATCH = 200
 BUFFER = 2_000
+LOCKED = "55P03"
 
 
 class Finisher:
@@ -47,10 +52,13 @@ class Finisher:
         self._emptied = anyio.Event()
         self._hurried = anyio.Event()
         self._counts = counts
+        self._aside: deque[Finish] = deque()
+        self._aside_until = math.inf
+        self._waits = pauses(resilience, environment.random)
 
     @property
     def has_room(self) -> bool:
-        return len(self._buffer) < BUFFER
+        return len(self._buffer) + len(self._aside) < BUFFER
 
     def add_nowait(self, end: Finish) -> None:
         self._buffer.append(end)
@@ -64,17 +72,23 @@ class Finisher:
         """
         if hurry:
             self._hurried.set()
-        while self._buffer:
+            self._aside_until = anyio.current_time()
+            self._filled.set()
+        while self._buffer or self._aside:
             self._emptied = anyio.Event()
             await self._emptied.wait()
 
     async def run(self) -> None:
         while True:
-            await self._filled.wait()
+            with anyio.CancelScope(deadline=self._aside_until):
+                await self._filled.wait()
             self._filled = anyio.Event()
             while self._buffer:
                 await self.run_once()
-            self._emptied.set()
+            if anyio.current_time() >= self._aside_until:
+                await self._try_aside()
+            if not self._aside:
+                self._emptied.set()
 
     async def run_once(self) -> int:
         """Write one batch from the buffer; how many ends left it."""
@@ -89,7 +103,7 @@ class Finisher:
             try:
                 written = await self._consumer.finish(batch)
             except BrokerError as error:
-                if error.retryable:
+                if error.retryable and error.code != LOCKED:
                     logger.warning("cannot write %d results, trying again: %s", len(batch), error.message)
                     await self._pause(next(waits))
                     continue
@@ -106,6 +120,16 @@ class Finisher:
                     )
             return
 
+    async def _try_aside(self) -> None:
+        """Write what was set aside, until one is found that is still locked: each costs the time of a wait."""
+        self._aside_until = math.inf
+        for _ in range(len(self._aside)):
+            await self._write([self._aside[0]])
+            self._aside.popleft()  # the database has answered; one that is still locked stands at the end again
+            if self._aside_until < math.inf:
+                return
+        self._waits = pauses(self._resilience, self._environment.random)
+
     async def _pause(self, seconds: float) -> None:
         if self._hurried.is_set():
             await anyio.sleep(min(seconds, self._resilience.retry_initial))
@@ -114,13 +138,24 @@ class Finisher:
             await self._hurried.wait()
 
     async def _divide(self, batch: Sequence[Finish], error: BrokerError) -> None:
-        """Halve a batch that the database refuses until the guilty end stands alone; that one fails for itself."""
+        """Halve a batch that the database refuses until the guilty end stands alone; only that one fails or waits."""
         if len(batch) > 1:
             middle = len(batch) // 2
             await self._write(batch[:middle])
             await self._write(batch[middle:])
             return
         (end,) = batch
+        if error.code == LOCKED:
+            self._aside.append(end)
+            pause = self._resilience.retry_initial if self._hurried.is_set() else next(self._waits)
+            self._aside_until = anyio.current_time() + pause
+            logger.warning(
+                "the result of task %s waits for a transaction that has locked its row; trying again in %.1f s",
+                end.lease.task_id,
+                pause,
+                extra={"task_id": end.lease.task_id},
+            )
+            return
         if end.error_code == TaskErrorCode.BROKER_ERROR:
             raise error
         logger.error(

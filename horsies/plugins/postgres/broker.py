@@ -13,6 +13,7 @@ import psycopg
 from horsies import AppConfig, HorsiesError
 from horsies.abc import Broker, Clock, Consumer, Control, Listener, Maintenance, Producer, Reader, Topic
 
+from .caps import Caps
 from .connection import AnyioConnection, connect
 from .consumer import PostgresConsumer
 from .control import PostgresControl
@@ -28,6 +29,9 @@ from .reader import PostgresReader
 from .schema import migrate, schema_sql
 from .session import Row, Target, open_session
 from .target import describe, require_conninfo
+
+LOCK_WAIT = 0.25
+"""Seconds that a worker's writes wait for somebody's open transaction: its heartbeat shares the connection."""
 
 
 class PostgresBroker:
@@ -57,7 +61,8 @@ class PostgresBroker:
     @asynccontextmanager
     async def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
         """See `horsies.abc.Broker.consumer`."""
-        async with open_session(self._target) as intake, open_session(self._target) as outcomes:
+        outcomes_target = replace(self._target, lock_timeout=LOCK_WAIT)
+        async with open_session(self._target) as intake, open_session(outcomes_target) as outcomes:
             yield PostgresConsumer(
                 worker_id,
                 queues,
@@ -65,6 +70,7 @@ class PostgresBroker:
                 outcomes=outcomes,
                 sql=self._sql,
                 dead_after=self._config.recovery.dead_after,
+                caps=Caps.of(self._config, list(dict(queues))),
             )
 
     @asynccontextmanager

@@ -1,0 +1,214 @@
+"""The application of the chaos tests. Its tasks note each of their runs; its workers can be held at a point."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from horsies import (
+    AppConfig,
+    Horsies,
+    PoolConfig,
+    QueueConfig,
+    RecoveryConfig,
+    ResilienceConfig,
+    RetryPolicy,
+    Runtime,
+    TaskContext,
+    hookimpl,
+    task,
+)
+from horsies.abc import Broker, BrokerFactory, Clock, Consumer, Finish, Start, StartOutcome
+
+from .runs import Note, RunLog
+
+RECOVERY = RecoveryConfig(heartbeat_interval=0.25, dead_after=2.0, reap_interval=0.5, resolution_grace=60.0)
+RESILIENCE = ResilienceConfig(poll_interval=1.0, retry_initial=0.1, retry_max=1.0, statement_timeout=10.0)
+POOL = PoolConfig(max_size=4, timeout=10.0)
+
+CLAIMED, STARTED, RUNNING, RESULT, FINISH = "claimed", "started", "running", "result", "finish"
+POINTS = (CLAIMED, STARTED, RUNNING, RESULT)
+"""Where CHAOS_HOLD makes a worker process stand still: before the start is sent, after it was written, in user code,
+before the finish is sent. Its heartbeat goes on."""
+
+TWENTY_TIMES = RetryPolicy.fixed([0.2] * 20)
+CRASHES = ("WORKER_CRASHED",)
+RETRYING = frozenset({"again", "again_in_thread", "patient_again"})
+"""Tasks that may run more than once."""
+
+
+def _log() -> RunLog:
+    return RunLog(Path(os.environ["CHAOS_LOG"]))
+
+
+@asynccontextmanager
+async def noted(context: TaskContext, number: int) -> AsyncIterator[None]:
+    """Note when the block begins and how it ends."""
+    log, names = _log(), (context.task_name, number, context.attempt, context.worker_id)
+    log.note(Note.BEGAN, *names)
+    await hold(RUNNING)
+    try:
+        yield
+    except anyio.get_cancelled_exc_class():
+        log.note(Note.CANCELLED, *names)
+        raise
+    log.note(Note.ENDED, *names)
+
+
+async def _run(context: TaskContext, number: int, seconds: float) -> int:
+    async with noted(context, number):
+        await anyio.sleep(seconds)
+    return number
+
+
+def _run_in_thread(context: TaskContext, number: int, seconds: float) -> int:
+    log, names = _log(), (context.task_name, number, context.attempt, context.worker_id)
+    log.note(Note.BEGAN, *names)
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if context.cancelled:
+            log.note(Note.CANCELLED, *names)
+            context.check_cancelled()
+        time.sleep(min(left, 0.05))
+    log.note(Note.ENDED, *names)
+    return number
+
+
+@task("once")
+async def once(context: TaskContext, number: int, seconds: float) -> int:
+    """At most once."""
+    return await _run(context, number, seconds)
+
+
+@task("once_in_thread")
+def once_in_thread(context: TaskContext, number: int, seconds: float) -> int:
+    return _run_in_thread(context, number, seconds)
+
+
+@task("again", retry=TWENTY_TIMES, retry_for=CRASHES)
+async def again(context: TaskContext, number: int, seconds: float) -> int:
+    """Again after a crash."""
+    return await _run(context, number, seconds)
+
+
+@task("again_in_thread", retry=TWENTY_TIMES, retry_for=CRASHES)
+def again_in_thread(context: TaskContext, number: int, seconds: float) -> int:
+    return _run_in_thread(context, number, seconds)
+
+
+@task("patient_again", retry=TWENTY_TIMES, retry_for=CRASHES)
+async def patient_again(context: TaskContext, number: int, seconds: float) -> int:
+    """The first attempt takes `seconds`, later ones half a second."""
+    return await _run(context, number, seconds if context.attempt == 1 else 0.5)
+
+
+@task("novelty")
+async def novelty(context: TaskContext, number: int, seconds: float) -> int:
+    """What only the newer release has."""
+    return await _run(context, number, seconds)
+
+
+OLD = (once, once_in_thread, again, again_in_thread, patient_again)
+NEW = (*OLD, novelty)
+
+
+def make_app(environ: Mapping[str, str], tasks: Sequence[Any] = NEW) -> Horsies:
+    """The application on the database that HORSIES_DATABASE_URL and HORSIES_SCHEMA name.
+
+    CHAOS_HOLD holds its workers at a point; CHAOS_QUEUE_CAP and CHAOS_CLUSTER_CAP are caps.
+    """
+    queue_cap, cluster_cap = (environ.get(name) for name in ("CHAOS_QUEUE_CAP", "CHAOS_CLUSTER_CAP"))
+    config = AppConfig.for_database_url(
+        environ["HORSIES_DATABASE_URL"],
+        schema=environ["HORSIES_SCHEMA"],
+        queues=(
+            QueueConfig("default"),
+            QueueConfig("capped", max_concurrency=None if queue_cap is None else int(queue_cap)),
+            *(QueueConfig(point) for point in (*POINTS, "finish_kept", "finish_undone")),
+        ),
+        cluster_wide_cap=None if cluster_cap is None else int(cluster_cap),
+        recovery=RECOVERY,
+        resilience=RESILIENCE,
+        pool=POOL,
+    )
+    held = environ.get("CHAOS_HOLD")
+    app = Horsies(config, plugins=[Holding()], block_plugins=["horsies.plugins.postgres"]) if held else Horsies(config)
+    for one in tasks:
+        app.include(one)
+    return app
+
+
+async def hold(point: str) -> None:
+    """Stand still for ever if this process is to do so at `point`."""
+    if os.environ.get("CHAOS_HOLD") == point:
+        _log().note(Note.HELD, point)
+        await anyio.sleep_forever()
+
+
+class HoldingConsumer:
+    """A consumer that can be held before and after what matters."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    async def start(self, starts: Sequence[Start], **given: Any) -> list[StartOutcome]:
+        if starts:
+            await hold(CLAIMED)
+        outcomes = await self._consumer.start(starts, **given)
+        if starts:
+            await hold(STARTED)
+        return outcomes
+
+    async def finish(self, ends: Sequence[Finish], **given: Any) -> list[bool]:
+        if ends:
+            await hold(RESULT)
+        return await self._consumer.finish(ends, **given)
+
+
+class HoldingBroker:
+    """The broker for Postgres, but for its consumers."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    @asynccontextmanager
+    async def consumer(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        async with self._broker.consumer(*args, **kwargs) as consumer:
+            yield HoldingConsumer(consumer)
+
+
+class Holding:
+    """A plugin in the place of the shipped one."""
+
+    @hookimpl
+    def horsies_brokers(self) -> Mapping[str, BrokerFactory]:
+        return {"postgresql": self}  # type: ignore[dict-item]  # its brokers are Postgres's by delegation
+
+    @asynccontextmanager
+    async def open(self, config: AppConfig, *, clock: Clock) -> AsyncIterator[Any]:
+        async with Runtime(Horsies(config)).broker_factory().open(config, clock=clock) as broker:
+            yield HoldingBroker(broker)
+
+
+def die_with_parent() -> None:
+    """End this process when whoever started it is gone: its end of our standard input closes then."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,107 @@
+"""Workers that are killed: at each point in the life of a task, and again and again."""
+
+from __future__ import annotations
+
+import anyio
+
+from .application import CLAIMED, POINTS, RECOVERY, RESULT, RUNNING, STARTED
+from .harness import DEATH_BOUND, Row, Stage
+from .producer import MIX
+from .runs import Note
+from .workers import WorkerProcess
+
+KEPT, UNDONE = "finish_kept", "finish_undone"
+GATES = {KEPT: 4_711, UNDONE: 4_712}
+"""Queues whose finish waits at a gate inside its own statement. One gate opens, and the statement commits without
+anybody to hear of it; at the other the server breaks it off."""
+
+TITLES = {
+    CLAIMED: "SIGKILL after the claim, before the start",
+    STARTED: "SIGKILL after the start, before user code",
+    RUNNING: "SIGKILL in user code",
+    RESULT: "SIGKILL with the result, before the finish is sent",
+    KEPT: "SIGKILL while the finish is written; it commits",
+    UNDONE: "SIGKILL while the finish is written; it is broken off",
+}
+EXPECTED = {CLAIMED: (2, 0, 0), STARTED: (1, 1, 0), RUNNING: (1, 1, 1), RESULT: (1, 1, 1), UNDONE: (1, 1, 1)}
+"""For each pair of a task that runs at most once and one that is retried: completed, failed, re-run."""
+
+
+async def killed_at_each_phase(stage: Stage) -> list[Row]:
+    """One worker stands still at each point with tasks of both kinds in its hands; all are killed at once."""
+    pairs = dict.fromkeys(TITLES, 2 if stage.short else 20) | {UNDONE: 1}
+    numbers: dict[str, list[int]] = {queue: [] for queue in TITLES}
+    for queue in TITLES:
+        for task in ("again",) if queue == KEPT else ("once", "again") * pairs[queue]:
+            numbers[queue].append(await stage.producer.send(task, queue=queue))
+    with stage.database.connect() as gatekeeper:
+        for queue, gate in GATES.items():
+            gatekeeper.execute("SELECT pg_advisory_lock(%s)", (gate,))
+            await _build_gate(stage, queue, gate)
+        victims = {
+            queue: stage.workers.start("--queues", queue, hold=queue if queue in POINTS else None, concurrency=50)
+            for queue in TITLES
+        }
+        for queue, victim in victims.items():
+            await stage.until(lambda q=queue, v=victim: _stands(stage, q, v), f"the worker stands at {queue}")
+        # The heir serves every queue, so it comes when all is taken; a newcomer would be slower to judge than promised.
+        (heir,) = await stage.workers.start_many(1, concurrency=50)
+        await anyio.sleep(RECOVERY.dead_after + RECOVERY.reap_interval)
+        killed = {queue: victim.kill() for queue, victim in victims.items()}
+        await stage.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted",
+            GATES[UNDONE],
+        )
+    took = {queue: await stage.returned(victim.pid, killed[queue]) for queue, victim in victims.items()}
+    await stage.settle()
+    stage.expect(heir.exit_code is None, "the surviving worker survived")
+    rows = []
+    for queue, title in TITLES.items():
+        row = await stage.judge(
+            title, recovery=took[queue], bound=DEATH_BOUND, numbers=numbers[queue], may_fail=queue != CLAIMED
+        )
+        expected = (1, 0, 0) if queue == KEPT else tuple(pairs[queue] * each for each in EXPECTED[queue])
+        seen = (row.completed, row.failed, row.rerun)
+        rows.append(row.with_fault(seen == expected, f"completed, failed, re-run are {seen} and should be {expected}"))
+    return rows
+
+
+async def killed_repeatedly(stage: Stage) -> list[Row]:
+    """Under a steady load, one of four workers is killed every two seconds, and another takes its place."""
+    kills, every = (3, 1.2) if stage.short else (30, 2.0)
+    alive = await stage.workers.start_many(4)
+    took: list[float] = []
+
+    async def measure(victim: WorkerProcess) -> None:
+        took.append(await stage.returned(victim.pid, victim.kill()))
+
+    async with anyio.create_task_group() as group, stage.producer.load(40, MIX):
+        for _ in range(kills):
+            await anyio.sleep(every)
+            victim = alive.pop(0)
+            group.start_soon(measure, victim)
+            alive.append(stage.workers.start())
+    await stage.settle()
+    row = await stage.judge(
+        f"SIGKILL of one of four workers, {kills} times", recovery=max(took), bound=DEATH_BOUND, may_fail=True
+    )
+    return [row]
+
+
+async def _stands(stage: Stage, queue: str, victim: WorkerProcess) -> bool:
+    if queue in POINTS:
+        return any(line.pid == victim.pid for line in stage.lines(Note.HELD))
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
+    return await stage.database.number(waiting, GATES[queue]) > 0
+
+
+async def _build_gate(stage: Stage, queue: str, gate: int) -> None:
+    """From now on a finish in `queue` waits for `gate`, inside its statement."""
+    await stage.database.execute(
+        f"CREATE FUNCTION {{s}}.wait_{queue}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" PERFORM pg_advisory_xact_lock_shared({gate}); RETURN NEW; END $$"
+    )
+    await stage.database.execute(
+        f"CREATE TRIGGER {queue} BEFORE UPDATE ON {{s}}.tasks FOR EACH ROW"
+        f" WHEN (NEW.status = 'COMPLETED' AND NEW.queue = '{queue}') EXECUTE FUNCTION {{s}}.wait_{queue}()"
+    )

@@ -21,12 +21,15 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest tests
 
-# The other embedded version and uvloop beside what `test` runs. HORSIES_TEST_DATABASE_URL brings another server.
+# The other embedded version and uvloop beside what `test` runs. HORSIES_TEST_DATABASE_URL brings another server;
+# Debian's package pgbouncer the tests of the pooler, in `test` as well.
 test-all: $(STAMP)
 	HORSIES_TEST_UVLOOP=1 HORSIES_TEST_PG_VERSION=16 $(BIN)/python -m pytest tests
 	HORSIES_TEST_UVLOOP=1 HORSIES_TEST_PG_VERSION=18 $(BIN)/python -m pytest tests
 	@test -n "$$HORSIES_TEST_DATABASE_URL" || \
 	  echo "Not run: PostgreSQL 14, 15 and 17, which no wheel carries. Start one, give HORSIES_TEST_DATABASE_URL."
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer > /dev/null || \
+	  echo "Not run: PgBouncer, which is not installed here. On Debian: apt install pgbouncer."
 
 # Hypothesis and the simulation at length: about half an hour.
 test-deep: $(STAMP)

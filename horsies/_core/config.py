@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -183,6 +183,8 @@ class WorkerConfig:
         drain_timeout: seconds that running tasks get when the worker is asked to stop.
         until_idle: stop by itself as soon as nothing is due and every result is written.
         name: shown in `TaskInfo.worker_id` and in logs; None: the host's.
+        max_tasks: stop by itself after so many tasks have been started; None: never.
+        max_memory: stop by itself when the process holds more than so many MiB of memory; None: never.
     """
 
     queues: tuple[str, ...] | None = None
@@ -191,9 +193,11 @@ class WorkerConfig:
     drain_timeout: float = 30.0
     until_idle: bool = False
     name: str | None = None
+    max_tasks: int | None = None
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
-        problems = list(_counts("worker", "HRS-215", self, "threads"))
+        problems = list(_counts("worker", "HRS-215", self, "threads", "max_tasks", "max_memory"))
         if type(self.concurrency) is not int or self.concurrency < 1:
             problems.append(HorsiesError("HRS-215", "worker.concurrency is not a whole number of at least 1"))
         if not isinstance(self.drain_timeout, (int, float)) or not 0 <= self.drain_timeout < math.inf:
@@ -289,15 +293,27 @@ class AppConfig:
     @classmethod
     def from_env(cls, **fields: Any) -> AppConfig:
         """From HORSIES_DATABASE_URL (needed), HORSIES_SCHEMA and HORSIES_LISTEN_URL; `fields` go first."""
-        for name, variable in (
-            ("url", "HORSIES_DATABASE_URL"),
-            ("schema", "HORSIES_SCHEMA"),
-            ("listen_url", "HORSIES_LISTEN_URL"),
-        ):
-            if variable in os.environ:
-                fields.setdefault(name, os.environ[variable])
+        read = {
+            name: variable for name, variable in _VARIABLES.items() if name not in fields and variable in os.environ
+        }
+        fields |= {name: os.environ[variable] for name, variable in read.items()}
         if "url" not in fields:
             raise HorsiesError(
                 "HRS-203", "HORSIES_DATABASE_URL is not set", ["set it, for example to postgresql://localhost/app"]
             )
-        return cls(**fields)
+        try:
+            return cls(**fields)
+        except HorsiesError as error:
+            raise HorsiesError.of([_placed(problem, read) for problem in error.problems]) from None
+
+
+_VARIABLES = {"url": "HORSIES_DATABASE_URL", "schema": "HORSIES_SCHEMA", "listen_url": "HORSIES_LISTEN_URL"}
+
+
+def _placed(problem: HorsiesError, read: Mapping[str, str]) -> HorsiesError:
+    """`problem` with the environment variable that its field was read from."""
+    variable = read.get(problem.message.partition(" ")[0])
+    if variable is None:
+        return problem
+    note = f"it comes from {variable}" if os.environ[variable] else f"{variable} is empty; unset it if it is not meant"
+    return HorsiesError(problem.code, problem.message, [*problem.notes, note])

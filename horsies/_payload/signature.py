@@ -99,7 +99,7 @@ def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
     Raises:
         HorsiesError: HRS-105 for parameters, HRS-101 for the return type, all of them at once.
     """
-    place = _place(fn)
+    place = place_of(fn)
     problems: list[HorsiesError] = []
     try:
         parameters = list(inspect.signature(fn).parameters.values())
@@ -198,7 +198,8 @@ def _is_union(annotation: Any) -> bool:
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
-def _place(fn: Callable[..., Any]) -> str:
+def place_of(fn: Callable[..., Any]) -> str:
+    """Where `fn` is, for messages."""
     code = getattr(inspect.unwrap(fn), "__code__", None)
     name = getattr(fn, "__qualname__", type(fn).__name__)
     return name if code is None else f"{name} ({code.co_filename}:{code.co_firstlineno})"

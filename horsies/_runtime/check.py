@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .._core.errors import HorsiesError, raise_all
 from .._core.urls import scheme_of
 from .._task.app import Horsies
+from .._task.declare import Task
+from .._task.place import Place, address_of
 from .plugins import Plugins, chosen, load_plugins
 
 
@@ -30,5 +34,26 @@ def check(app: Horsies) -> Plugins:
             chosen(offered, name, kind)
         except HorsiesError as error:
             problems.append(error)
+    problems += [problem for task in app.tasks.values() if (problem := _lost_to_processes(task)) is not None]
     raise_all(problems)
     return plugins
+
+
+def _lost_to_processes(task: Task[Any, Any]) -> HorsiesError | None:
+    """HRS-102 for a task whose process would find something else under its name."""
+    if task.place is not Place.PROCESS:
+        return None
+    address = address_of(task.fn)
+    assert address is not None, "the declaration has seen to it"
+    try:
+        found = address.find()
+    except (ImportError, AttributeError):
+        found = None
+    if found is task.fn or (isinstance(found, Task) and found.fn is task.fn):
+        return None
+    return HorsiesError(
+        "HRS-102",
+        f"task {task.name!r} runs in a process, which looks for it at {address.module}.{address.qualname} and finds "
+        "something else",
+        ["leave the name to the function that was declared, and let no other decorator stand above the task's"],
+    )

@@ -18,6 +18,7 @@ from .._task.declare import Task
 from .._task.handle import TaskHandle
 from .._task.host import Environment
 from .._task.send import TaskFunction, bind
+from .._worker.process import refuse_while_loading
 from .._worker.worker import Worker
 from ..abc import (
     Broker,
@@ -66,6 +67,7 @@ class Runtime(anyio.AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Runtime]:
         if self._broker is not None:
             raise HorsiesError("HRS-211", "this Runtime has been opened before", ["make a new one for each scope"])
+        refuse_while_loading()
         config = self.app.config
         async with self.broker_factory().open(config, clock=self.environment.clock) as self._broker:
             self._waiters = Waiters(self._broker, config.resilience, self.environment)

@@ -16,6 +16,7 @@ from .._payload.signature import Signature, describe
 from .ambient import current_runtime
 from .context import TaskContext
 from .options import TaskSendOptions, as_timedelta
+from .place import Place, RunIn, misplaced, place_for
 
 if TYPE_CHECKING:
     from .._runtime.blocking import BlockingRuntime, BlockingTaskFunction
@@ -36,6 +37,7 @@ class TaskSettings:
     timeout: timedelta | None = None
     retry: RetryPolicy | str | None = None
     retry_for: tuple[str, ...] | None = None
+    run_in: RunIn | None = None
 
 
 class Task(Generic[P, T]):
@@ -47,6 +49,11 @@ class Task(Generic[P, T]):
         self.fn = fn
         self.settings = settings
         self.signature = signature
+
+    @property
+    def place(self) -> Place:
+        """Where a worker runs it."""
+        return place_for(self.settings.run_in, self.signature)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
@@ -119,6 +126,7 @@ def make_task(
     timeout: float | timedelta | None,
     retry: RetryPolicy | str | None,
     retry_for: Sequence[str] | None,
+    run_in: RunIn | None,
 ) -> Task[Any, Any]:
     """A task for `fn`, or one `HorsiesError` with everything that is wrong with its declaration."""
     if isinstance(fn, Task):
@@ -151,9 +159,13 @@ def make_task(
         signature = describe(fn, context_type=TaskContext)
     except HorsiesError as error:
         raise HorsiesError.of([*problems, *error.problems]) from None
+    misplacement = misplaced(run_in, fn, signature)
+    if misplacement is not None:
+        what, remedy = misplacement
+        problems.append(HorsiesError("HRS-102", f"task {name!r}: {what}", [remedy]))
     raise_all(problems)
     listed = None if retry_for is None else tuple(retry_for)
-    return Task(name, fn, TaskSettings(queue, priority, span, retry, listed), signature)
+    return Task(name, fn, TaskSettings(queue, priority, span, retry, listed, run_in), signature)
 
 
 class TaskDeclarer(Protocol):
@@ -170,6 +182,7 @@ class TaskDeclarer(Protocol):
         timeout: float | timedelta | None = None,
         retry: RetryPolicy | str | None = None,
         retry_for: Sequence[str] | None = None,
+        run_in: RunIn | None = None,
     ) -> TaskDecorator: ...
     @overload
     def __call__(
@@ -206,6 +219,8 @@ else:
             timeout: seconds or a timedelta that user code may run.
             retry: when a failed attempt is followed by another; a policy, or the name of a registered one.
             retry_for: the codes that are retried; None: every code of yours and UNHANDLED_ERROR.
+            run_in: for sync tasks: "thread", which is the default, or "process", for work that keeps a CPU busy: it
+                leaves the worker alone, and is killed at its timeout. Arguments and result are pickled on the way.
 
         Raises:
             HorsiesError: HRS-101..105, everything that is wrong at once.
@@ -221,6 +236,7 @@ def declaring(register: Callable[[Task[Any, Any]], Task[Any, Any]], name_or_fn: 
         "timeout": None,
         "retry": None,
         "retry_for": None,
+        "run_in": None,
         **options,
     }
     if callable(name_or_fn):

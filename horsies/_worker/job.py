@@ -107,17 +107,22 @@ def refused(claimed: ClaimedTask, code: TaskErrorCode, message: str) -> Finish:
     return Finish(claimed.lease, TaskStatus.FAILED, result, code)
 
 
-def unhandled(error: BaseException) -> Err[TaskError]:
-    """UNHANDLED_ERROR with the type, message and traceback of `error`, without horsies' own frames."""
+def cause_of(error: BaseException) -> ErrorCause:
+    """The type, message and traceback of `error`, without the frame that caught it."""
     frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
     try:
         message = str(error)
     except Exception:  # an exception class whose __str__ fails must not take the worker along
         message = ""
     text = "".join(traceback.format_exception(type(error), error, frames))
-    name = type(error).__name__
-    cause = ErrorCause(type(error).__qualname__, message, text)
-    return Err(TaskError.caused_by(TaskErrorCode.UNHANDLED_ERROR, f"{name}: {message}" if message else name, cause))
+    return ErrorCause(type(error).__qualname__, message, text)
+
+
+def unhandled(error: BaseException) -> Err[TaskError]:
+    """UNHANDLED_ERROR with what `cause_of` tells of `error`."""
+    name, cause = type(error).__name__, cause_of(error)
+    message = f"{name}: {cause.message}" if cause.message else name
+    return Err(TaskError.caused_by(TaskErrorCode.UNHANDLED_ERROR, message, cause))
 
 
 def as_result(value: Any) -> Ok[Any] | Err[TaskError]:

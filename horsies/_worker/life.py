@@ -25,6 +25,7 @@ from .._task.host import Host
 from ..abc import Broker, Consumer
 from .finisher import Finisher
 from .job import logger
+from .memory import watch
 from .pump import Pump
 from .services import Services
 
@@ -75,7 +76,12 @@ class Life:
     @property
     def is_ready(self) -> bool:
         """Whether it may claim: registered, heard of lately, and not on its way out."""
-        return self.pump is not None and self.pump.is_alive() and not self._is_stopping
+        return self.pump is not None and self.pump.is_alive() and not self._is_stopping and not self.is_retiring
+
+    @property
+    def is_retiring(self) -> bool:
+        """Whether it stops of its own accord, at a limit of its configuration."""
+        return self.pump is not None and self.pump.is_retiring
 
     def stop_nowait(self) -> None:
         """Claim nothing more, and let what runs end within `drain_timeout`."""
@@ -124,6 +130,7 @@ class Life:
                 counts=self._counts,
                 abandoned=self._abandoned,
             )
+            stack.push_async_callback(pump.processes.aclose)
             self.services = services = Services(
                 host.broker, consumer, maintenance, pump, host.environment, app, self.die
             )
@@ -136,6 +143,8 @@ class Life:
                 group.start_soon(self._shielded, services.keep_beating)
                 group.start_soon(services.listen)
                 group.start_soon(services.keep_looking_after)
+                if self._config.max_memory is not None:
+                    group.start_soon(watch, self._config.max_memory, pump.retire_nowait)
                 try:
                     logger.info("worker %s is ready", self.worker_id, extra={"worker_id": self.worker_id})
                     ready()
@@ -153,7 +162,8 @@ class Life:
         async with anyio.create_task_group() as running:
             with self._working:
                 await pump.run(running)
-                self.stop_nowait()
+                if not pump.is_retiring:
+                    self.stop_nowait()
                 await pump.give_back_ready()
                 await pump.wait_ended()
             running.cancel_scope.cancel()

@@ -7,6 +7,7 @@ finisher's buffer. Each is in one place only, and `_ready` plus `_running` never
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import replace
@@ -23,10 +24,12 @@ from .._core.result import Err, Ok
 from .._core.status import TaskStatus
 from .._task.context import TaskContext
 from .._task.host import Host
+from .._task.place import Place
 from ..abc import ClaimedTask, Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
 from .backoff import pauses
 from .finisher import Finisher
 from .job import Job, cancelled, conclude, conclude_interrupted, logger, prepare, run_async, run_sync
+from .processes import Processes, run_process
 
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
@@ -75,9 +78,16 @@ class Pump:
         self._ready: deque[Job] = deque()
         self._running: dict[Lease, Job] = {}
         self._unsure: set[Lease] = set()
-        self._threads_free = config.threads or config.concurrency
-        self._limiter = None if host.environment.inline else anyio.CapacityLimiter(self._threads_free)
+        threads = config.threads or config.concurrency
+        self._slots = {
+            Place.NURSERY: config.concurrency,
+            Place.THREAD: threads,
+            Place.PROCESS: threads if host.environment.inline else os.cpu_count() or 1,
+        }
+        self._limiter = None if host.environment.inline else anyio.CapacityLimiter(threads)
+        self.processes = Processes()
         self.is_stopping = False
+        self.is_retiring = False
         self._wake = anyio.Event()
         self._hungry = True
         self._next_due = 0.0
@@ -99,6 +109,14 @@ class Pump:
         """Claim nothing more; `run` returns once what it is doing is done."""
         self.is_stopping = True
         self._wake.set()
+
+    def retire_nowait(self, reason: str) -> None:
+        """As `stop_nowait`, but of the worker's own accord: what runs has all the time it needs."""
+        if not self.is_stopping:
+            self.is_retiring = True
+            extra = {"worker_id": self.worker_id}
+            logger.info("worker %s ends once what it runs has ended: %s", self.worker_id, reason, extra=extra)
+            self.stop_nowait()
 
     def notice(self, names: Iterable[str]) -> None:
         """Heed notices of `Topic.WORK`."""
@@ -122,6 +140,9 @@ class Pump:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
         waits = pauses(self._resilience, self._host.environment.random)
         while not self.is_stopping:
+            if self.counts["started"] == self._config.max_tasks:
+                self.retire_nowait(f"it has started {self._config.max_tasks} tasks, which is its max_tasks")
+                return
             try:
                 if await self.run_once(running):
                     waits = pauses(self._resilience, self._host.environment.random)
@@ -151,11 +172,17 @@ class Pump:
         if anyio.current_time() >= self._next_due:
             await self._promote()
         await self._resolve_doubt()
-        room = self._config.concurrency - len(self._running) - len(self._ready)
+        room = self._room()
         claimed = False
         if self._hungry and room > 0 and self._finisher.has_room and self.is_alive():
             claimed = await self._claim(room)
         return await self._start(running) or claimed
+
+    def _room(self) -> int:
+        """How many more tasks may be claimed."""
+        room = self._config.concurrency - len(self._running) - len(self._ready)
+        most = self._config.max_tasks
+        return room if most is None else min(room, most - self.counts["started"] - len(self._ready))
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and not started."""
@@ -231,13 +258,11 @@ class Pump:
             self.counts["given_back"] += sum(await self._consumer.give_back(gifts))
 
     async def _start(self, running: anyio.abc.TaskGroup) -> bool:
-        """Start every ready task that can run now: async ones, and sync ones for which a thread is free."""
-        batch, waiting, threads = [], deque[Job](), self._threads_free
+        """Start every ready task for which there is a slot where it runs."""
+        batch, waiting, slots = [], deque[Job](), dict(self._slots)
         for job in self._ready:
-            if job.task.signature.is_async:
-                batch.append(job)
-            elif threads > 0:
-                threads -= 1
+            if slots[job.task.place] > 0:
+                slots[job.task.place] -= 1
                 batch.append(job)
             else:
                 waiting.append(job)
@@ -253,7 +278,8 @@ class Pump:
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is StartOutcome.STARTED:
                 self._running[job.claimed.lease] = job
-                self._threads_free -= not job.task.signature.is_async
+                self._slots[job.task.place] -= 1
+                self.counts["started"] += 1
                 running.start_soon(self._run, job, name=f"horsies task {job.task.name}")
             elif outcome is StartOutcome.LOST and job.claimed.lease in self._unsure:
                 self._finisher.add_nowait(_never_ran(job))
@@ -281,14 +307,16 @@ class Pump:
         try:
             if job.is_cancelled:
                 report(cancelled())  # the request came while it was being started
-            elif job.task.signature.is_async:
+            elif job.task.place is Place.NURSERY:
                 report(await run_async(job))
+            elif job.task.place is Place.PROCESS and self._limiter is not None:
+                report(await run_process(job, self.processes))
             else:
                 await run_sync(job, self._limiter, report, lambda: self.abandoned.append(job.task.name))
         finally:
             if not reported:
                 self._finisher.add_nowait(conclude_interrupted(job))
-            self._threads_free += not job.task.signature.is_async
+            self._slots[job.task.place] += 1
             del self._running[job.claimed.lease]
             self._wake.set()
 

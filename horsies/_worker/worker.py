@@ -31,6 +31,7 @@ class WorkerStatistics:
     ready: int = 0
     running: int = 0
     claimed: int = 0
+    started: int = 0
     completed: int = 0
     failed: int = 0
     retried: int = 0
@@ -76,7 +77,8 @@ class Worker:
 
     @property
     def is_draining(self) -> bool:
-        return self._draining
+        """Whether it is on its way out: told to, or at its `max_tasks` or `max_memory`."""
+        return self._draining or self._life.is_retiring
 
     @property
     def left_behind(self) -> bool:
@@ -115,7 +117,7 @@ class Worker:
         try:
             async with _lifespan(self._host) as state:
                 await self._life.live(state, ready)
-                while self._life.found_dead and not self._draining:
+                while self._life.found_dead and not self.is_draining:
                     self._life = self._new_life()
                     await self._life.live(state, ready)
                 ready()

@@ -30,6 +30,7 @@ from .records import (
     Lease,
     NewTask,
     Promotion,
+    QueueRow,
     Start,
     StartOutcome,
     StoredResult,
@@ -77,8 +78,10 @@ class Consumer(Protocol):
         """Claim at most `limit` due tasks of the worker's queues: PENDING -> CLAIMED.
 
         In the order queue priority, task priority, due time, id. Claims nothing unless the worker's own heartbeat is
-        present and younger than `recovery.dead_after`. Tasks past `good_until` that stand in the way become EXPIRED,
-        in bounded number, and their waiters are notified.
+        present and younger than `recovery.dead_after`, and nothing of a queue that is paused. However many claim at the
+        same time, no more tasks of a queue are CLAIMED or RUNNING than its `max_concurrency`, and in all no more than
+        `cluster_wide_cap`. Tasks past `good_until` that stand in the way become EXPIRED, in bounded number, and their
+        waiters are notified.
         """
         ...
 
@@ -88,6 +91,8 @@ class Consumer(Protocol):
 
     async def finish(self, ends: Sequence[Finish], *, now: datetime | None = None) -> list[bool]:
         """Write the end of attempts, RUNNING (or, for FAILED, CLAIMED) -> what `Finish` says; notify waiters.
+
+        Where that makes room under a cap, the workers are notified too.
 
         False where the claim was no longer this worker's, and nothing was written.
         """
@@ -105,7 +110,7 @@ class Consumer(Protocol):
         ...
 
     async def has_due(self, *, now: datetime | None = None) -> bool:
-        """Whether a PENDING task of the worker's queues is due, deadline passed or not."""
+        """Whether a PENDING task of the worker's queues is due, deadline passed or not. Paused queues do not count."""
         ...
 
 
@@ -149,12 +154,24 @@ class Reader(Protocol):
         """Everything stored of one task."""
         ...
 
+    async def queues(self) -> list[QueueRow]:
+        """The queues that have unfinished tasks, or were ever paused, in any order."""
+        ...
+
 
 class Control(Protocol):
     """Intervenes from outside; takes short borrows from the pool."""
 
     async def cancel(self, task_ids: Sequence[str], *, now: datetime | None = None) -> list[CancelOutcome]:
         """PENDING, CLAIMED -> CANCELLED, waiters notified; for RUNNING ones the request is stored, workers notified."""
+        ...
+
+    async def pause(self, queue: str, *, now: datetime | None = None) -> bool:
+        """Let nothing more be claimed of a queue; whether it was not paused before."""
+        ...
+
+    async def resume(self, queue: str) -> bool:
+        """Let a queue be claimed from again, and notify the workers; whether it was paused."""
         ...
 
 

@@ -158,6 +158,22 @@ class Promotion:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueRow:
+    """What stands in one queue: how many tasks, by what they wait for, and when the first of those ready was due.
+
+    `ready` ones can be claimed, unless the queue is paused (since `paused_at`) or has reached its cap.
+    """
+
+    name: str
+    paused_at: datetime | None
+    ready: int
+    delayed: int
+    claimed: int
+    running: int
+    oldest_due_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredResult:
     """Where a task stands. `result` is what `Finish.result` was; None where `error_code` says all there is."""
 

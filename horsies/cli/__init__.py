@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 import anyio
 import typer
@@ -18,7 +20,9 @@ from horsies import BrokerError, HorsiesError, Runtime, WorkerConfig
 
 from .demo import run_demo
 from .locate import factory_for, load_app
-from .worker import serve
+from .logs import LogFormat, LogLevel, configure
+from .supervisor import Supervisor, child_arguments
+from .worker import Surroundings, serve
 
 app = typer.Typer(
     name="horsies",
@@ -27,6 +31,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+LAST_PORT = 65_535
+USAGE = frozenset(("HRS-206", "HRS-207", "HRS-215"))
+"""Codes of errors that only another command line mends."""
 
 Locator = Annotated[str, typer.Argument(metavar="PKG.MOD:APP", help="where the Horsies object is")]
 
@@ -38,20 +46,31 @@ class Backend(StrEnum):
 
 @app.command()
 def worker(
+    context: typer.Context,
     locator: Locator,
     backend: Annotated[Backend, typer.Option(help="the event loop")] = Backend.asyncio,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="so many worker processes under a supervisor; default: this one, without")
+    ] = None,
     concurrency: Annotated[int, typer.Option(help="tasks at once, async and sync together")] = 100,
     threads: Annotated[int | None, typer.Option(help="sync tasks at once; default: as many as tasks")] = None,
     queues: Annotated[str | None, typer.Option(help="comma-separated; default: all")] = None,
     drain_timeout: Annotated[float, typer.Option(help="seconds for running tasks at SIGTERM")] = 30.0,
     name: Annotated[str | None, typer.Option(help="shown in logs and TaskInfo.worker_id")] = None,
     until_idle: Annotated[bool, typer.Option("--until-idle", help="stop when nothing is due")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what happens")] = False,
+    max_tasks: Annotated[int | None, typer.Option(help="end after so many tasks; a supervisor replaces it")] = None,
+    max_memory: Annotated[int | None, typer.Option(help="end above so many MiB; a supervisor replaces it")] = None,
+    health_port: Annotated[
+        int | None, typer.Option(min=1, max=LAST_PORT, help="answer GET /livez and /readyz; process i of N at port + i")
+    ] = None,
+    health_host: Annotated[str, typer.Option(help="the address for them; :: for IPv6")] = "0.0.0.0",
+    log_format: Annotated[LogFormat, typer.Option(help="how logs are written")] = LogFormat.text,
+    log_level: Annotated[LogLevel | None, typer.Option(help="the least that is logged; default: warning")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="short for --log-level info")] = False,
+    lifeline: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a worker until SIGTERM or SIGINT; a second signal cuts the drain short."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    configure(log_format, log_level or (LogLevel.info if verbose else LogLevel.warning))
     config = WorkerConfig(
         queues=None if queues is None else tuple(part.strip() for part in queues.split(",") if part.strip()),
         concurrency=concurrency,
@@ -59,13 +78,36 @@ def worker(
         drain_timeout=drain_timeout,
         name=name,
         until_idle=until_idle,
+        max_tasks=max_tasks,
+        max_memory=max_memory,
     )
-    abandoned = anyio.run(serve, load_app(locator), config, backend=backend.value)
-    if abandoned:
+    if processes is not None:
+        raise SystemExit(anyio.run(_supervise, processes, config, context.params, backend=backend.value))
+    surroundings = Surroundings(health_host, health_port, lifeline)
+    stopped = anyio.run(serve, load_app(locator), config, surroundings, backend=backend.value)
+    if stopped is not None and stopped.statistics().abandoned > 0:
         # A thread that does not return would keep the interpreter alive for ever.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(1)
+    if stopped is not None and stopped.left_behind:
+        raise SystemExit(1)
+
+
+async def _supervise(processes: int, config: WorkerConfig, options: Mapping[str, Any]) -> int:
+    last_port = (options["health_port"] or 0) + processes - 1
+    if last_port > LAST_PORT:
+        raise HorsiesError(
+            "HRS-206",
+            f"the last of {processes} processes would have --health-port {last_port}",
+            [f"process i of N listens at the port + i, and ports end at {LAST_PORT}"],
+        )
+    return await Supervisor(
+        partial(child_arguments, options),
+        processes,
+        drain_timeout=config.drain_timeout,
+        until_idle=config.until_idle,
+    ).run()
 
 
 @app.command()
@@ -118,14 +160,18 @@ def main() -> None:
     try:
         app()
     except HorsiesError as error:
-        typer.echo(f"horsies: {error}", err=True)
-        raise SystemExit(2 if error.code in ("HRS-206", "HRS-207", "HRS-215") else 1) from None
+        raise SystemExit(_told(error)) from None
     except BaseExceptionGroup as group:
         matched, rest = group.split((HorsiesError, BrokerError))
         if matched is None or rest is not None:
             raise
-        typer.echo(f"horsies: {_first(matched)}", err=True)
-        raise SystemExit(1) from None
+        raise SystemExit(_told(_first(matched))) from None
+
+
+def _told(error: BaseException) -> int:
+    """Say what is wrong; the exit code for it."""
+    typer.echo(f"horsies: {error}", err=True)
+    return 2 if isinstance(error, HorsiesError) and error.code in USAGE else 1
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

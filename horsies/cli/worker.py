@@ -1,30 +1,90 @@
-"""A worker process: a runtime, one worker in it, and the signals that stop it."""
+"""A worker process: a runtime, one worker in it, and what stops it: signals, and the end of its supervisor."""
 
 from __future__ import annotations
 
+import logging
 import signal
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import anyio
+import anyio.abc
 
 from horsies import Horsies, Runtime, Worker, WorkerConfig
 
+from .health import Health, health_of, serving
 
-async def serve(app: Horsies, config: WorkerConfig) -> bool:
-    """Run a worker until a signal or until it is idle; whether a thread had to be left behind."""
-    async with Runtime(app) as rt:
-        worker = rt.start_worker(config)
-        async with anyio.create_task_group() as group:
-            group.start_soon(_stop_at_signal, worker)
-            await worker.wait_stopped()
+logger = logging.getLogger("horsies.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a worker process has to do with beside its application.
+
+    Args:
+        health_host, health_port: where probes are answered; no port: nowhere.
+        lifeline: a descriptor whose end says that the supervisor is gone; None: there is none.
+    """
+
+    health_host: str
+    health_port: int | None = None
+    lifeline: int | None = None
+
+
+async def serve(app: Horsies, config: WorkerConfig, surroundings: Surroundings) -> Worker | None:
+    """Run a worker until it is told to stop or stops by itself; the stopped one, if it came to that."""
+    return await _Process().run(app, config, surroundings)
+
+
+class _Process:
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._opening = anyio.CancelScope()
+        self._told = False
+        self._stopped = False
+
+    async def run(self, app: Horsies, config: WorkerConfig, surroundings: Surroundings) -> Worker | None:
+        async with AsyncExitStack() as stack:
+            if surroundings.health_port is not None:
+                address = surroundings.health_host, surroundings.health_port
+                await stack.enter_async_context(serving(*address, self._health))
+            group = await stack.enter_async_context(anyio.create_task_group())
+            await group.start(self._heed_signals)
+            if surroundings.lifeline is not None:
+                group.start_soon(self._heed_supervisor, surroundings.lifeline)
+            with self._opening:
+                async with Runtime(app) as rt:
+                    self._worker = rt.start_worker(config)
+                    await self._worker.wait_stopped()
+                    self._stopped = True
             group.cancel_scope.cancel()
-    return worker.statistics().abandoned > 0
+        return self._worker
 
+    def _health(self) -> Health:
+        return health_of(self._worker, stopped=self._stopped)
 
-async def _stop_at_signal(worker: Worker) -> None:
-    """The first signal drains the worker, the second cancels its running tasks."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            if not worker.is_draining:
-                worker.drain_nowait()
-            else:
-                worker.cut_short()
+    def _stop(self) -> None:
+        """The first time drains the worker, the second cancels its running tasks; before there is one, just leave."""
+        if self._worker is None:
+            self._opening.cancel()
+            return
+        if self._told:
+            self._worker.cut_short()
+        else:
+            self._worker.drain_nowait()
+        doing = "cancels what still runs" if self._told else "drains"
+        self._told = True
+        worker_id = self._worker.worker_id
+        logger.info("worker %s %s", worker_id, doing, extra={"worker_id": worker_id})
+
+    async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                self._stop()
+
+    async def _heed_supervisor(self, lifeline: int) -> None:
+        # Nothing is ever written there, so it becomes readable at its end.
+        await anyio.wait_readable(lifeline)
+        if not self._told:
+            self._stop()

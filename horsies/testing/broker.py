@@ -4,17 +4,23 @@
         @pytest.fixture
         async def broker(self, anyio_backend): ...   # yields an open Broker on an empty database
 
+        @pytest.fixture
+        async def capped_broker(self, anyio_backend): ...   # the same, configured with CAPS
+
 Instants are parameters throughout; no test sleeps. The suite needs pytest and anyio's plugin.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import pytest
 
+from horsies import QueueConfig
 from horsies.abc import Broker
 
+from ._conformance.capping import Capping
 from ._conformance.claiming import Claiming
 from ._conformance.ending import Ending
 from ._conformance.looking_after import LookingAfter
@@ -22,12 +28,18 @@ from ._conformance.noticing import Noticing
 from ._conformance.sending import Sending
 from ._conformance.stage import CHANGES, T0, Stage, at, new_task
 
-__all__ = ["CHANGES", "T0", "BrokerConformance", "Stage", "at", "new_task"]
+CAPS: Mapping[str, Any] = {
+    "queues": (QueueConfig("fast", max_concurrency=2), QueueConfig("slow")),
+    "cluster_wide_cap": 3,
+}
+"""Fields of the `AppConfig` of the fixture `capped_broker`."""
+
+__all__ = ["CAPS", "CHANGES", "T0", "BrokerConformance", "Stage", "at", "new_task"]
 
 
 @pytest.mark.anyio
-class BrokerConformance(LookingAfter, Noticing, Ending, Claiming, Sending):
-    """Subclass it and provide the fixture `broker`."""
+class BrokerConformance(LookingAfter, Capping, Noticing, Ending, Claiming, Sending):
+    """Subclass it and provide the fixtures `broker` and `capped_broker`."""
 
     @pytest.fixture
     async def stage(self, broker: Broker) -> AsyncIterator[Stage]:

@@ -2,96 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
+import psycopg
 import pytest
 
-APP = """
-import os
-import anyio
-from horsies import AppConfig, Horsies, Runtime, QueueConfig
-
-app = Horsies(AppConfig.from_env(queues=(QueueConfig("default"), QueueConfig("images"))))
-other = 7
-
-@app.task
-async def add(a: int, b: int) -> int:
-    return a + b
-
-@app.task
-def stuck() -> None:
-    import threading
-    print("stuck", flush=True)
-    threading.Event().wait()
-
-@app.task
-async def patient() -> str:
-    print("running", flush=True)
-    await anyio.sleep(0.5)
-    return "done"
-
-async def send(name: str, *args: object) -> None:
-    async with Runtime(app) as rt:
-        handle = (await app.tasks[name].handle(rt).send(*args)).unwrap()
-        print(handle.task_id)
-
-async def get(task_id: str) -> None:
-    async with Runtime(app) as rt:
-        print(await rt.handle(task_id).get(timeout=10))
-"""
-
-
-class Shell:
-    def __init__(self, folder: Path, url: str, schema: str) -> None:
-        self.folder = folder
-        self.env = {**os.environ, "HORSIES_DATABASE_URL": url, "HORSIES_SCHEMA": schema, "PYTHONWARNINGS": "error"}
-        (folder / "shop.py").write_text(APP)
-
-    def run(self, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "horsies", *args],
-            cwd=self.folder,
-            env={**self.env, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
-
-    def python(self, code: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", f"import anyio, shop; {code}"],
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=True,
-        )
-        return done.stdout.strip()
-
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "horsies", *args],
-            cwd=self.folder,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-
-@pytest.fixture
-def shell(tmp_path: Path, database_url: str, schema: str) -> Shell:
-    return Shell(tmp_path, database_url, schema)
-
-
-stored = pytest.mark.parametrize("database_url", ["postgresql", "sqlite-file"], indirect=True)
-once = pytest.mark.parametrize("database_url", ["sqlite-file"], indirect=True)
+from .shell import Shell, once, stored
 
 
 @stored
@@ -152,6 +68,19 @@ def test_check_and_migrate(shell: Shell) -> None:
         (("worker", "shop:app", "--queues", "nowhere"), 2, "HRS-215"),
         (("worker", "shop:app", "--concurrency", "0"), 2, "HRS-215"),
         (("worker", "shop:app", "--concurrency", "many"), 2, "--concurrency"),
+        (("worker", "shop:app", "--queues", ","), 2, "HRS-215"),
+        (("worker", "shop:app", "--drain-timeout", "nan"), 2, "HRS-215"),
+        (("worker", "shop:app", "--drain-timeout", "inf", "--processes", "2"), 2, "HRS-215"),
+        (("worker", "shop:app", "--name", ""), 2, "HRS-215"),
+        (("worker", "shop:app", "--max-tasks", "0"), 2, "worker.max_tasks"),
+        (("worker", "shop:app", "--max-memory", "-1", "--processes", "2"), 2, "worker.max_memory"),
+        (("worker", "shop:app", "--processes", "0"), 2, "--processes"),
+        (("worker", "shop:app", "--processes", "2.5"), 2, "--processes"),
+        (("worker", "shop:app", "--health-port", "99999"), 2, "--health-port"),
+        (("worker", "shop:app", "--health-port", "65534", "--processes", "3"), 2, "HRS-206"),
+        (("worker", "shop:app", "--health-port", "8080", "--health-host", "no such host"), 2, "HRS-206"),
+        (("worker", "shop:app", "--log-format", "xml"), 2, "--log-format"),
+        (("worker", "shop:app", "--log-level", "loud"), 2, "--log-level"),
         (("worker", "shop:app", "--backend", "curio"), 2, "--backend"),
         (("nonsense",), 2, "nonsense"),
     ],
@@ -183,3 +112,35 @@ def test_a_database_that_cannot_be_had_is_one_message(shell: Shell, url: str, me
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr
+
+
+@once
+@pytest.mark.parametrize("variable", ["HORSIES_DATABASE_URL", "HORSIES_SCHEMA", "HORSIES_LISTEN_URL"])
+@pytest.mark.parametrize("value", ["", "Non sense", "://", "'; --"])
+def test_a_bad_variable_is_one_message_that_names_it(shell: Shell, variable: str, value: str) -> None:
+    done = shell.run("worker", "shop:app", env={variable: value})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "HRS-203" in done.stderr
+    assert variable in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+HASTY = """
+from horsies import AppConfig, Horsies, RecoveryConfig
+app = Horsies(AppConfig.from_env(recovery=RecoveryConfig(heartbeat_interval=0.2, dead_after=2.0)))
+"""
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_schema_that_is_dropped_under_a_worker_is_one_message(shell: Shell, backend: str) -> None:
+    (shell.folder / "hasty.py").write_text(HASTY)
+    with shell.start("worker", "hasty:app", "--backend", backend, "-v") as worker:
+        assert worker.stderr is not None
+        assert "is ready" in worker.stderr.readline()
+        with psycopg.connect(shell.env["HORSIES_DATABASE_URL"], autocommit=True) as connection:
+            connection.execute(f"DROP SCHEMA {shell.env['HORSIES_SCHEMA']} CASCADE")
+        assert worker.wait(30) == 1
+        said = worker.stderr.read()
+    assert "Traceback" not in said
+    assert "does not exist" in said

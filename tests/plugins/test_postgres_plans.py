@@ -47,6 +47,9 @@ VALUES = {
     "finished_after": "60",
     "queues": "ARRAY['queue0', 'queue1', 'queue2']",
     "ranks": "ARRAY[1, 1, 2]",
+    "caps": "ARRAY[NULL, 10, NULL]",
+    "cluster_cap": "NULL",
+    "capped": "ARRAY['queue1']",
     "ids": IDS,
     "claim_numbers": "ARRAY[1]",
     "statuses": "ARRAY['COMPLETED']",
@@ -60,7 +63,7 @@ VALUES = {
     "unique_keys": "ARRAY['key']",
 }
 INDEXES = {
-    "claim": {"tasks_ready"},
+    "claim": {"tasks_ready", "tasks_held"},
     "promote": {"tasks_delayed"},
     "expire": {"tasks_deadlines"},
     "expire_claimed": {"tasks_held"},

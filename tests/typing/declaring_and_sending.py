@@ -33,6 +33,11 @@ def bare(text: str) -> bytes:
     return text.encode()
 
 
+@task("computed", run_in="process", timeout=10)
+def computed(n: int) -> TaskResult[int]:
+    return Ok(n * n)
+
+
 @task("with_context", queue="images", priority=10)
 async def with_context(ctx: TaskContext, path: str) -> TaskResult[float]:
     ctx.check_cancelled()
@@ -58,6 +63,7 @@ async def sent(rt: Runtime) -> None:
     assert_type(await function.schedule(0.5, 1), Ok[TaskHandle[int]] | Err[TaskSendError])
     urgent = function.with_options(TaskSendOptions(priority=1))
     assert_type(await urgent.send(1), Ok[TaskHandle[int]] | Err[TaskSendError])
+    assert_type(await computed.send(3), Ok[TaskHandle[int]] | Err[TaskSendError])
     assert_type(await bare.send("text"), Ok[TaskHandle[bytes]] | Err[TaskSendError])
     assert_type(await with_context.send("a path"), Ok[TaskHandle[float]] | Err[TaskSendError])
 
@@ -84,3 +90,4 @@ async def refused(rt: Runtime) -> None:
     await add.handle(rt).send(1, 2, 3)  # type: ignore[call-arg]
     await add.handle(rt).schedule("soon", 1)  # type: ignore[arg-type]
     await with_context.handle(rt).send()  # type: ignore[call-arg]
+    task("nowhere", run_in="fibre")  # type: ignore[call-overload]

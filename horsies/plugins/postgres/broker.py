@@ -13,6 +13,7 @@ import psycopg
 from horsies import AppConfig, HorsiesError
 from horsies.abc import Broker, Clock, Consumer, Control, Listener, Maintenance, Producer, Reader, Topic
 
+from .caps import Caps
 from .connection import AnyioConnection, connect
 from .consumer import PostgresConsumer
 from .control import PostgresControl
@@ -69,6 +70,7 @@ class PostgresBroker:
                 outcomes=outcomes,
                 sql=self._sql,
                 dead_after=self._config.recovery.dead_after,
+                caps=Caps.of(self._config, list(dict(queues))),
             )
 
     @asynccontextmanager

@@ -21,6 +21,7 @@ from horsies.abc import (
     TaskStatus,
 )
 
+from .caps import Caps
 from .maintenance import expire
 from .session import Row, Session, in_utc
 
@@ -39,6 +40,7 @@ class PostgresConsumer:
         outcomes: Session,
         sql: Mapping[str, str],
         dead_after: float,
+        caps: Caps,
     ) -> None:
         self._worker_id = worker_id
         self._ranks = dict(queues)
@@ -46,6 +48,12 @@ class PostgresConsumer:
         self._outcomes = outcomes
         self._sql = sql
         self._dead_after = float(dead_after)
+        self._caps = caps
+        self._capped = [
+            name
+            for name, cap in zip(self._ranks, caps.queues, strict=True)
+            if cap is not None or caps.cluster is not None
+        ]
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
@@ -159,9 +167,12 @@ class PostgresConsumer:
                 "queues": list(self._ranks),
                 "ranks": list(self._ranks.values()),
                 "limit": limit,
+                "caps": list(self._caps.queues),
+                "cluster_cap": self._caps.cluster,
                 "step_over": step_over,
                 "now": now,
             },
+            locks=self._caps.locks,
         )
         claimed = [row for row in rows if row[1] == TaskStatus.CLAIMED]
         return claimed, len(rows) - len(claimed)
@@ -178,6 +189,7 @@ class PostgresConsumer:
                 "retry_ins": [float(end.retry_in) for end in ends],
                 "interrupteds": [end.interrupted for end in ends],
                 "worker": self._worker_id,
+                "capped": self._capped,
                 "now": now,
             },
         )

@@ -25,6 +25,14 @@ class PostgresControl:
         outcomes = {task_id: _OUTCOME[status] for task_id, status, *_ in rows}
         return [outcomes.get(task_id, CancelOutcome.NOT_FOUND) for task_id in task_ids]
 
+    async def pause(self, queue: str, *, now: datetime | None = None) -> bool:
+        """See `horsies.abc.Control.pause`."""
+        return bool(await self._fetch("pause a queue", self._sql["pause"], {"queue": queue, "now": now}))
+
+    async def resume(self, queue: str) -> bool:
+        """See `horsies.abc.Control.resume`."""
+        return bool(await self._fetch("resume a queue", self._sql["resume"], {"queue": queue}))
+
 
 _OUTCOME = {
     TaskStatus.CANCELLED: CancelOutcome.CANCELLED,

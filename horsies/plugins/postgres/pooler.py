@@ -12,7 +12,7 @@ import anyio
 from .connection import AnyioConnection, connect
 from .session import Row
 
-_ROUNDS = 4
+_ROUNDS = 8
 _PATIENCE = 5.0
 """Seconds that the other one waits for a server. A pooler whose every server belongs to a session keeps it waiting."""
 
@@ -25,8 +25,8 @@ async def is_direct(connection: AnyioConnection[Row]) -> bool:
 async def keeps_session(connection: AnyioConnection[Row], conninfo: str, *, timeout: float) -> bool:
     """Whether `connection` has a server to itself, asked beside another connection to the same `conninfo`.
 
-    Two clients of one transaction pool meet on a server, or are moved to another one, sooner than they each keep theirs
-    for all the rounds.
+    Two clients of a transaction pool that ask in turn soon meet on one server, or are moved to another, because idle
+    servers are lent anew.
 
     Args:
         timeout: seconds for opening that one.
@@ -41,9 +41,11 @@ async def keeps_session(connection: AnyioConnection[Row], conninfo: str, *, time
             for _ in range(_ROUNDS):
                 if await _server(other) == own:
                     return False
+                if await _server(connection) != own:
+                    return False
     finally:
         other.finish()
-    return all([await _server(connection) == own for _ in range(_ROUNDS)])
+    return True
 
 
 async def _server(connection: AnyioConnection[Row]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 
-from horsies.abc import AttemptRow, StoredResult, TaskRow, TaskStatus
+from horsies.abc import AttemptRow, QueueRow, StoredResult, TaskRow, TaskStatus
 
 from .producer import is_id
 from .session import Fetch, Row, in_utc
@@ -35,6 +35,14 @@ class PostgresReader:
             return None
         rows = await self._fetch("read a task", self._sql["read"], {"id": task_id})
         return _task_row(rows[0]) if rows else None
+
+    async def queues(self) -> list[QueueRow]:
+        """See `horsies.abc.Reader.queues`."""
+        rows = await self._fetch("read queues", self._sql["depths"], {})
+        return [
+            QueueRow(name, in_utc(paused_at), ready, delayed, claimed, running, in_utc(oldest_due_at))
+            for name, paused_at, ready, delayed, claimed, running, oldest_due_at in rows
+        ]
 
 
 def _task_row(row: Row) -> TaskRow:

@@ -26,10 +26,12 @@ _OLDEST = (3, 35, 0)
 class SqliteBroker:
     """An open broker; `SqliteBrokerFactory.open` makes it. All roles share its one session."""
 
-    def __init__(self, session: Session, subscriptions: Subscriptions, *, dead_after: float, place: str) -> None:
+    def __init__(self, session: Session, subscriptions: Subscriptions, config: AppConfig, *, place: str) -> None:
         self._session = session
         self._subscriptions = subscriptions
-        self._dead_after = dead_after
+        self._dead_after = config.recovery.dead_after
+        self._caps = {queue.name: queue.max_concurrency for queue in config.queues if queue.max_concurrency is not None}
+        self._cluster_cap = config.cluster_wide_cap
         self._place = place
         self.reader: Reader = SqliteReader(session)
         self.control: Control = SqliteControl(session)
@@ -42,7 +44,14 @@ class SqliteBroker:
     @asynccontextmanager
     async def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
         """See `horsies.abc.Broker.consumer`."""
-        yield SqliteConsumer(self._session, worker_id, queues, dead_after=self._dead_after)
+        yield SqliteConsumer(
+            self._session,
+            worker_id,
+            queues,
+            dead_after=self._dead_after,
+            caps=self._caps,
+            cluster_cap=self._cluster_cap,
+        )
 
     @asynccontextmanager
     async def maintenance(self, worker_id: str) -> AsyncIterator[Maintenance]:
@@ -83,7 +92,7 @@ class SqliteBrokerFactory:
                 session = await stack.enter_async_context(opening)
             except sqlite3.Error as error:
                 raise _unusable(path, str(error)) from None
-            yield SqliteBroker(session, subscriptions, dead_after=config.recovery.dead_after, place=describe(path))
+            yield SqliteBroker(session, subscriptions, config, place=describe(path))
 
     def schema_sql(self, config: AppConfig) -> str:
         """See `horsies.abc.BrokerFactory.schema_sql`."""

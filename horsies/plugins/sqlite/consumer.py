@@ -7,7 +7,7 @@ Nobody can come in between, because the transaction has the database's only writ
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 
@@ -37,13 +37,22 @@ class SqliteConsumer:
     """See `horsies.abc.Consumer`."""
 
     def __init__(
-        self, session: Session, worker_id: str, queues: Sequence[tuple[str, int]], *, dead_after: float
+        self,
+        session: Session,
+        worker_id: str,
+        queues: Sequence[tuple[str, int]],
+        *,
+        dead_after: float,
+        caps: Mapping[str, int],
+        cluster_cap: int | None,
     ) -> None:
         self._session = session
         self._worker_id = worker_id
         ranks = sorted(dict(queues).items(), key=lambda item: item[1])
         self._tiers = [[name for name, _ in tier] for _, tier in groupby(ranks, key=lambda item: item[1])]
         self._dead_after = dead_after
+        self._caps = caps
+        self._cluster_cap = cluster_cap
         self._sql = named_queries()
 
     async def join(self, *, now: datetime | None = None) -> None:
@@ -142,7 +151,7 @@ class SqliteConsumer:
         def work(transaction: Transaction) -> bool:
             return any(
                 transaction.fetch(self._sql["has_due"], {"queue": queue, "now": transaction.now})
-                for tier in self._tiers
+                for tier in self._served(transaction)
                 for queue in tier
             )
 
@@ -169,17 +178,34 @@ class SqliteConsumer:
     def _heads(self, transaction: Transaction, limit: int, *, step_over: bool) -> list[Row]:
         """The `limit` ready tasks that come first: priority, due time, id and deadline of each."""
         heads: list[Row] = []
-        for tier in self._tiers:
+        if self._cluster_cap is not None:
+            ((held,),) = transaction.fetch(self._sql["held_in_all"], {})
+            limit = min(limit, self._cluster_cap - held)
+        for tier in self._served(transaction):
             room = limit - len(heads)
             if room <= 0:
                 break
             rows: list[Row] = []
             for queue in tier:
-                given = {"queue": queue, "now": transaction.now, "limit": room, "step_over": step_over}
+                most = self._room(transaction, queue, room)
+                given = {"queue": queue, "now": transaction.now, "limit": most, "step_over": step_over}
                 rows += transaction.fetch(self._sql["heads"], given)
             rows.sort(key=lambda row: row[:3])
             heads += rows[:room]
         return heads
+
+    def _served(self, transaction: Transaction) -> list[list[str]]:
+        """The worker's queues but those that are paused, those of the same priority together."""
+        paused = {name for (name,) in transaction.fetch(self._sql["paused"], {})}
+        return [[queue for queue in tier if queue not in paused] for tier in self._tiers] if paused else self._tiers
+
+    def _room(self, transaction: Transaction, queue: str, most: int) -> int:
+        """How many of a queue's tasks its cap lets be claimed, `most` at most."""
+        if queue not in self._caps:
+            return most
+        held: int
+        ((held,),) = transaction.fetch(self._sql["held_of_queue"], {"queue": queue})
+        return max(min(most, self._caps[queue] - held), 0)
 
     def _take(self, transaction: Transaction, task_id: str) -> ClaimedTask:
         (row,) = transaction.fetch(
@@ -233,6 +259,8 @@ class SqliteConsumer:
             try_again(self._sql, transaction, task_id, queue, again_at, past, retries=retries)
         else:
             end_task(self._sql, transaction, task_id, TaskStatus.FAILED, end.error_code, end.result)
+        if queue in self._caps or self._cluster_cap is not None:
+            transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
         return True
 
     def _give_back(self, transaction: Transaction, task: GiveBack) -> bool:

@@ -25,6 +25,25 @@ class SqliteControl:
             "cancel", lambda transaction: [self._cancel(transaction, task_id) for task_id in task_ids], now=now
         )
 
+    async def pause(self, queue: str, *, now: datetime | None = None) -> bool:
+        """See `horsies.abc.Control.pause`."""
+
+        def work(transaction: Transaction) -> bool:
+            return bool(transaction.fetch(self._sql["pause"], {"queue": queue, "now": transaction.now}))
+
+        return await self._session.write("pause a queue", work, now=now)
+
+    async def resume(self, queue: str) -> bool:
+        """See `horsies.abc.Control.resume`."""
+
+        def work(transaction: Transaction) -> bool:
+            resumed = bool(transaction.fetch(self._sql["resume"], {"queue": queue}))
+            if resumed:
+                transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
+            return resumed
+
+        return await self._session.write("resume a queue", work)
+
     def _cancel(self, transaction: Transaction, task_id: str) -> CancelOutcome:
         given: dict[str, object] = {"id": task_id, "now": transaction.now}
         rows = transaction.fetch(self._sql["status"], {"id": task_id}) if is_id(task_id) else []

@@ -72,12 +72,13 @@ class SqliteMaintenance:
 
     def _take(self, transaction: Transaction, orphan: Row) -> None:
         task_id, status, queue, good_until, attempt, started_at, cancel_requested_at, worker_id, delay = orphan
+        # There is room now, should the queue have a cap.
+        transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
         again_at = None if delay is None else after(transaction.now, delay)
         if status == TaskStatus.CLAIMED and good_until is not None and good_until <= transaction.now:
             expire_one(self._sql, transaction, task_id)
         elif status == TaskStatus.CLAIMED:
             transaction.fetch(self._sql["give_back"], {"id": task_id})
-            transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
         elif cancel_requested_at is not None:
             end_task(self._sql, transaction, task_id, TaskStatus.CANCELLED, _CRASHED, None)
         elif again_at is not None and (good_until is None or good_until > again_at):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 
-from horsies.abc import AttemptRow, StoredResult, TaskRow, TaskStatus
+from horsies.abc import AttemptRow, QueueRow, StoredResult, TaskRow, TaskStatus
 
 from .producer import is_id
 from .queries import named_queries
@@ -43,6 +43,20 @@ class SqliteReader:
 
         rows, attempts = await self._session.read("read a task", work)
         return _task_row(rows[0], attempts) if rows else None
+
+    async def queues(self) -> list[QueueRow]:
+        """See `horsies.abc.Reader.queues`."""
+
+        def work(transaction: Transaction) -> tuple[list[Row], list[Row]]:
+            return transaction.fetch(self._sql["depths"], {}), transaction.fetch(self._sql["ever_paused"], {})
+
+        depths, rows = await self._session.read("read queues", work)
+        paused: dict[str, int | None] = dict(rows)
+        empty = [(name, 0, 0, 0, 0, None) for name in paused.keys() - {name for name, *_ in depths}]
+        return [
+            QueueRow(name, _instant(paused.get(name)), ready, delayed, claimed, running, _instant(oldest_due_at))
+            for name, ready, delayed, claimed, running, oldest_due_at in [*depths, *empty]
+        ]
 
 
 def _task_row(row: Row, attempts: Sequence[Row]) -> TaskRow:

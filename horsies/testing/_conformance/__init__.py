@@ -3,6 +3,5 @@
 import pytest
 
 # Before they are imported, so that a failure shows what was compared.
-pytest.register_assert_rewrite(
-    *(f"{__name__}.{part}" for part in ("sending", "claiming", "ending", "noticing", "looking_after"))
-)
+parts = ("sending", "claiming", "ending", "noticing", "capping", "looking_after")
+pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in parts))

@@ -72,6 +72,8 @@ FROM clock CROSS JOIN (
 -- name: claim
 -- PENDING -> CLAIMED, by a worker that is alive. What is past its deadline becomes EXPIRED, or with `step_over` is left
 -- where it stands, which reaches what is behind any number of such tasks, at the price of looking at each.
+-- `served` are the queues that are not paused, with the room that their caps leave; where there is a cap, claims take
+-- turns by a lock that was taken before this statement began, so that what it counts is true.
 -- `share` counts how many of the best rows each queue holds, locking none; then so many are locked in each queue. So a
 -- claim locks no more rows than it takes, and claimers that meet share out what there is instead of waiting.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
@@ -79,21 +81,46 @@ alive AS MATERIALIZED (
     SELECT clock.now FROM clock JOIN {schema}.workers
     ON worker_id = %(worker)s AND seen_at > clock.now - make_interval(secs => %(dead_after)s::float8)
 ),
+served AS MATERIALIZED (
+    SELECT
+        given.queue, given.rank, alive.now,
+        CASE
+            WHEN given.cap IS NULL THEN %(limit)s::bigint
+            ELSE greatest(
+                least(%(limit)s::bigint, given.cap - (
+                    SELECT count(*) FROM {schema}.tasks WHERE phase = 2 AND queue = given.queue
+                )),
+                0
+            )
+        END AS room
+    FROM alive
+    CROSS JOIN unnest(%(queues)s::text[], %(ranks)s::bigint[], %(caps)s::bigint[]) AS given (queue, rank, cap)
+    WHERE NOT EXISTS (
+        SELECT FROM {schema}.queues AS declared WHERE declared.name = given.queue AND declared.paused_at IS NOT NULL
+    )
+),
 share AS MATERIALIZED (
     SELECT best.queue, count(*) AS rows
     FROM (
         SELECT served.queue
-        FROM alive
-        CROSS JOIN unnest(%(queues)s::text[], %(ranks)s::bigint[]) AS served (queue, rank)
+        FROM served
         CROSS JOIN LATERAL (
             SELECT priority, due_at, id FROM {schema}.tasks
-            WHERE phase = 1 AND queue = served.queue AND due_at <= alive.now
-                AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > alive.now)
+            WHERE phase = 1 AND queue = served.queue AND due_at <= served.now
+                AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > served.now)
             ORDER BY priority, due_at, id
-            LIMIT %(limit)s::bigint
+            LIMIT served.room
         ) AS head
         ORDER BY served.rank, head.priority, head.due_at, head.id
-        LIMIT %(limit)s::bigint
+        LIMIT CASE
+            WHEN %(cluster_cap)s::bigint IS NULL THEN %(limit)s::bigint
+            ELSE greatest(
+                least(%(limit)s::bigint, %(cluster_cap)s::bigint - (
+                    SELECT count(*) FROM {schema}.tasks WHERE phase = 2
+                )),
+                0
+            )
+        END
     ) AS best
     GROUP BY best.queue
 ),
@@ -234,7 +261,7 @@ called AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_work', notice)) AS queues
     FROM (
         SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice
-        FROM ended WHERE phase < 3
+        FROM ended WHERE phase < 3 OR queue = ANY (%(capped)s::text[])
     ) AS notices
 )
 SELECT ended.id::text, ended.claim_number, told.finished, called.queues
@@ -401,8 +428,7 @@ told AS MATERIALIZED (
 called AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_work', notice)) AS queues
     FROM (
-        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice
-        FROM reaped WHERE phase < 3
+        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice FROM reaped
     ) AS notices
 )
 SELECT (SELECT count(*) FROM reaped), told.finished, called.queues FROM told CROSS JOIN called
@@ -485,18 +511,47 @@ WITH gone AS (
 SELECT count(*) FROM gone
 
 -- name: has_due
--- Whether anything PENDING and due is in these queues, promoted or not, locked or not.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
+-- Whether anything PENDING and due is in these queues, promoted or not, locked or not; paused ones do not count.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+served AS MATERIALIZED (
+    SELECT queue FROM unnest(%(queues)s::text[]) AS given (queue)
+    WHERE NOT EXISTS (
+        SELECT FROM {schema}.queues AS declared WHERE declared.name = given.queue AND declared.paused_at IS NOT NULL
+    )
+)
 SELECT EXISTS (
-    SELECT FROM unnest(%(queues)s::text[]) AS served (queue) CROSS JOIN LATERAL (
+    SELECT FROM served CROSS JOIN LATERAL (
         SELECT FROM {schema}.tasks
         WHERE phase = 1 AND queue = served.queue AND due_at <= (SELECT now FROM clock)
         LIMIT 1
     ) AS ready
 ) OR EXISTS (
     SELECT FROM {schema}.tasks
-    WHERE phase = 0 AND due_at <= (SELECT now FROM clock) AND queue = ANY (%(queues)s::text[])
+    WHERE phase = 0 AND due_at <= (SELECT now FROM clock) AND queue = ANY (ARRAY(SELECT queue FROM served))
 )
+
+-- name: depths
+-- How much of each queue is unfinished, and since when the first of what is due waits. Each part has its own index.
+SELECT
+    coalesce(depth.queue, declared.name), declared.paused_at, coalesce(depth.ready, 0), coalesce(depth.delayed, 0),
+    coalesce(depth.claimed, 0), coalesce(depth.running, 0), depth.oldest_due_at
+FROM (
+    SELECT
+        queue, sum(ready)::bigint AS ready, sum(delayed)::bigint AS delayed, sum(claimed)::bigint AS claimed,
+        sum(running)::bigint AS running, min(due_at) AS oldest_due_at
+    FROM (
+        SELECT queue, count(*) AS ready, 0 AS delayed, 0 AS claimed, 0 AS running, min(due_at) AS due_at
+        FROM {schema}.tasks WHERE phase = 1 GROUP BY queue
+        UNION ALL
+        SELECT queue, 0, count(*), 0, 0, NULL FROM {schema}.tasks WHERE phase = 0 GROUP BY queue
+        UNION ALL
+        SELECT
+            queue, 0, 0, count(*) FILTER (WHERE status = 'CLAIMED'), count(*) FILTER (WHERE status = 'RUNNING'), NULL
+        FROM {schema}.tasks WHERE phase = 2 GROUP BY queue
+    ) AS part
+    GROUP BY queue
+) AS depth
+FULL JOIN {schema}.queues AS declared ON declared.name = depth.queue
 
 -- name: results
 -- Where these tasks stand.

@@ -39,6 +39,14 @@ WHERE phase = 1 AND queue = :queue AND due_at <= :now
 ORDER BY priority, due_at, id
 LIMIT :limit
 
+-- name: held_in_all
+-- How many tasks are CLAIMED or RUNNING.
+SELECT count(*) FROM tasks WHERE phase = 2
+
+-- name: held_of_queue
+-- How many tasks of one queue are CLAIMED or RUNNING.
+SELECT count(*) FROM tasks WHERE phase = 2 AND queue = :queue
+
 -- name: claim
 -- PENDING -> CLAIMED.
 UPDATE tasks SET
@@ -154,6 +162,24 @@ UPDATE tasks SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE
 -- A row if anything PENDING and due is in this queue, promoted or not.
 SELECT 1 WHERE EXISTS (SELECT 1 FROM tasks WHERE phase = 1 AND queue = :queue AND due_at <= :now)
     OR EXISTS (SELECT 1 FROM tasks WHERE phase = 0 AND queue = :queue AND due_at <= :now)
+
+-- name: depths
+-- How much of each queue is unfinished, and since when the first of what is due waits.
+SELECT
+    queue,
+    sum(phase = 1),
+    sum(phase = 0),
+    sum(status = 'CLAIMED'),
+    sum(status = 'RUNNING'),
+    min(CASE phase WHEN 1 THEN due_at END)
+FROM (
+    SELECT queue, phase, status, due_at FROM tasks WHERE phase = 0
+    UNION ALL
+    SELECT queue, phase, status, due_at FROM tasks WHERE phase = 1
+    UNION ALL
+    SELECT queue, phase, status, due_at FROM tasks WHERE phase = 2
+)
+GROUP BY queue
 
 -- name: results
 -- Where these tasks stand.

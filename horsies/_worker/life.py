@@ -21,6 +21,7 @@ import anyio
 
 from .._core.config import QueueConfig, WorkerConfig
 from .._core.errors import BrokerError
+from .._task.context import ContextLogger
 from .._task.host import Host
 from ..abc import Broker, Consumer
 from .finisher import Finisher
@@ -59,6 +60,7 @@ class Life:
     ) -> None:
         place = host.environment
         self.worker_id = f"{config.name or place.host}:{place.pid}:{place.new_id()[-8:]}"
+        self._log = ContextLogger(logger, {"worker_id": self.worker_id})
         self._host = host
         self._config = config
         self._queues = queues
@@ -105,7 +107,7 @@ class Life:
     def die(self, why: str) -> None:
         """Others have taken what it held, or may: nothing of it is worth going on with."""
         if not self.found_dead:
-            logger.warning("worker %s: %s; its running tasks are cancelled", self.worker_id, why)
+            self._log.warning("worker %s: %s; its running tasks are cancelled", self.worker_id, why)
             self.found_dead = True
             self.cut_short()
 
@@ -133,6 +135,7 @@ class Life:
                 app.resilience,
                 host.environment,
                 self._counts,
+                self._log,
                 written=look_again if self._is_capped else None,
             )
             self.pump = pump = Pump(
@@ -141,6 +144,7 @@ class Life:
                 finisher,
                 self._config,
                 worker_id=self.worker_id,
+                log=self._log,
                 queues=[queue.name for queue in self._queues],
                 state=state,
                 silence=app.recovery.dead_after,
@@ -149,7 +153,7 @@ class Life:
             )
             stack.push_async_callback(pump.processes.aclose)
             self.services = services = Services(
-                host.broker, consumer, maintenance, pump, host.environment, app, self.die
+                host.broker, consumer, maintenance, pump, host.environment, app, self._log, self.die
             )
             with self._joining:
                 await services.sign_on()
@@ -163,7 +167,7 @@ class Life:
                 if self._config.max_memory is not None:
                     group.start_soon(watch, self._config.max_memory, pump.retire_nowait)
                 try:
-                    logger.info("worker %s is ready", self.worker_id, extra={"worker_id": self.worker_id})
+                    self._log.info("worker %s is ready", self.worker_id)
                     ready()
                     await self._work(pump)
                 finally:
@@ -194,10 +198,10 @@ class Life:
                 self._counts["given_back"] += await consumer.leave()
             if cleanup.cancelled_caught:
                 self.left_behind = True
-                logger.error("worker %s could not write everything in time", self.worker_id)
+                self._log.error("worker %s could not write everything in time", self.worker_id)
         except BrokerError as error:
             self.left_behind = True
-            logger.error("worker %s could not sign off: %s", self.worker_id, error.message)
+            self._log.error("worker %s could not sign off: %s", self.worker_id, error.message)
         finally:
             for scope in self._shields:
                 scope.cancel()

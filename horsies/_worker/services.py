@@ -5,7 +5,6 @@ Each service is one loop over a call that is complete in itself; a database that
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -13,12 +12,11 @@ import anyio.lowlevel
 
 from .._core.config import AppConfig
 from .._core.errors import BrokerError
+from .._task.context import ContextLogger
 from .._task.host import Environment
 from ..abc import Broker, Consumer, Maintenance, Topic
 from .backoff import pauses
 from .pump import Pump
-
-logger = logging.getLogger("horsies.worker")
 
 EXPIRE_BATCH = 500
 REAP_BATCH = 200
@@ -40,6 +38,7 @@ class Services:
         pump: Pump,
         environment: Environment,
         config: AppConfig,
+        log: ContextLogger,
         die: Callable[[str], None],
     ) -> None:
         self._broker = broker
@@ -50,6 +49,7 @@ class Services:
         self._recovery = config.recovery
         self._resilience = config.resilience
         self._finished_after = config.retention.finished_after
+        self._log = log
         self._die = die
         self._is_dead = False
         self._tried_at = anyio.current_time()
@@ -67,7 +67,7 @@ class Services:
             except BrokerError as error:
                 if not error.retryable:
                     raise
-                logger.warning("worker %s: cannot sign on: %s", self._pump.worker_id, error.message)
+                self._log.warning("worker %s: cannot sign on: %s", self._pump.worker_id, error.message)
                 await anyio.sleep(next(waits))
 
     async def beat(self) -> None:
@@ -108,7 +108,7 @@ class Services:
                 if not error.retryable:
                     raise
                 pause = min(next(waits), self._recovery.heartbeat_interval)
-                logger.warning("worker %s: cannot write its heartbeat: %s", self._pump.worker_id, error.message)
+                self._log.warning("worker %s: cannot write its heartbeat: %s", self._pump.worker_id, error.message)
             else:
                 waits = pauses(self._resilience, self._environment.random)
                 pause = self._recovery.heartbeat_interval
@@ -128,7 +128,7 @@ class Services:
                     while True:
                         self._pump.notice(await listener.receive())
             except BrokerError as error:
-                logger.warning("worker %s: no notifications: %s", self._pump.worker_id, error.message)
+                self._log.warning("worker %s: no notifications: %s", self._pump.worker_id, error.message)
                 await anyio.sleep(next(waits))
 
     async def keep_looking_after(self) -> None:
@@ -154,7 +154,7 @@ class Services:
         if anyio.current_time() - self._watching_since >= self._recovery.dead_after:
             reaped = await self._try("take tasks from dead workers", self._maintenance.reap(REAP_BATCH))
             if reaped:
-                logger.warning("worker %s: took %d tasks from dead workers", self._pump.worker_id, reaped)
+                self._log.warning("worker %s: took %d tasks from dead workers", self._pump.worker_id, reaped)
         if self._finished_after is not None:
             removal = self._maintenance.prune(PRUNE_BATCH, finished_after=self._finished_after)
             pruned = await self._try("remove old tasks", removal)
@@ -165,5 +165,5 @@ class Services:
         try:
             return await call
         except BrokerError as error:
-            logger.warning("worker %s: cannot %s: %s", self._pump.worker_id, what, error.message)
+            self._log.warning("worker %s: cannot %s: %s", self._pump.worker_id, what, error.message)
             return 0

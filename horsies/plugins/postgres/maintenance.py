@@ -31,9 +31,7 @@ class PostgresMaintenance:
 
     async def reap(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.reap`."""
-        given: dict[str, object] = {"dead_after": self._dead_after, "now": now}
-        await self._session.fetch("reap", self._sql["bury"], given)
-        given = {"limit": limit, "skipped": sorted(self._refused)}
+        given = {"dead_after": self._dead_after, "limit": limit, "skipped": sorted(self._refused), "now": now}
         orphans = await self._session.fetch("reap", self._sql["orphans"], given)
         return await self._reap(orphans, now) if orphans else 0
 

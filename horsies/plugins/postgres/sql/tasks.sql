@@ -352,12 +352,25 @@ FROM (
 ) AS told
 
 -- name: orphans
--- What is held by workers that are not registered. A claim's worker was registered when it claimed, so a claim that this
--- snapshot shows without one is an orphan for good: its number is all that `reap` needs.
+-- Whoever's last heartbeat is too old is dead: registered no more, unless it is writing a heartbeat just now. The answer
+-- is what the dead hold, and whoever else is not registered. A claim's worker was registered when it claimed, so a claim
+-- that this snapshot shows without one is an orphan for good: its number is all that `reap` needs.
+WITH buried AS (
+    DELETE FROM {schema}.workers
+    WHERE worker_id = ANY (ARRAY(
+        SELECT worker_id FROM {schema}.workers
+        WHERE seen_at
+            <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(dead_after)s::float8)
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING worker_id
+)
 SELECT task.id::text, task.claim_number
 FROM {schema}.tasks AS task
-WHERE task.phase = 2 AND task.id <> ALL (%(skipped)s::uuid[])
-    AND NOT EXISTS (SELECT FROM {schema}.workers AS worker WHERE worker.worker_id = task.worker_id)
+WHERE task.phase = 2 AND task.id <> ALL (%(skipped)s::uuid[]) AND (
+    NOT EXISTS (SELECT FROM {schema}.workers AS worker WHERE worker.worker_id = task.worker_id)
+    OR EXISTS (SELECT FROM buried WHERE buried.worker_id = task.worker_id)
+)
 LIMIT %(limit)s::bigint
 
 -- name: reap

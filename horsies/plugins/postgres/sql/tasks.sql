@@ -326,8 +326,8 @@ FROM (
     FROM (SELECT DISTINCT queue FROM returned) AS names
 ) AS told
 
--- name: expire
--- PENDING -> EXPIRED, oldest deadline first.
+-- name: sweep
+-- PENDING -> EXPIRED, oldest deadline first: what a claim met in its way, and what is behind it.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 expired AS (
     UPDATE {schema}.tasks AS task SET phase = 3, status = 'EXPIRED', finished_at = clock.now
@@ -482,8 +482,27 @@ SELECT task.id::text, asked.status, told.finished, called.workers
 FROM {schema}.tasks AS task LEFT JOIN asked ON asked.id = task.id CROSS JOIN told CROSS JOIN called
 WHERE task.id = ANY (%(ids)s::uuid[])
 
--- name: expire_claimed
--- CLAIMED -> EXPIRED: what its worker has not come to start. Such a start finds its claim gone.
+-- name: overdue
+-- What is past its deadline and has not started: PENDING ones, the oldest deadline first, then those CLAIMED whose worker
+-- has not come to start them.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
+(
+    SELECT id::text FROM {schema}.tasks
+    WHERE phase < 2 AND good_until <= (SELECT now FROM clock) AND id <> ALL (%(skipped)s::uuid[])
+    ORDER BY good_until
+    LIMIT %(limit)s::bigint
+)
+UNION ALL
+(
+    SELECT id::text FROM {schema}.tasks
+    WHERE phase = 2 AND status = 'CLAIMED' AND good_until <= (SELECT now FROM clock)
+        AND id <> ALL (%(skipped)s::uuid[])
+    LIMIT %(limit)s::bigint
+)
+LIMIT %(limit)s::bigint
+
+-- name: expire
+-- PENDING, CLAIMED -> EXPIRED. The start of one that was CLAIMED finds its claim gone.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 expired AS (
     UPDATE {schema}.tasks AS task SET
@@ -491,8 +510,7 @@ expired AS (
     FROM clock
     WHERE task.ctid = ANY (ARRAY(
         SELECT ctid FROM {schema}.tasks
-        WHERE phase = 2 AND status = 'CLAIMED' AND good_until <= (SELECT now FROM clock)
-        LIMIT %(limit)s::bigint
+        WHERE id = ANY (%(ids)s::uuid[]) AND status IN ('PENDING', 'CLAIMED') AND good_until <= (SELECT now FROM clock)
         FOR NO KEY UPDATE SKIP LOCKED
     ))
     RETURNING task.id
@@ -507,16 +525,21 @@ FROM (
     ) AS notices
 ) AS told
 
+-- name: old
+-- What ended long ago, the oldest first.
+SELECT id::text FROM {schema}.tasks
+WHERE phase = 3 AND id <> ALL (%(skipped)s::uuid[]) AND finished_at
+    <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(finished_after)s::float8)
+ORDER BY finished_at
+LIMIT %(limit)s::bigint
+
 -- name: prune
--- What ended long ago is removed, the oldest first, and its attempts with it.
+-- Ended tasks are removed, and their attempts with them.
 WITH gone AS (
     DELETE FROM {schema}.tasks
     WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {schema}.tasks
-        WHERE phase = 3 AND finished_at
-            <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(finished_after)s::float8)
-        ORDER BY finished_at
-        LIMIT %(limit)s::bigint
+        WHERE id = ANY (%(ids)s::uuid[]) AND status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED')
         FOR UPDATE SKIP LOCKED
     ))
     RETURNING id

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 
@@ -35,7 +35,12 @@ LOCKED = "55P03"
 
 
 class Finisher:
-    """The one writer of a worker's results."""
+    """The one writer of a worker's results.
+
+    Args:
+        counts: the worker's, for its statistics.
+        written: called after each batch that the database has answered for.
+    """
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class Finisher:
         resilience: ResilienceConfig,
         environment: Environment,
         counts: Counter[str],
+        written: Callable[[], None] | None = None,
     ) -> None:
         self._consumer = consumer
         self._resilience = resilience
@@ -52,6 +58,7 @@ class Finisher:
         self._emptied = anyio.Event()
         self._hurried = anyio.Event()
         self._counts = counts
+        self._written = written
         self._aside: deque[Finish] = deque()
         self._aside_until = math.inf
         self._waits = pauses(resilience, environment.random)
@@ -109,6 +116,8 @@ class Finisher:
                     continue
                 await self._divide(batch, error)
                 return
+            if self._written is not None:
+                self._written()
             for end, was_written in zip(batch, written, strict=True):
                 if not was_written:
                     self._counts["lost"] += 1

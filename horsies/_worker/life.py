@@ -74,6 +74,11 @@ class Life:
         self._shields: list[anyio.CancelScope] = []
 
     @property
+    def _is_capped(self) -> bool:
+        caps = [queue.max_concurrency for queue in self._queues]
+        return any(cap is not None for cap in [*caps, self._host.app.config.cluster_wide_cap])
+
+    @property
     def is_ready(self) -> bool:
         """Whether it may claim: registered, heard of lately, and not on its way out."""
         return self.pump is not None and self.pump.is_alive() and not self._is_stopping and not self.is_retiring
@@ -112,12 +117,24 @@ class Life:
             ready: called once it may claim.
         """
         host, app = self._host, self._host.app.config
+        pump: Pump
+
+        def look_again() -> None:
+            """What has ended makes room under a cap, and where notices do not reach nobody else says so."""
+            pump.notice([""])
+
         async with AsyncExitStack() as stack:
             consumer = await stack.enter_async_context(
                 host.broker.consumer(self.worker_id, [(q.name, q.priority) for q in self._queues])
             )
             maintenance = await stack.enter_async_context(host.broker.maintenance(self.worker_id))
-            finisher = Finisher(consumer, app.resilience, host.environment, self._counts)
+            finisher = Finisher(
+                consumer,
+                app.resilience,
+                host.environment,
+                self._counts,
+                written=look_again if self._is_capped else None,
+            )
             self.pump = pump = Pump(
                 host,
                 consumer,

@@ -1,4 +1,4 @@
-"""The command line: `horsies worker|check|migrate|demo`.
+"""The command line: `horsies worker|queue|check|migrate|demo`.
 
 Exit codes: 0 done or stopped in order, 1 failed, 2 wrong usage.
 """
@@ -18,8 +18,9 @@ import typer
 
 from horsies import BrokerError, HorsiesError, Runtime, WorkerConfig
 
+from . import queues
 from .demo import run_demo
-from .locate import factory_for, load_app
+from .locate import Locator, factory_for, load_app
 from .logs import LogFormat, LogLevel, configure
 from .supervisor import Supervisor, child_arguments
 from .worker import Surroundings, serve
@@ -36,7 +37,8 @@ LAST_PORT = 65_535
 USAGE = frozenset(("HRS-206", "HRS-207", "HRS-215"))
 """Codes of errors that only another command line mends."""
 
-Locator = Annotated[str, typer.Argument(metavar="PKG.MOD:APP", help="where the Horsies object is")]
+
+app.add_typer(queues.app, name="queue")
 
 
 class Backend(StrEnum):
@@ -54,7 +56,7 @@ def worker(
     ] = None,
     concurrency: Annotated[int, typer.Option(help="tasks at once, async and sync together")] = 100,
     threads: Annotated[int | None, typer.Option(help="sync tasks at once; default: as many as tasks")] = None,
-    queues: Annotated[str | None, typer.Option(help="comma-separated; default: all")] = None,
+    served: Annotated[str | None, typer.Option("--queues", help="comma-separated; default: all")] = None,
     drain_timeout: Annotated[float, typer.Option(help="seconds for running tasks at SIGTERM")] = 30.0,
     name: Annotated[str | None, typer.Option(help="shown in logs and TaskInfo.worker_id")] = None,
     until_idle: Annotated[bool, typer.Option("--until-idle", help="stop when nothing is due")] = False,
@@ -72,7 +74,7 @@ def worker(
     """Run a worker until SIGTERM or SIGINT; a second signal cuts the drain short."""
     configure(log_format, log_level or (LogLevel.info if verbose else LogLevel.warning))
     config = WorkerConfig(
-        queues=None if queues is None else tuple(part.strip() for part in queues.split(",") if part.strip()),
+        queues=None if served is None else tuple(part.strip() for part in served.split(",") if part.strip()),
         concurrency=concurrency,
         threads=threads,
         drain_timeout=drain_timeout,
@@ -159,7 +161,7 @@ def main() -> None:
     """Run the command line; a `HorsiesError` becomes one message and exit code 1 (2 for wrong usage)."""
     try:
         app()
-    except HorsiesError as error:
+    except (HorsiesError, BrokerError) as error:
         raise SystemExit(_told(error)) from None
     except BaseExceptionGroup as group:
         matched, rest = group.split((HorsiesError, BrokerError))

@@ -162,6 +162,7 @@ class Life:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._shielded, finisher.run)
                 group.start_soon(self._shielded, services.keep_beating)
+                group.start_soon(self._shielded, services.notice_freezes)
                 group.start_soon(services.listen)
                 group.start_soon(services.keep_looking_after)
                 if self._config.max_memory is not None:

@@ -18,10 +18,10 @@ import typer
 
 from horsies import BrokerError, HorsiesError, Runtime, WorkerConfig
 
-from . import queues
 from .demo import run_demo
 from .locate import Locator, factory_for, load_app
 from .logs import LogFormat, LogLevel, configure
+from .queues import app as queue_commands
 from .supervisor import Supervisor, child_arguments
 from .worker import Surroundings, serve
 
@@ -38,7 +38,7 @@ USAGE = frozenset(("HRS-206", "HRS-207", "HRS-215"))
 """Codes of errors that only another command line mends."""
 
 
-app.add_typer(queues.app, name="queue")
+app.add_typer(queue_commands, name="queue")
 
 
 class Backend(StrEnum):
@@ -56,7 +56,7 @@ def worker(
     ] = None,
     concurrency: Annotated[int, typer.Option(help="tasks at once, async and sync together")] = 100,
     threads: Annotated[int | None, typer.Option(help="sync tasks at once; default: as many as tasks")] = None,
-    served: Annotated[str | None, typer.Option("--queues", help="comma-separated; default: all")] = None,
+    queues: Annotated[str | None, typer.Option(help="comma-separated; default: all")] = None,
     drain_timeout: Annotated[float, typer.Option(help="seconds for running tasks at SIGTERM")] = 30.0,
     name: Annotated[str | None, typer.Option(help="shown in logs and TaskInfo.worker_id")] = None,
     until_idle: Annotated[bool, typer.Option("--until-idle", help="stop when nothing is due")] = False,
@@ -74,7 +74,7 @@ def worker(
     """Run a worker until SIGTERM or SIGINT; a second signal cuts the drain short."""
     configure(log_format, log_level or (LogLevel.info if verbose else LogLevel.warning))
     config = WorkerConfig(
-        queues=None if served is None else tuple(part.strip() for part in served.split(",") if part.strip()),
+        queues=None if queues is None else tuple(part.strip() for part in queues.split(",") if part.strip()),
         concurrency=concurrency,
         threads=threads,
         drain_timeout=drain_timeout,

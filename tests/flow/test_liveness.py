@@ -82,7 +82,8 @@ async def test_who_was_found_dead_cancels_its_tasks_and_goes_on_as_somebody_else
         handle = (await wait.handle(rt).send()).unwrap()
         await until(lambda: len(seen) == 1)
         before = worker.worker_id
-        assert await bury(rt) == 1
+        # It may hear that it is dead, and write how its task ended, before that is taken from it.
+        taken = await bury(rt)
         await until(lambda: worker.is_ready and worker.worker_id != before)
         assert seen[:2] == [f"began 1 {before}", "cancelled"]
         result = await handle.get(timeout=20)
@@ -94,7 +95,7 @@ async def test_who_was_found_dead_cancels_its_tasks_and_goes_on_as_somebody_else
         await until(lambda: seen[-1] == f"began 1 {worker.worker_id}")
         await again.cancel()
         # What it wrote of the attempt that was taken from it did not count.
-        assert worker.statistics().lost == 1
+        assert worker.statistics().lost == taken
 
 
 async def test_a_worker_that_was_frozen_knows_by_its_own_clock(app: Horsies) -> None:

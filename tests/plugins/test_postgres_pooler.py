@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from horsies import (
     TaskSendOptions,
 )
 from horsies.abc import Broker, EnqueueOutcome, Topic, Transactional
-from horsies.testing.broker import T0, BrokerConformance, new_task
+from horsies.testing.broker import CAPS, T0, BrokerConformance, new_task
 from horsies.testing.postgres import embedded_server
 
 needs_pgbouncer = pytest.mark.skipif(BINARY is None, reason="PgBouncer is not installed here")
@@ -122,13 +122,22 @@ class TestConformance(BrokerConformance):
     """The suite that third parties run."""
 
     @pytest.fixture
-    async def broker(
-        self, anyio_backend: Any, pgbouncer: PgBouncer, postgres_url: str, schema: str
-    ) -> AsyncIterator[Broker]:
-        config = AppConfig(url=pgbouncer.url, listen_url=postgres_url, schema=schema)
-        factory = Runtime(Horsies(config)).broker_factory()
-        async with factory.open(config, clock=lambda: T0) as broker:
+    def config(self, pgbouncer: PgBouncer, postgres_url: str, schema: str) -> AppConfig:
+        return AppConfig(url=pgbouncer.url, listen_url=postgres_url, schema=schema)
+
+    @pytest.fixture
+    async def broker(self, anyio_backend: Any, config: AppConfig) -> AsyncIterator[Broker]:
+        async with _open(config) as broker:
             yield broker
+
+    @pytest.fixture
+    async def capped_broker(self, anyio_backend: Any, config: AppConfig) -> AsyncIterator[Broker]:
+        async with _open(replace(config, **CAPS)) as broker:
+            yield broker
+
+
+def _open(config: AppConfig) -> AbstractAsyncContextManager[Broker]:
+    return Runtime(Horsies(config)).broker_factory().open(config, clock=lambda: T0)
 
 
 @needs_pgbouncer

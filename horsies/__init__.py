@@ -17,6 +17,7 @@ from ._core.retry import RetryPolicy
 from ._core.status import CancelOutcome, TaskStatus
 from ._payload.envelope import TaskSendPayload
 from ._runtime.blocking import BlockingRuntime, blocking
+from ._runtime.queues import QueueInfo
 from ._runtime.runtime import Runtime
 from ._task.app import Horsies
 from ._task.context import TaskContext, TaskInterrupted
@@ -42,6 +43,7 @@ __all__ = [
     "BlockingRuntime",
     "Worker",
     "WorkerStatistics",
+    "QueueInfo",
     # sending
     "TaskFunction",
     "TaskSendOptions",

@@ -21,6 +21,7 @@ from .._task.handle import TaskHandle, TaskInfo, TaskResult
 from .._task.options import TaskSendOptions
 from .._task.send import TaskFunction, TaskSendResult
 from .._worker.worker import Worker, WorkerStatistics
+from .queues import QueueInfo
 from .runtime import Runtime
 
 P = ParamSpec("P")
@@ -174,6 +175,18 @@ class BlockingRuntime:
     def start_worker(self, config: WorkerConfig | None = None) -> BlockingWorker:
         """See `Runtime.start_worker`."""
         return BlockingWorker(self._portal, self._portal.call(self._runtime.start_worker, config))
+
+    def queues(self) -> Result[list[QueueInfo], BrokerError]:
+        """See `Runtime.queues`."""
+        return self._portal.call(self._runtime.queues)
+
+    def pause_queue(self, name: str) -> Result[bool, BrokerError]:
+        """See `Runtime.pause_queue`."""
+        return self._portal.call(self._runtime.pause_queue, name)
+
+    def resume_queue(self, name: str) -> Result[bool, BrokerError]:
+        """See `Runtime.resume_queue`."""
+        return self._portal.call(self._runtime.resume_queue, name)
 
     def check(self) -> None:
         """See `Runtime.check`."""

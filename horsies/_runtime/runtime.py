@@ -11,6 +11,7 @@ import anyio.abc
 
 from .._core.config import WorkerConfig
 from .._core.errors import BrokerError, HorsiesError
+from .._core.result import Err, Ok, Result
 from .._core.urls import scheme_of
 from .._task.ambient import registered
 from .._task.app import Horsies
@@ -37,6 +38,7 @@ from .completed import completed
 from .flusher import BATCH_ROWS, Flusher
 from .nursery import open_nursery
 from .plugins import Plugins
+from .queues import QueueInfo, queue_infos, require_queue
 from .waiters import Waiters
 
 P = ParamSpec("P")
@@ -143,7 +145,7 @@ class Runtime(anyio.AsyncContextManagerMixin):
         """Run a worker in the calling task, until it is cancelled or (`until_idle`) has nothing left to do.
 
         Raises:
-            HorsiesError: HRS-215 for a queue the application lacks, HRS-201 for caps.
+            HorsiesError: HRS-215 for a queue the application lacks.
         """
         worker = Worker(self, config)
         self._opened()
@@ -193,6 +195,33 @@ class Runtime(anyio.AsyncContextManagerMixin):
         if not isinstance(broker, Transactional):
             raise HorsiesError("HRS-211", _NO_TRANSACTIONS, ["use a postgresql:// URL for it"])
         return broker.transaction()
+
+    async def queues(self) -> Result[list[QueueInfo], BrokerError]:
+        """What stands in each queue: those of the application in their order, then others that have tasks."""
+        try:
+            return Ok(queue_infos(self.app, await self.broker.reader.queues()))
+        except BrokerError as error:
+            return Err(error)
+
+    async def pause_queue(self, name: str) -> Result[bool, BrokerError]:
+        """Let no worker claim from a queue any more; what runs goes on. Whether it was not paused before.
+
+        Raises:
+            HorsiesError: HRS-200, the application has no such queue.
+        """
+        require_queue(self.app, name)
+        try:
+            return Ok(await self.broker.control.pause(name))
+        except BrokerError as error:
+            return Err(error)
+
+    async def resume_queue(self, name: str) -> Result[bool, BrokerError]:
+        """Let workers claim from a queue again, at once. Whether it was paused. Raises as `pause_queue`."""
+        require_queue(self.app, name)
+        try:
+            return Ok(await self.broker.control.resume(name))
+        except BrokerError as error:
+            return Err(error)
 
     def as_completed(
         self, handles: Iterable[TaskHandle[T]]

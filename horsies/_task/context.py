@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("horsies.task")
 
 
-class _TaskLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds the task's context to each record, beside whatever `extra` the caller gives."""
+class ContextLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds what it knows of the task or worker to each record, beside whatever `extra` the caller gives."""
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
@@ -52,7 +52,7 @@ class TaskContext:
         self.metadata = metadata
         self.runtime = runtime
         self.state = state
-        self.logger = _TaskLogger(
+        self.logger = ContextLogger(
             _logger,
             {"task_id": task_id, "task_name": task_name, "queue": queue, "attempt": attempt, "worker_id": worker_id},
         )

@@ -10,10 +10,9 @@ is halved until the locked row stands alone, and its end is set aside and tried 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 
@@ -23,11 +22,10 @@ from .._core.errors import BrokerError, TaskError
 from .._core.result import Err
 from .._core.status import TaskStatus
 from .._payload.result import encode_result
+from .._task.context import ContextLogger
 from .._task.host import Environment
 from ..abc import Consumer, Finish, Lease
 from .backoff import pauses
-
-logger = logging.getLogger("horsies.worker")
 
 BATCH = 200
 BUFFER = 2_000
@@ -35,7 +33,12 @@ LOCKED = "55P03"
 
 
 class Finisher:
-    """The one writer of a worker's results."""
+    """The one writer of a worker's results.
+
+    Args:
+        counts: the worker's, for its statistics.
+        written: called after each batch that the database has answered for.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,8 @@ class Finisher:
         resilience: ResilienceConfig,
         environment: Environment,
         counts: Counter[str],
+        log: ContextLogger,
+        written: Callable[[], None] | None = None,
     ) -> None:
         self._consumer = consumer
         self._resilience = resilience
@@ -53,6 +58,8 @@ class Finisher:
         self._emptied = anyio.Event()
         self._hurried = anyio.Event()
         self._counts = counts
+        self._log = log
+        self._written = written
         self._aside: deque[Finish] = deque()
         self._aside_until = math.inf
         self._waits = pauses(resilience, environment.random)
@@ -108,15 +115,17 @@ class Finisher:
                 written = await self._consumer.finish(batch)
             except BrokerError as error:
                 if error.retryable and error.code != LOCKED:
-                    logger.warning("cannot write %d results, trying again: %s", len(batch), error.message)
+                    self._log.warning("cannot write %d results, trying again: %s", len(batch), error.message)
                     await self._pause(next(waits))
                     continue
                 await self._divide(batch, error)
                 return
+            if self._written is not None:
+                self._written()
             for end, was_written in zip(batch, written, strict=True):
                 if not was_written and end.lease not in self._may_not_have_started:
                     self._counts["lost"] += 1
-                    logger.warning(
+                    self._log.warning(
                         "the result of task %s was not written: another worker owns it by now, or a try whose answer "
                         "was lost wrote it",
                         end.lease.task_id,
@@ -153,7 +162,7 @@ class Finisher:
             self._aside.append(end)
             pause = self._resilience.retry_initial if self._hurried.is_set() else next(self._waits)
             self._aside_until = anyio.current_time() + pause
-            logger.warning(
+            self._log.warning(
                 "the result of task %s waits for a transaction that has locked its row; trying again in %.1f s",
                 end.lease.task_id,
                 pause,
@@ -162,7 +171,7 @@ class Finisher:
             return
         if end.error_code == TaskErrorCode.BROKER_ERROR:
             raise error
-        logger.error(
+        self._log.error(
             "the database refuses the result of task %s: %s",
             end.lease.task_id,
             error.message,

@@ -21,6 +21,7 @@ import anyio
 
 from .._core.config import QueueConfig, WorkerConfig
 from .._core.errors import BrokerError
+from .._task.context import ContextLogger
 from .._task.host import Host
 from ..abc import Broker, Consumer
 from .finisher import Finisher
@@ -59,6 +60,7 @@ class Life:
     ) -> None:
         place = host.environment
         self.worker_id = f"{config.name or place.host}:{place.pid}:{place.new_id()[-8:]}"
+        self._log = ContextLogger(logger, {"worker_id": self.worker_id})
         self._host = host
         self._config = config
         self._queues = queues
@@ -72,6 +74,11 @@ class Life:
         self._joining = anyio.CancelScope()
         self._working = anyio.CancelScope()
         self._shields: list[anyio.CancelScope] = []
+
+    @property
+    def _is_capped(self) -> bool:
+        caps = [queue.max_concurrency for queue in self._queues]
+        return any(cap is not None for cap in [*caps, self._host.app.config.cluster_wide_cap])
 
     @property
     def is_ready(self) -> bool:
@@ -100,7 +107,7 @@ class Life:
     def die(self, why: str) -> None:
         """Others have taken what it held, or may: nothing of it is worth going on with."""
         if not self.found_dead:
-            logger.warning("worker %s: %s; its running tasks are cancelled", self.worker_id, why)
+            self._log.warning("worker %s: %s; its running tasks are cancelled", self.worker_id, why)
             self.found_dead = True
             self.cut_short()
 
@@ -112,18 +119,32 @@ class Life:
             ready: called once it may claim.
         """
         host, app = self._host, self._host.app.config
+        pump: Pump
+
+        def look_again() -> None:
+            """What has ended makes room under a cap, and where notices do not reach nobody else says so."""
+            pump.notice([""])
+
         async with AsyncExitStack() as stack:
             consumer = await stack.enter_async_context(
                 host.broker.consumer(self.worker_id, [(q.name, q.priority) for q in self._queues])
             )
             maintenance = await stack.enter_async_context(host.broker.maintenance(self.worker_id))
-            finisher = Finisher(consumer, app.resilience, host.environment, self._counts)
+            finisher = Finisher(
+                consumer,
+                app.resilience,
+                host.environment,
+                self._counts,
+                self._log,
+                written=look_again if self._is_capped else None,
+            )
             self.pump = pump = Pump(
                 host,
                 consumer,
                 finisher,
                 self._config,
                 worker_id=self.worker_id,
+                log=self._log,
                 queues=[queue.name for queue in self._queues],
                 state=state,
                 silence=app.recovery.dead_after,
@@ -132,7 +153,7 @@ class Life:
             )
             stack.push_async_callback(pump.processes.aclose)
             self.services = services = Services(
-                host.broker, consumer, maintenance, pump, host.environment, app, self.die
+                host.broker, consumer, maintenance, pump, host.environment, app, self._log, self.die
             )
             with self._joining:
                 await self._sign_on(services, consumer)
@@ -141,12 +162,13 @@ class Life:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._shielded, finisher.run)
                 group.start_soon(self._shielded, services.keep_beating)
+                group.start_soon(self._shielded, services.notice_freezes)
                 group.start_soon(services.listen)
                 group.start_soon(services.keep_looking_after)
                 if self._config.max_memory is not None:
                     group.start_soon(watch, self._config.max_memory, pump.retire_nowait)
                 try:
-                    logger.info("worker %s is ready", self.worker_id, extra={"worker_id": self.worker_id})
+                    self._log.info("worker %s is ready", self.worker_id)
                     ready()
                     await self._work(pump)
                 finally:
@@ -186,10 +208,10 @@ class Life:
                 self._counts["given_back"] += await consumer.leave()
             if cleanup.cancelled_caught:
                 self.left_behind = True
-                logger.error("worker %s could not write everything in time", self.worker_id)
+                self._log.error("worker %s could not write everything in time", self.worker_id)
         except BrokerError as error:
             self.left_behind = True
-            logger.error("worker %s could not sign off: %s", self.worker_id, error.message)
+            self._log.error("worker %s could not sign off: %s", self.worker_id, error.message)
         finally:
             for scope in self._shields:
                 scope.cancel()

@@ -22,13 +22,13 @@ from .._core.config import WorkerConfig
 from .._core.errors import BrokerError, TaskError
 from .._core.result import Err, Ok
 from .._core.status import TaskStatus
-from .._task.context import TaskContext
+from .._task.context import ContextLogger, TaskContext
 from .._task.host import Host
 from .._task.place import Place
 from ..abc import ClaimedTask, Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
 from .backoff import pauses
 from .finisher import Finisher
-from .job import Job, cancelled, conclude, conclude_interrupted, logger, prepare, run_async, run_sync
+from .job import Job, cancelled, conclude, conclude_interrupted, prepare, run_async, run_sync
 from .processes import Processes, run_process
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Pump:
         config: WorkerConfig,
         *,
         worker_id: str,
+        log: ContextLogger,
         queues: Iterable[str],
         state: Any,
         silence: float,
@@ -71,6 +72,7 @@ class Pump:
         self._finisher = finisher
         self._config = config
         self.worker_id = worker_id
+        self._log = log
         self._queues = frozenset(queues)
         self._state = state
         self._silence = silence
@@ -114,8 +116,7 @@ class Pump:
         """As `stop_nowait`, but of the worker's own accord: what runs has all the time it needs."""
         if not self.is_stopping:
             self.is_retiring = True
-            extra = {"worker_id": self.worker_id}
-            logger.info("worker %s ends once what it runs has ended: %s", self.worker_id, reason, extra=extra)
+            self._log.info("worker %s ends once what it runs has ended: %s", self.worker_id, reason)
             self.stop_nowait()
 
     def notice(self, names: Iterable[str]) -> None:
@@ -161,7 +162,7 @@ class Pump:
                 # What the failed call did, it may still be doing, for as long as the server lets a statement run.
                 self._in_doubt_until = anyio.current_time() + self._resilience.statement_timeout + DOUBT
                 self._look_at = 0.0
-                logger.warning("worker %s: %s; trying again in %.1f s", self.worker_id, error.message, pause)
+                self._log.warning("worker %s: %s; trying again in %.1f s", self.worker_id, error.message, pause)
                 self._hungry = True
                 await anyio.sleep(pause)
                 continue
@@ -191,7 +192,7 @@ class Pump:
             await self._give_back([GiveBack(job.claimed.lease) for job in self._ready])
         except BrokerError as error:
             # Leaving gives back all there is.
-            logger.warning("worker %s: %s", self.worker_id, error.message)
+            self._log.warning("worker %s: %s", self.worker_id, error.message)
         self._ready.clear()
 
     def settle_unsure(self) -> None:
@@ -232,7 +233,7 @@ class Pump:
                 case Job() as job:
                     self._ready.append(job)
                 case Finish() as end:
-                    self._log_failure(row, str(end.error_code))
+                    self._log_failure(row, str(end.error_code), attempt=row.attempt)
                     self.counts["failed"] += 1
                     self._finisher.add_nowait(end)
                 case GiveBack() as gift:
@@ -299,7 +300,7 @@ class Pump:
             end, error = conclude(self._host, job, result)
             self._count(job, end.status)
             if error is not None:
-                self._log_failure(job.claimed, error.error.code)
+                self._log_failure(job.claimed, error.error.code, attempt=job.claimed.attempt + 1)
             self._finisher.add_nowait(end)
 
         if job.task.signature.takes_context:
@@ -342,11 +343,17 @@ class Pump:
         if status is TaskStatus.PENDING:
             self._next_due = 0.0
 
-    def _log_failure(self, claimed: ClaimedTask, code: str) -> None:
+    def _log_failure(self, claimed: ClaimedTask, code: str, *, attempt: int) -> None:
         name, task_id = claimed.task_name, claimed.lease.task_id
-        extra = {"task_name": name, "task_id": task_id, "worker_id": self.worker_id, "error_code": code}
+        extra = {
+            "task_name": name,
+            "task_id": task_id,
+            "queue": claimed.queue,
+            "attempt": attempt,
+            "error_code": code,
+        }
         level = logging.INFO if is_user_code(code) else logging.WARNING
-        logger.log(level, "task %r %s ended with %s", name, task_id, code, extra=extra)
+        self._log.log(level, "task %r %s ended with %s", name, task_id, code, extra=extra)
 
     def is_alive(self) -> bool:
         """Whether the heartbeat is young enough to claim; the claim itself has the database ask the same."""

@@ -5,7 +5,6 @@ Each service is one loop over a call that is complete in itself; a database that
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -13,16 +12,17 @@ import anyio.lowlevel
 
 from .._core.config import AppConfig
 from .._core.errors import BrokerError
+from .._task.context import ContextLogger
 from .._task.host import Environment
 from ..abc import Broker, Consumer, Maintenance, Topic
 from .backoff import pauses
 from .pump import Pump
 
-logger = logging.getLogger("horsies.worker")
-
 EXPIRE_BATCH = 500
 REAP_BATCH = 200
 PRUNE_BATCH = 500
+PRUNE_PAUSE = 60.0
+"""Seconds at most between looks for tasks to remove: nobody waits for it."""
 
 
 class Services:
@@ -40,6 +40,7 @@ class Services:
         pump: Pump,
         environment: Environment,
         config: AppConfig,
+        log: ContextLogger,
         die: Callable[[str], None],
     ) -> None:
         self._broker = broker
@@ -50,11 +51,12 @@ class Services:
         self._recovery = config.recovery
         self._resilience = config.resilience
         self._finished_after = config.retention.finished_after
+        self._log = log
         self._die = die
         self._is_dead = False
-        self._tried_at = anyio.current_time()
         self._watching_since = anyio.current_time()
         self._leads_until = 0.0
+        self._prune_at = 0.0
 
     async def sign_on(self) -> None:
         """Register the worker, however long the database is away."""
@@ -67,51 +69,52 @@ class Services:
             except BrokerError as error:
                 if not error.retryable:
                     raise
-                logger.warning("worker %s: cannot sign on: %s", self._pump.worker_id, error.message)
+                self._log.warning("worker %s: cannot sign on: %s", self._pump.worker_id, error.message)
                 await anyio.sleep(next(waits))
 
     async def beat(self) -> None:
         """Write the heartbeat once, and heed what it answers."""
         asked_at = anyio.current_time()
-        try:
-            answer = await self._consumer.beat()
-        finally:
-            self._tried_at = anyio.current_time()
+        answer = await self._consumer.beat()
+        answered_at = anyio.current_time()
         if not answer.alive:
             self._dies("it was silent for recovery.dead_after and was found dead")
             return
         if asked_at - self._pump.last_beat > self._recovery.dead_after / 2:
             # Whoever was away as long as this may come back any moment, and must not be found dead before.
-            self._watching_since = self._tried_at
+            self._watching_since = answered_at
             self._pump.notice([""])
-        self._pump.last_beat = self._tried_at
+        self._pump.last_beat = answered_at
         self._leads_until = asked_at + self._recovery.dead_after / 2 if answer.leads else 0.0
         for lease in answer.to_cancel:
             self._pump.cancel(lease.task_id)
 
     async def keep_beating(self) -> None:
-        """Beat until dead.
-
-        A database that is away makes a heartbeat old as well, but then it was tried again and again. When nobody has
-        even tried for `dead_after`, the process was frozen (or its event loop blocked), and others may have acted.
-        """
         waits = pauses(self._resilience, self._environment.random)
         pause = self._recovery.heartbeat_interval
         while not self._is_dead:
             await anyio.sleep(pause)
-            if anyio.current_time() - self._tried_at >= self._recovery.dead_after:
-                self._dies("it was frozen, or its event loop blocked, for recovery.dead_after")
-                return
             try:
                 await self.beat()
             except BrokerError as error:
                 if not error.retryable:
                     raise
                 pause = min(next(waits), self._recovery.heartbeat_interval)
-                logger.warning("worker %s: cannot write its heartbeat: %s", self._pump.worker_id, error.message)
+                self._log.warning("worker %s: cannot write its heartbeat: %s", self._pump.worker_id, error.message)
             else:
                 waits = pauses(self._resilience, self._environment.random)
                 pause = self._recovery.heartbeat_interval
+
+    async def notice_freezes(self) -> None:
+        """Die when the process was frozen (or its event loop blocked) for `dead_after`: others may have acted.
+
+        A database that is away makes the heartbeat as old, but meanwhile time goes on here.
+        """
+        while not self._is_dead:
+            before = anyio.current_time()
+            await anyio.sleep(self._recovery.heartbeat_interval)
+            if anyio.current_time() - before >= self._recovery.dead_after:
+                self._dies("it was frozen, or its event loop blocked, for recovery.dead_after")
 
     def _dies(self, why: str) -> None:
         self._is_dead = True
@@ -128,7 +131,7 @@ class Services:
                     while True:
                         self._pump.notice(await listener.receive())
             except BrokerError as error:
-                logger.warning("worker %s: no notifications: %s", self._pump.worker_id, error.message)
+                self._log.warning("worker %s: no notifications: %s", self._pump.worker_id, error.message)
                 await anyio.sleep(next(waits))
 
     async def keep_looking_after(self) -> None:
@@ -154,10 +157,12 @@ class Services:
         if anyio.current_time() - self._watching_since >= self._recovery.dead_after:
             reaped = await self._try("take tasks from dead workers", self._maintenance.reap(REAP_BATCH))
             if reaped:
-                logger.warning("worker %s: took %d tasks from dead workers", self._pump.worker_id, reaped)
-        if self._finished_after is not None:
+                self._log.warning("worker %s: took %d tasks from dead workers", self._pump.worker_id, reaped)
+        if self._finished_after is not None and anyio.current_time() >= self._prune_at:
             removal = self._maintenance.prune(PRUNE_BATCH, finished_after=self._finished_after)
             pruned = await self._try("remove old tasks", removal)
+            if not pruned:
+                self._prune_at = anyio.current_time() + min(PRUNE_PAUSE, self._finished_after.total_seconds() / 10)
         return expired + reaped + pruned
 
     async def _try(self, what: str, call: Awaitable[int]) -> int:
@@ -165,5 +170,5 @@ class Services:
         try:
             return await call
         except BrokerError as error:
-            logger.warning("worker %s: cannot %s: %s", self._pump.worker_id, what, error.message)
+            self._log.warning("worker %s: cannot %s: %s", self._pump.worker_id, what, error.message)
             return 0

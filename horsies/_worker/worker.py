@@ -134,16 +134,9 @@ def _served(host: Host, config: WorkerConfig) -> list[QueueConfig]:
     """The queues a worker serves.
 
     Raises:
-        HorsiesError: HRS-215 for a queue the application lacks, HRS-201 for a cap, which nothing enforces yet.
+        HorsiesError: HRS-215 for a queue the application lacks.
     """
     app = host.app
-    capped = [queue.name for queue in app.queues.values() if queue.max_concurrency is not None]
-    if capped or app.config.cluster_wide_cap is not None:
-        raise HorsiesError(
-            "HRS-201",
-            "this version of horsies does not enforce caps, so a worker does not run under them",
-            ["remove cluster_wide_cap and max_concurrency", *(f"queue {name!r} has one" for name in capped)],
-        )
     unknown = [name for name in config.queues or () if name not in app.queues]
     if unknown:
         raise HorsiesError(

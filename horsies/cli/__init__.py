@@ -1,4 +1,4 @@
-"""The command line: `horsies worker|check|migrate|demo`.
+"""The command line: `horsies worker|queue|check|migrate|demo`.
 
 Exit codes: 0 done or stopped in order, 1 failed, 2 wrong usage.
 """
@@ -19,8 +19,9 @@ import typer
 from horsies import BrokerError, HorsiesError, Runtime, WorkerConfig
 
 from .demo import run_demo
-from .locate import factory_for, load_app
+from .locate import Locator, factory_for, load_app
 from .logs import LogFormat, LogLevel, configure
+from .queues import app as queue_commands
 from .supervisor import Supervisor, child_arguments
 from .worker import Surroundings, serve
 
@@ -36,7 +37,8 @@ LAST_PORT = 65_535
 USAGE = frozenset(("HRS-206", "HRS-207", "HRS-215"))
 """Codes of errors that only another command line mends."""
 
-Locator = Annotated[str, typer.Argument(metavar="PKG.MOD:APP", help="where the Horsies object is")]
+
+app.add_typer(queue_commands, name="queue")
 
 
 class Backend(StrEnum):
@@ -159,7 +161,7 @@ def main() -> None:
     """Run the command line; a `HorsiesError` becomes one message and exit code 1 (2 for wrong usage)."""
     try:
         app()
-    except HorsiesError as error:
+    except (HorsiesError, BrokerError) as error:
         raise SystemExit(_told(error)) from None
     except BaseExceptionGroup as group:
         matched, rest = group.split((HorsiesError, BrokerError))

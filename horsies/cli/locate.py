@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Annotated
+
+import typer
 
 from horsies import Horsies, HorsiesError, Runtime
 from horsies.abc import BrokerFactory
+
+Locator = Annotated[str, typer.Argument(metavar="PKG.MOD:APP", help="where the Horsies object is")]
 
 
 def load_app(locator: str) -> Horsies:

@@ -107,28 +107,49 @@ async def test_who_is_writing_a_heartbeat_is_not_dead(stage: Stage, config: AppC
     assert (await worker.beat(now=at(60))).alive
 
 
-async def test_a_row_that_cannot_be_written_keeps_no_other_waiting(
+def refuse(config: AppConfig, n: int) -> None:
+    """From now on the n-th task can be neither changed nor removed."""
+    with psycopg.connect(config.url) as connection:
+        connection.execute(
+            f"""
+            CREATE FUNCTION {config.schema}.refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
+            CREATE TRIGGER refuse BEFORE UPDATE OR DELETE ON {config.schema}.tasks FOR EACH ROW
+            WHEN (old.id = '{UUID(int=n)}') EXECUTE FUNCTION {config.schema}.refuse()
+            """.encode()
+        )
+
+
+async def test_an_orphan_that_cannot_be_written_keeps_no_other_waiting(
     stage: Stage, config: AppConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     dead = await stage.worker()
     for n in range(1, 8):
         await stage.started(dead, new_task(n))
-    refuse = f"""
-        CREATE FUNCTION {config.schema}.refuse() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
-        CREATE TRIGGER refuse BEFORE UPDATE ON {config.schema}.tasks FOR EACH ROW
-        WHEN (new.id = '{UUID(int=3)}') EXECUTE FUNCTION {config.schema}.refuse()
-    """
-    with psycopg.connect(config.url) as connection:
-        connection.execute(refuse.encode())
-    assert await stage.maintenance.reap(5, now=at(60)) == 4
-    assert await stage.maintenance.reap(5, now=at(60)) == 2
-    assert await stage.maintenance.reap(5, now=at(60)) == 0
+    refuse(config, 3)
+    assert [await stage.maintenance.reap(5, now=at(60)) for _ in range(3)] == [4, 2, 0]
     assert [await stage.status(n) for n in range(1, 8)] == [
         TaskStatus.RUNNING if n == 3 else TaskStatus.FAILED for n in range(1, 8)
     ]
     (record,) = caplog.records
     assert str(UUID(int=3)) in record.getMessage()
+
+
+async def test_an_overdue_row_that_cannot_be_written_keeps_no_other_waiting(stage: Stage, config: AppConfig) -> None:
+    await stage.send(*(new_task(n, good_until=at(n)) for n in range(1, 8)))
+    refuse(config, 3)
+    assert [await stage.maintenance.expire(5, now=at(60)) for _ in range(3)] == [4, 2, 0]
+    assert await stage.status(3) is TaskStatus.PENDING
+
+
+async def test_an_old_row_that_cannot_be_removed_keeps_no_other_there(stage: Stage, config: AppConfig) -> None:
+    worker = await stage.worker()
+    for n in range(1, 8):
+        await worker.finish([done(await stage.started(worker, new_task(n)))], now=at(n))
+    refuse(config, 3)
+    old = timedelta(seconds=1)
+    assert [await stage.maintenance.prune(5, finished_after=old, now=at(60)) for _ in range(3)] == [4, 2, 0]
+    assert await stage.status(3) is TaskStatus.COMPLETED
 
 
 async def test_a_cancel_request_between_the_decision_and_the_write_of_a_retry_is_seen(

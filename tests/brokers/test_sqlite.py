@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,7 @@ from horsies import AppConfig, Horsies, HorsiesError, Runtime
 from horsies.abc import Broker, BrokerError, TaskStatus, Topic
 from horsies.plugins.sqlite.queries import named_queries, read_sql
 from horsies.plugins.sqlite.schema import migrate, statements
+from horsies.testing._conformance.stage import done
 from horsies.testing.broker import T0, Stage, at, new_task
 
 Opener = Callable[[], AbstractAsyncContextManager[Broker]]
@@ -131,10 +133,10 @@ def test_the_migrations_lead_to_the_schema() -> None:
         "heads",
         "held",
         "leave",
-        "expire",
-        "expire_claimed",
+        "sweep",
+        "overdue",
         "orphans",
-        "prune",
+        "old",
         "to_cancel",
         "has_due",
         "results",
@@ -151,24 +153,33 @@ def test_no_statement_reads_all_tasks(name: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_row_that_cannot_be_written_keeps_no_other_waiting(
+async def test_rows_that_cannot_be_written_keep_no_other_waiting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "horsies.db"
+    refused = (2, 12, 22)
     async with opener(f"sqlite:///{path}")() as broker, Stage.on(broker) as stage:
-        dead = await stage.worker()
+        worker = await stage.worker()
         for n in range(1, 5):
-            await stage.started(dead, new_task(n), retry_after_crash=5.0)
+            await stage.started(worker, new_task(n), retry_after_crash=5.0)
+            await stage.send(new_task(n + 10, queue="slow", good_until=at(1)))
+            await worker.finish([done(await stage.started(worker, new_task(n + 20)))], now=at(n))
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute(
-                f"CREATE TRIGGER refuse BEFORE UPDATE ON tasks WHEN new.id = '{UUID(int=2)}'"
-                " BEGIN SELECT RAISE(ABORT, 'refused'); END"
-            )
-        assert await stage.maintenance.reap(3, now=at(60)) == 2
-        assert await stage.maintenance.reap(3, now=at(60)) == 1
-        assert await stage.maintenance.reap(3, now=at(60)) == 0
+            ids = ", ".join(f"'{UUID(int=n)}'" for n in refused)
+            for change in ("UPDATE", "DELETE"):
+                other.execute(
+                    f"CREATE TRIGGER refuse_{change} BEFORE {change} ON tasks WHEN old.id IN ({ids})"
+                    " BEGIN SELECT RAISE(ABORT, 'refused'); END"
+                )
+        maintenance, old = stage.maintenance, timedelta(seconds=1)
+        assert [await maintenance.reap(3, now=at(60)) for _ in range(3)] == [2, 1, 0]
+        assert [await maintenance.expire(3, now=at(60)) for _ in range(3)] == [2, 1, 0]
+        assert [await maintenance.prune(3, finished_after=old, now=at(60)) for _ in range(2)] == [2, 1]
         rows = [await stage.row(n) for n in range(1, 5)]
         assert [len(row.attempts) for row in rows] == [1, 0, 1, 1]
-        assert rows[1].status is TaskStatus.RUNNING
-    (record,) = caplog.records
-    assert str(UUID(int=2)) in record.getMessage()
+        assert [await stage.status(n) for n in refused] == [
+            TaskStatus.RUNNING,
+            TaskStatus.PENDING,
+            TaskStatus.COMPLETED,
+        ]
+    assert sorted(record.task_id for record in caplog.records) == [str(UUID(int=n)) for n in refused]  # type: ignore[attr-defined]

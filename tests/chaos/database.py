@@ -62,6 +62,13 @@ class Database:
             "SELECT count(*) FROM {s}.tasks WHERE phase = 2 AND split_part(worker_id, ':', 2) = %s", str(pid)
         )
 
+    async def leader(self) -> int | None:
+        """The process that holds the leader's lease, if it has not run out."""
+        rows = await self.rows(
+            "SELECT split_part(holder, ':', 2) FROM {s}.leases WHERE name = 'leader' AND expires_at > clock_timestamp()"
+        )
+        return int(rows[0][0]) if rows else None
+
     async def statuses(self) -> dict[str, tuple[str, str | None]]:
         """Status and error code of every task by id."""
         rows = await self.rows("SELECT id::text, status, error_code FROM {s}.tasks")

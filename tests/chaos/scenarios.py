@@ -36,9 +36,6 @@ SCENARIOS: Mapping[str, Scenario] = {
     )
 }
 
-AWAITED = ("caps",)
-"""Scenarios of promises that are not kept yet."""
-
 ENVIRON: Mapping[str, Mapping[str, str]] = {"caps": CAPS}
 
 

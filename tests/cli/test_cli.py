@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from datetime import datetime
 
 import psycopg
 import pytest
@@ -83,6 +85,7 @@ def test_check_and_migrate(shell: Shell) -> None:
         (("worker", "shop:app", "--log-level", "loud"), 2, "--log-level"),
         (("worker", "shop:app", "--backend", "curio"), 2, "--backend"),
         (("nonsense",), 2, "nonsense"),
+        (("queue", "pause", "shop:app", "nowhere"), 2, "no queue 'nowhere'"),
     ],
 )
 def test_wrong_usage_is_one_message_and_no_traceback(
@@ -92,6 +95,22 @@ def test_wrong_usage_is_one_message_and_no_traceback(
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+@stored
+def test_a_queue_is_paused_looked_at_and_resumed(shell: Shell) -> None:
+    assert "'images' is paused" in shell.run("queue", "pause", "shop:app", "images").stdout
+    assert "paused already" in shell.run("queue", "pause", "shop:app", "images").stdout
+    shell.python("anyio.run(shop.send, 'add', 2, 3)")
+    listed = shell.run("queue", "list", "shop:app", env={"COLUMNS": "200"})
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "paused since" in listed.stdout
+    default, images = json.loads(shell.run("queue", "list", "shop:app", "--json").stdout)
+    assert (default["name"], default["ready"], default["paused_at"]) == ("default", 1, None)
+    assert (images["name"], images["ready"]) == ("images", 0)
+    assert datetime.fromisoformat(images["paused_at"]).tzinfo is not None
+    assert "claimed from again" in shell.run("queue", "resume", "shop:app", "images").stdout
+    assert "was not paused" in shell.run("queue", "resume", "shop:app", "images").stdout
 
 
 @once

@@ -21,7 +21,6 @@ from horsies import (
     HorsiesError,
     Ok,
     PayloadPolicy,
-    QueueConfig,
     RecoveryConfig,
     RetryPolicy,
     Runtime,
@@ -209,15 +208,6 @@ async def test_arguments_of_another_version_are_a_type_mismatch(config: AppConfi
         handle = (await old.handle(sending).send("abc")).unwrap()
         await working.run_worker(UNTIL_IDLE)
         assert (await handle.get(timeout=10)).unwrap_err().code == "ARGUMENT_TYPE_MISMATCH"
-
-
-async def test_caps_are_refused_not_ignored(config: AppConfig) -> None:
-    app = Horsies(replace(config, queues=(QueueConfig("default", max_concurrency=3),)))
-    async with Runtime(app) as rt:
-        with pytest.raises(HorsiesError, match="HRS-201"):
-            await rt.run_worker(UNTIL_IDLE)
-        with pytest.raises(HorsiesError, match="HRS-201"):
-            rt.start_worker()
 
 
 async def test_a_worker_for_an_unknown_queue_is_refused(bench: Bench) -> None:

@@ -65,8 +65,9 @@ VALUES = {
 INDEXES = {
     "claim": {"tasks_ready", "tasks_held"},
     "promote": {"tasks_delayed"},
-    "expire": {"tasks_deadlines"},
-    "expire_claimed": {"tasks_held"},
+    "sweep": {"tasks_deadlines"},
+    "overdue": {"tasks_deadlines", "tasks_held"},
+    "expire": {"tasks_pkey"},
     "leave": {"tasks_held"},
     "give_back_unknown": {"tasks_held"},
     "has_due": {"tasks_ready", "tasks_delayed"},
@@ -78,7 +79,8 @@ INDEXES = {
     "beat": {"tasks_held"},
     "orphans": {"tasks_held"},
     "reap": {"tasks_pkey"},
-    "prune": {"tasks_done"},
+    "old": {"tasks_done"},
+    "prune": {"tasks_pkey"},
 }
 
 
@@ -137,7 +139,7 @@ async def test_reads_by_its_index(connection: AnyioConnection[Row], schema: str,
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", ["claim", "promote", "expire", "prune"])
+@pytest.mark.parametrize("name", ["claim", "promote", "sweep"])
 async def test_locks_in_the_order_of_the_index(connection: AnyioConnection[Row], schema: str, name: str) -> None:
     """Nothing sorts beneath the lock: the first rows of the index are locked, and no others are looked at."""
     plan = nodes(await plan_of(connection, named_queries(schema)[name]))

@@ -19,9 +19,11 @@ from horsies.plugins.postgres.session import Row, Session, Target, open_session
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 
-@pytest.fixture(params=[False, True], ids=["direct", "pooled"])
+@pytest.fixture(params=["direct", "pooled", "pgbouncer"])
 def target(request: pytest.FixtureRequest, postgres_url: str) -> Target:
-    return Target(postgres_url, connect_timeout=10, statement_timeout=10, pooled=request.param)
+    """Pooled means what it does for a pooler, whether there is one or not."""
+    url = request.getfixturevalue("pgbouncer").url if request.param == "pgbouncer" else postgres_url
+    return Target(url, connect_timeout=10, statement_timeout=10, pooled=request.param != "direct")
 
 
 @pytest.fixture
@@ -78,6 +80,7 @@ async def test_what_runs_under_a_lock_sees_what_earlier_holders_committed(
             assert len(inserted) == 1
 
 
+@pytest.mark.parametrize("target", ["direct", "pooled"], indirect=True)
 async def test_the_default_isolation_of_the_role_does_not_make_it_stale(
     postgres_url: str, target: Target, observer: AnyioConnection[Row], table: str, key: int
 ) -> None:

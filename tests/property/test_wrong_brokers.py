@@ -87,7 +87,7 @@ def expiry_by_the_clients_clock(patch: Patch) -> None:
 
 
 def equality_begins(patch: Patch) -> None:
-    query(patch, "expire", "good_until <= :now", "good_until < :now")
+    query(patch, "overdue", "good_until <= :now", "good_until < :now")
 
 
 def replay_without_comparing(patch: Patch) -> None:

@@ -12,6 +12,7 @@ nothing of the server, so cancelling that wait leaves the connection untouched.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import select
@@ -127,6 +128,10 @@ class _Pipeline(psycopg.AsyncPipeline):
             yield from self._communicate_gen()
         finally:
             yield from self._fetch_gen(flush=False)
+
+
+# psycopg warns of what a failure in a pipeline entails; the failure itself is raised.
+logging.getLogger("psycopg").addFilter(lambda record: not any(isinstance(arg, _Pipeline) for arg in record.args or ()))
 
 
 class AnyioConnection(psycopg.AsyncConnection[Row]):

@@ -22,7 +22,6 @@ from horsies.abc import (
 )
 
 from .caps import Caps
-from .maintenance import expire
 from .session import Row, Session, in_utc
 
 _SWEEP = 5_000
@@ -91,7 +90,9 @@ class PostgresConsumer:
         if expired and len(rows) < limit:
             # What was claimed so far is this worker's, and must reach it whatever happens now.
             with suppress(BrokerError):
-                expired += await expire(self._intake, self._sql["expire"], _SWEEP, now)
+                given = {"limit": _SWEEP, "now": now}
+                ((swept, _),) = await self._intake.fetch("claim", self._sql["sweep"], given)
+                expired += swept
                 more, _ = await self._claim(limit - len(rows), now, step_over=True)
                 rows += more
         rows.sort(key=self._order)

@@ -1,9 +1,14 @@
-"""What one worker does for all: the overdue, the orphans of dead workers, and what ended long ago."""
+"""What one worker does for all: the overdue, the orphans of dead workers, and what ended long ago.
+
+Each is two statements: one chooses, one acts on what was chosen, guarded again. So a row that cannot be written (a
+trigger or a foreign key of somebody's refuses it, or it is damaged) is found by halving the batch, and passed over from
+then on.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from horsies.abc import BrokerError
@@ -24,47 +29,49 @@ class PostgresMaintenance:
 
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.expire`."""
-        expired = await expire(self._session, self._sql["expire"], limit, now)
-        if expired < limit:
-            expired += await expire(self._session, self._sql["expire_claimed"], limit - expired, now)
-        return expired
+        chosen = await self._choose("expire", "overdue", {"limit": limit, "now": now})
+        return await self._divide(chosen, lambda rows: self._act("expire", {"ids": _ids(rows), "now": now}))
 
     async def reap(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.reap`."""
-        given: dict[str, object] = {"dead_after": self._dead_after, "now": now}
-        await self._session.fetch("reap", self._sql["bury"], given)
-        given = {"limit": limit, "skipped": sorted(self._refused)}
-        orphans = await self._session.fetch("reap", self._sql["orphans"], given)
-        return await self._reap(orphans, now) if orphans else 0
+        chosen = await self._choose("reap", "orphans", {"dead_after": self._dead_after, "limit": limit, "now": now})
+
+        async def take(rows: Sequence[Row]) -> int:
+            claim_numbers = [claim_number for _, claim_number in rows]
+            return await self._act("reap", {"ids": _ids(rows), "claim_numbers": claim_numbers, "now": now})
+
+        return await self._divide(chosen, take)
 
     async def prune(self, limit: int, *, finished_after: timedelta, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.prune`."""
         given = {"limit": limit, "finished_after": finished_after.total_seconds(), "now": now}
-        ((pruned,),) = await self._session.fetch("prune", self._sql["prune"], given)
-        return int(pruned)
+        chosen = await self._choose("prune", "old", given)
+        return await self._divide(chosen, lambda rows: self._act("prune", {"ids": _ids(rows)}))
 
-    async def _reap(self, orphans: Sequence[Row], now: datetime | None) -> int:
-        """Take `orphans`; a batch that is refused is halved until the guilty row stands alone, and is left alone."""
-        ids, claim_numbers = zip(*orphans, strict=True)
-        given = {"ids": list(ids), "claim_numbers": list(claim_numbers), "now": now}
+    async def _choose(self, action: str, query: str, given: Mapping[str, object]) -> list[Row]:
+        return await self._session.fetch(action, self._sql[query], {**given, "skipped": sorted(self._refused)})
+
+    async def _act(self, name: str, given: Mapping[str, object]) -> int:
+        ((done, *_),) = await self._session.fetch(name, self._sql[name], given)
+        return int(done)
+
+    async def _divide(self, rows: Sequence[Row], act: Callable[[Sequence[Row]], Awaitable[int]]) -> int:
+        """`act` on all rows; halve a batch that is refused until the guilty row stands alone, which is left alone."""
+        if not rows:
+            return 0
         try:
-            ((reaped, *_),) = await self._session.fetch("reap", self._sql["reap"], given)
-            return int(reaped)
+            return await act(rows)
         except BrokerError as error:
             if error.retryable:
                 raise
-            if len(orphans) > 1:
-                middle = len(orphans) // 2
-                return await self._reap(orphans[:middle], now) + await self._reap(orphans[middle:], now)
-            (task_id,) = ids
+            if len(rows) > 1:
+                middle = len(rows) // 2
+                return await self._divide(rows[:middle], act) + await self._divide(rows[middle:], act)
+            (task_id,) = _ids(rows)
             self._refused.add(task_id)
-            logger.error(
-                "task %s of a dead worker is left alone: %s", task_id, error.message, extra={"task_id": task_id}
-            )
+            logger.error("task %s is left as it is: %s", task_id, error.message, extra={"task_id": task_id})
             return 0
 
 
-async def expire(session: Session, query: str, limit: int, now: datetime | None) -> int:
-    """Expire at most `limit` tasks by `query`, which chooses them; how many."""
-    ((expired, _),) = await session.fetch("expire", query, {"limit": limit, "now": now})
-    return int(expired)
+def _ids(rows: Sequence[Row]) -> list[str]:
+    return [task_id for task_id, *_ in rows]

@@ -27,7 +27,7 @@ from horsies.abc import (
 )
 
 from .queries import named_queries
-from .rows import Past, end_task, expire, expire_one, try_again
+from .rows import Past, end_task, expire_one, try_again
 from .session import Row, Session, Transaction, after, instant
 
 _SWEEP = 5_000
@@ -170,7 +170,10 @@ class SqliteConsumer:
             expire_one(self._sql, transaction, task_id)
         expired = len(late)
         if late:
-            expired += expire(self._sql, transaction, "expire", _SWEEP)
+            swept = transaction.fetch(self._sql["sweep"], {"limit": _SWEEP, "now": transaction.now})
+            for (task_id,) in swept:
+                transaction.notify(Topic.FINISHED, task_id)
+            expired += len(swept)
             heads = self._heads(transaction, limit - len(tasks), step_over=True)
             tasks += [self._take(transaction, task_id) for *_, task_id, _ in heads]
         return Claim(tuple(tasks), expired)

@@ -1,21 +1,33 @@
-"""What one worker does for all: the overdue, the orphans of dead workers, and what ended long ago."""
+"""What one worker does for all: the overdue, the orphans of dead workers, and what ended long ago.
+
+Each row is written under a savepoint, so that one that cannot be (a trigger of somebody's refuses it) is passed over.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from horsies.abc import Notice, TaskStatus, Topic
 
 from .queries import named_queries
-from .rows import Past, end_task, expire, expire_one, try_again
+from .rows import Past, end_task, expire_one, try_again
 from .session import Row, Session, Transaction, after
 
 logger = logging.getLogger("horsies.sqlite")
 
 _CRASHED = "WORKER_CRASHED"
+
+
+class _Done(NamedTuple):
+    """How many rows were written, and which were not, with the reason."""
+
+    written: int
+    refused: list[tuple[str, str]]
 
 
 class SqliteMaintenance:
@@ -30,45 +42,52 @@ class SqliteMaintenance:
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.expire`."""
 
-        def work(transaction: Transaction) -> int:
-            expired = expire(self._sql, transaction, "expire", limit)
-            return expired + expire(self._sql, transaction, "expire_claimed", limit - expired)
+        def work(transaction: Transaction) -> _Done:
+            overdue = self._choose(transaction, "overdue", {"limit": limit, "now": transaction.now})
+            return self._each(transaction, overdue, lambda row: expire_one(self._sql, transaction, row[0]))
 
-        return await self._session.write("expire", work, now=now)
+        return self._count(await self._session.write("expire", work, now=now))
 
     async def reap(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.reap`."""
 
-        def work(transaction: Transaction) -> tuple[int, list[str]]:
+        def work(transaction: Transaction) -> _Done:
             transaction.fetch(self._sql["bury"], {"since": after(transaction.now, -self._dead_after)})
-            given = {"limit": limit, "skipped": json.dumps(sorted(self._refused))}
-            orphans = transaction.fetch(self._sql["orphans"], given)
-            refused = [str(orphan[0]) for orphan in orphans if not self._reap(transaction, orphan)]
-            return len(orphans) - len(refused), refused
+            orphans = self._choose(transaction, "orphans", {"limit": limit})
+            return self._each(transaction, orphans, lambda row: self._take(transaction, row))
 
-        reaped, refused = await self._session.write("reap", work, now=now)
-        self._refused |= set(refused)
-        return reaped
+        return self._count(await self._session.write("reap", work, now=now))
 
     async def prune(self, limit: int, *, finished_after: timedelta, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.prune`."""
 
-        def work(transaction: Transaction) -> int:
+        def work(transaction: Transaction) -> _Done:
             before = after(transaction.now, -finished_after.total_seconds())
-            return len(transaction.fetch(self._sql["prune"], {"before": before, "limit": limit}))
+            old = self._choose(transaction, "old", {"before": before, "limit": limit})
+            return self._each(transaction, old, lambda row: transaction.fetch(self._sql["remove"], {"id": row[0]}))
 
-        return await self._session.write("prune", work, now=now)
+        return self._count(await self._session.write("prune", work, now=now))
 
-    def _reap(self, transaction: Transaction, orphan: Row) -> bool:
-        """Whether the task could be written."""
-        try:
-            with transaction.savepoint():
-                self._take(transaction, orphan)
-        except sqlite3.DatabaseError as error:
-            task_id = orphan[0]
-            logger.error("task %s of a dead worker is left alone: %s", task_id, error, extra={"task_id": task_id})
-            return False
-        return True
+    def _choose(self, transaction: Transaction, query: str, given: Mapping[str, object]) -> list[Row]:
+        return transaction.fetch(self._sql[query], {**given, "skipped": json.dumps(sorted(self._refused))})
+
+    def _each(self, transaction: Transaction, rows: Sequence[Row], act: Callable[[Row], object]) -> _Done:
+        """`act` on each row; one that is refused is undone and left as it is."""
+        refused = []
+        for row in rows:
+            try:
+                with transaction.savepoint():
+                    act(row)
+            except sqlite3.DatabaseError as error:
+                refused.append((row[0], str(error)))
+        return _Done(len(rows) - len(refused), refused)
+
+    def _count(self, done: _Done) -> int:
+        """How many were written, once that is committed; the others are passed over from now on."""
+        for task_id, why in done.refused:
+            self._refused.add(task_id)
+            logger.error("task %s is left as it is: %s", task_id, why, extra={"task_id": task_id})
+        return done.written
 
     def _take(self, transaction: Transaction, orphan: Row) -> None:
         task_id, status, queue, good_until, attempt, started_at, cancel_requested_at, worker_id, delay = orphan

@@ -53,14 +53,6 @@ def try_again(
     transaction.notify(Topic.WORK, f"{Notice.DELAYED if delayed else Notice.READY}{queue}")
 
 
-def expire(sql: Mapping[str, str], transaction: Transaction, statement: str, limit: int) -> int:
-    """Expire by `statement`, which chooses the tasks; how many."""
-    expired = transaction.fetch(sql[statement], {"limit": limit, "now": transaction.now})
-    for (task_id,) in expired:
-        transaction.notify(Topic.FINISHED, task_id)
-    return len(expired)
-
-
 def expire_one(sql: Mapping[str, str], transaction: Transaction, task_id: str) -> None:
     """Expire one task whose deadline was seen to have passed."""
     transaction.fetch(sql["expire_one"], {"id": task_id, "now": transaction.now})

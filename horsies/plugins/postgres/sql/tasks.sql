@@ -326,8 +326,8 @@ FROM (
     FROM (SELECT DISTINCT queue FROM returned) AS names
 ) AS told
 
--- name: expire
--- PENDING -> EXPIRED, oldest deadline first.
+-- name: sweep
+-- PENDING -> EXPIRED, oldest deadline first: what a claim met in its way, and what is behind it.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 expired AS (
     UPDATE {schema}.tasks AS task SET phase = 3, status = 'EXPIRED', finished_at = clock.now
@@ -352,12 +352,25 @@ FROM (
 ) AS told
 
 -- name: orphans
--- What is held by workers that are not registered. A claim's worker was registered when it claimed, so a claim that this
--- snapshot shows without one is an orphan for good: its number is all that `reap` needs.
+-- Whoever's last heartbeat is too old is dead: registered no more, unless it is writing a heartbeat just now. The answer
+-- is what the dead hold, and whoever else is not registered. A claim's worker was registered when it claimed, so a claim
+-- that this snapshot shows without one is an orphan for good: its number is all that `reap` needs.
+WITH buried AS (
+    DELETE FROM {schema}.workers
+    WHERE worker_id = ANY (ARRAY(
+        SELECT worker_id FROM {schema}.workers
+        WHERE seen_at
+            <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(dead_after)s::float8)
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING worker_id
+)
 SELECT task.id::text, task.claim_number
 FROM {schema}.tasks AS task
-WHERE task.phase = 2 AND task.id <> ALL (%(skipped)s::uuid[])
-    AND NOT EXISTS (SELECT FROM {schema}.workers AS worker WHERE worker.worker_id = task.worker_id)
+WHERE task.phase = 2 AND task.id <> ALL (%(skipped)s::uuid[]) AND (
+    NOT EXISTS (SELECT FROM {schema}.workers AS worker WHERE worker.worker_id = task.worker_id)
+    OR EXISTS (SELECT FROM buried WHERE buried.worker_id = task.worker_id)
+)
 LIMIT %(limit)s::bigint
 
 -- name: reap
@@ -469,8 +482,27 @@ SELECT task.id::text, asked.status, told.finished, called.workers
 FROM {schema}.tasks AS task LEFT JOIN asked ON asked.id = task.id CROSS JOIN told CROSS JOIN called
 WHERE task.id = ANY (%(ids)s::uuid[])
 
--- name: expire_claimed
--- CLAIMED -> EXPIRED: what its worker has not come to start. Such a start finds its claim gone.
+-- name: overdue
+-- What is past its deadline and has not started: PENDING ones, the oldest deadline first, then those CLAIMED whose worker
+-- has not come to start them.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
+(
+    SELECT id::text FROM {schema}.tasks
+    WHERE phase < 2 AND good_until <= (SELECT now FROM clock) AND id <> ALL (%(skipped)s::uuid[])
+    ORDER BY good_until
+    LIMIT %(limit)s::bigint
+)
+UNION ALL
+(
+    SELECT id::text FROM {schema}.tasks
+    WHERE phase = 2 AND status = 'CLAIMED' AND good_until <= (SELECT now FROM clock)
+        AND id <> ALL (%(skipped)s::uuid[])
+    LIMIT %(limit)s::bigint
+)
+LIMIT %(limit)s::bigint
+
+-- name: expire
+-- PENDING, CLAIMED -> EXPIRED. The start of one that was CLAIMED finds its claim gone.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 expired AS (
     UPDATE {schema}.tasks AS task SET
@@ -478,8 +510,7 @@ expired AS (
     FROM clock
     WHERE task.ctid = ANY (ARRAY(
         SELECT ctid FROM {schema}.tasks
-        WHERE phase = 2 AND status = 'CLAIMED' AND good_until <= (SELECT now FROM clock)
-        LIMIT %(limit)s::bigint
+        WHERE id = ANY (%(ids)s::uuid[]) AND status IN ('PENDING', 'CLAIMED') AND good_until <= (SELECT now FROM clock)
         FOR NO KEY UPDATE SKIP LOCKED
     ))
     RETURNING task.id
@@ -494,16 +525,21 @@ FROM (
     ) AS notices
 ) AS told
 
+-- name: old
+-- What ended long ago, the oldest first.
+SELECT id::text FROM {schema}.tasks
+WHERE phase = 3 AND id <> ALL (%(skipped)s::uuid[]) AND finished_at
+    <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(finished_after)s::float8)
+ORDER BY finished_at
+LIMIT %(limit)s::bigint
+
 -- name: prune
--- What ended long ago is removed, the oldest first, and its attempts with it.
+-- Ended tasks are removed, and their attempts with them.
 WITH gone AS (
     DELETE FROM {schema}.tasks
     WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {schema}.tasks
-        WHERE phase = 3 AND finished_at
-            <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(finished_after)s::float8)
-        ORDER BY finished_at
-        LIMIT %(limit)s::bigint
+        WHERE id = ANY (%(ids)s::uuid[]) AND status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED')
         FOR UPDATE SKIP LOCKED
     ))
     RETURNING id

@@ -32,13 +32,3 @@ FROM (
     FROM {schema}.tasks
     WHERE phase = 2 AND worker_id = %(worker)s AND cancel_requested_at IS NOT NULL
 ) AS asked
-
--- name: bury
--- Whoever's last heartbeat is too old is dead: registered no more. One that is writing a heartbeat lives.
-DELETE FROM {schema}.workers
-WHERE worker_id = ANY (ARRAY(
-    SELECT worker_id FROM {schema}.workers
-    WHERE seen_at <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(dead_after)s::float8)
-    FOR UPDATE SKIP LOCKED
-))
-RETURNING worker_id

@@ -109,20 +109,31 @@ UPDATE tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = N
 WHERE phase = 2 AND worker_id = :worker AND status = 'CLAIMED'
 RETURNING queue
 
--- name: expire
--- PENDING -> EXPIRED, oldest deadline first.
+-- name: sweep
+-- PENDING -> EXPIRED, oldest deadline first: what a claim met in its way, and what is behind it.
 UPDATE tasks SET phase = 3, status = 'EXPIRED', finished_at = :now
 WHERE rowid IN (SELECT rowid FROM tasks WHERE phase < 2 AND good_until <= :now ORDER BY good_until LIMIT :limit)
 RETURNING id
 
--- name: expire_claimed
--- CLAIMED -> EXPIRED: what its worker has not come to start. Such a start finds its claim gone.
-UPDATE tasks SET phase = 3, status = 'EXPIRED', worker_id = NULL, claimed_at = NULL, finished_at = :now
-WHERE rowid IN (SELECT rowid FROM tasks WHERE phase = 2 AND status = 'CLAIMED' AND good_until <= :now LIMIT :limit)
-RETURNING id
+-- name: overdue
+-- What is past its deadline and has not started: PENDING ones, the oldest deadline first, then those CLAIMED whose worker
+-- has not come to start them.
+SELECT id FROM (
+    SELECT id FROM tasks
+    WHERE phase < 2 AND good_until <= :now AND id NOT IN (SELECT value FROM json_each(:skipped))
+    ORDER BY good_until LIMIT :limit
+)
+UNION ALL
+SELECT id FROM (
+    SELECT id FROM tasks
+    WHERE phase = 2 AND status = 'CLAIMED' AND good_until <= :now
+        AND id NOT IN (SELECT value FROM json_each(:skipped))
+    LIMIT :limit
+)
+LIMIT :limit
 
 -- name: expire_one
--- PENDING or CLAIMED -> EXPIRED.
+-- PENDING or CLAIMED -> EXPIRED. The start of one that was CLAIMED finds its claim gone.
 UPDATE tasks SET phase = 3, status = 'EXPIRED', worker_id = NULL, claimed_at = NULL, finished_at = :now WHERE id = :id
 
 -- name: to_cancel
@@ -137,11 +148,16 @@ WHERE phase = 2 AND worker_id NOT IN (SELECT worker_id FROM workers)
     AND id NOT IN (SELECT value FROM json_each(:skipped))
 LIMIT :limit
 
--- name: prune
--- What ended long ago is removed, and its attempts with it.
-DELETE FROM tasks
-WHERE rowid IN (SELECT rowid FROM tasks WHERE phase = 3 AND finished_at <= :before ORDER BY finished_at LIMIT :limit)
-RETURNING id
+-- name: old
+-- What ended long ago, the oldest first.
+SELECT id FROM tasks
+WHERE phase = 3 AND finished_at <= :before AND id NOT IN (SELECT value FROM json_each(:skipped))
+ORDER BY finished_at
+LIMIT :limit
+
+-- name: remove
+-- An ended task, and its attempts with it.
+DELETE FROM tasks WHERE id = :id
 
 -- name: status
 -- What a request to cancel meets.

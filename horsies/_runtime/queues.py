@@ -1,0 +1,66 @@
+"""Queues at run time: what stands in them, and whether anything of them is claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from .._core.config import QueueConfig
+from .._core.errors import HorsiesError
+from .._task.app import Horsies
+from ..abc import QueueRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueInfo:
+    """One queue as it stands in the database.
+
+    Attributes:
+        priority, max_concurrency: as this application declares them; None where it does not.
+        paused_at: since when nothing of it is claimed; None: it is not paused.
+        ready: tasks that are due and wait for a worker.
+        delayed: tasks that are due later, retries included.
+        claimed, running: tasks that workers hold, before and after user code has started.
+        oldest_due_at: when the first of those ready was due.
+    """
+
+    name: str
+    priority: int | None
+    max_concurrency: int | None
+    paused_at: datetime | None
+    ready: int
+    delayed: int
+    claimed: int
+    running: int
+    oldest_due_at: datetime | None
+
+
+def queue_infos(app: Horsies, rows: Iterable[QueueRow]) -> list[QueueInfo]:
+    """The queues of the application in their order, then those that only the database knows."""
+    found = {row.name: row for row in rows}
+    names = [*app.queues, *sorted(found.keys() - app.queues.keys())]
+    empty = {name: QueueRow(name, None, 0, 0, 0, 0, None) for name in names}
+    return [_info(app.queues.get(name), (empty | found)[name]) for name in names]
+
+
+def _info(declared: QueueConfig | None, row: QueueRow) -> QueueInfo:
+    return QueueInfo(
+        name=row.name,
+        priority=None if declared is None else declared.priority,
+        max_concurrency=None if declared is None else declared.max_concurrency,
+        paused_at=row.paused_at,
+        ready=row.ready,
+        delayed=row.delayed,
+        claimed=row.claimed,
+        running=row.running,
+        oldest_due_at=row.oldest_due_at,
+    )
+
+
+def require_queue(app: Horsies, name: str) -> None:
+    """Raise HRS-200 unless the application has the queue."""
+    if name not in app.queues:
+        raise HorsiesError(
+            "HRS-200", f"the application has no queue {name!r}", [f"its queues: {', '.join(app.queues)}"]
+        )

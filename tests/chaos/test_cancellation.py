@@ -75,11 +75,15 @@ async def around_worker(scene: Scene) -> None:
             group.cancel_scope.cancel()
         scene.faults += scene.ground.held(rt)
         scene.faults += script.faults(scene.ground.rows(TASKS, rt))
+        if scene.faults:
+            return
         # The runtime lives on, and another worker ends what the first one left.
         (await endless.cancel()).unwrap()
         rt.start_worker(WORKER)
         for handle in (*script.handles, (await script.quick.handle(rt).send()).unwrap()):
-            (await handle.get(timeout=20)).is_ok()
+            result = await handle.get(timeout=20)
+            if result.is_err() and result.unwrap_err().code == "WAIT_TIMEOUT":
+                scene.faults.append(f"task {handle.task_id} does not end")
         scene.faults += script.faults(scene.ground.rows(TASKS, rt))
     scene.faults += [f"{runs} runs of one task" for runs in script.runs.values() if runs > 2]
 
@@ -101,6 +105,8 @@ async def around_rebirth(scene: Scene) -> None:
             await script.be_reborn(rt, scene.steps.begin)
         scene.faults += scene.ground.held(rt)
         scene.faults += script.faults(scene.ground.rows(TASKS, rt))
+        if scene.faults:
+            return
         await rt.run_worker(WorkerConfig(until_idle=True))
         scene.faults += script.faults(scene.ground.rows(TASKS, rt))
     if scene.steps.cancelled_at is None:

@@ -31,9 +31,9 @@ test-all: $(STAMP)
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer > /dev/null || \
 	  echo "Not run: PgBouncer, which is not installed here. On Debian: apt install pgbouncer."
 
-# Hypothesis and the simulation at length: about half an hour.
+# Hypothesis, the simulation and cancellation at every step, at length: about half an hour.
 test-deep: $(STAMP)
-	HORSIES_DEEP=1 $(BIN)/python -m pytest tests/property --timeout=3600
+	HORSIES_DEEP=1 $(BIN)/python -m pytest tests/property tests/chaos/test_cancellation.py --timeout=3600
 
 # Breaks each guard of the brokers in turn; prints the tables of docs/mutations.md.
 mutations: $(STAMP)

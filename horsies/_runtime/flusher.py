@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from .._core.errors import BrokerError
 from ..abc import Broker, Enqueued, NewTask, Producer
@@ -75,6 +76,7 @@ class Flusher:
         """Queue `tasks` and wait for the answers, in order. They are `BrokerError`s when the runtime closes first."""
         order = _Order(len(tasks))
         if self._closed:
+            await anyio.lowlevel.checkpoint()
             return [_closed() for _ in tasks]
         for index, task in enumerate(tasks):
             lane = self._careful if replay or task.unique_key is not None else self._plain
@@ -86,6 +88,9 @@ class Flusher:
             finally:
                 order.is_withdrawn = True
                 self._orders.discard(order)
+        if self._closed:
+            # Who is cancelled along with the runtime hears of that alone.
+            await anyio.lowlevel.checkpoint_if_cancelled()
         return [answer for answer in order.answers if answer is not None]
 
     async def run(self) -> None:

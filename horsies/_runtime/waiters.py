@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 
 import anyio
+import anyio.lowlevel
 
 from .._core.config import ResilienceConfig
 from .._core.errors import BrokerError
@@ -53,6 +54,7 @@ class Waiters:
             BrokerError: the database could not be asked, for a reason that does not pass by itself.
         """
         if self._closed:
+            await anyio.lowlevel.checkpoint()
             raise BrokerError("the runtime is closed", retryable=True)
         waiter = _Waiter()
         self._waiting.setdefault(task_id, []).append(waiter)
@@ -63,6 +65,8 @@ class Waiters:
         finally:
             self._forget(task_id, waiter)
         if isinstance(waiter.answer, BrokerError):
+            # Who is cancelled along with the runtime hears of that alone.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             raise waiter.answer
         return waiter.answer
 

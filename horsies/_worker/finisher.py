@@ -24,7 +24,7 @@ from .._core.status import TaskStatus
 from .._payload.result import encode_result
 from .._task.context import ContextLogger
 from .._task.host import Environment
-from ..abc import Consumer, Finish
+from ..abc import Consumer, Finish, Lease
 from .backoff import pauses
 
 BATCH = 200
@@ -53,6 +53,7 @@ class Finisher:
         self._resilience = resilience
         self._environment = environment
         self._buffer: list[Finish] = []
+        self._may_not_have_started: set[Lease] = set()
         self._filled = anyio.Event()
         self._emptied = anyio.Event()
         self._hurried = anyio.Event()
@@ -67,7 +68,10 @@ class Finisher:
     def has_room(self) -> bool:
         return len(self._buffer) + len(self._aside) < BUFFER
 
-    def add_nowait(self, end: Finish) -> None:
+    def add_nowait(self, end: Finish, *, has_started: bool = True) -> None:
+        """Have `end` written. Unless its attempt is known to have started, there may turn out to be none to end."""
+        if not has_started:
+            self._may_not_have_started.add(end.lease)
         self._buffer.append(end)
         self._filled.set()
 
@@ -119,7 +123,7 @@ class Finisher:
             if self._written is not None:
                 self._written()
             for end, was_written in zip(batch, written, strict=True):
-                if not was_written:
+                if not was_written and end.lease not in self._may_not_have_started:
                     self._counts["lost"] += 1
                     self._log.warning(
                         "the result of task %s was not written: another worker owns it by now, or a try whose answer "

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Protocol
 
 import anyio
@@ -156,7 +156,7 @@ class Life:
                 host.broker, consumer, maintenance, pump, host.environment, app, self._log, self.die
             )
             with self._joining:
-                await services.sign_on()
+                await self._sign_on(services, consumer)
             if self._joining.cancelled_caught:
                 return
             async with anyio.create_task_group() as group:
@@ -174,6 +174,15 @@ class Life:
                 finally:
                     await self._clean_up(consumer, pump, finisher)
                     group.cancel_scope.cancel()
+
+    async def _sign_on(self, services: Services, consumer: Consumer) -> None:
+        """Register. What is cut short may have been written, and is taken back; what cannot be, is found to be dead."""
+        try:
+            await services.sign_on()
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(CLEANUP, shield=True), suppress(BrokerError):
+                await consumer.leave()
+            raise
 
     async def _shielded(self, service: Callable[[], Awaitable[None]]) -> None:
         with anyio.CancelScope(shield=True) as scope:

@@ -56,7 +56,7 @@ class Child:
         return self._process.pid
 
     async def ask(self, request: Load | Call) -> Answer:
-        """The answer to `request`; without one the process is killed before this ends.
+        """The answer to `request`; the process is killed before this ends in any other way.
 
         Raises:
             TaskError: WORKER_CRASHED: the process has died.
@@ -74,9 +74,9 @@ class Child:
             if answer is None:
                 fate = await self._fate()
                 raise TaskError(TaskErrorCode.WORKER_CRASHED, f"the process that ran the task died ({fate})")
-        finally:
-            if answer is None:
-                await self.end()
+        except BaseException:  # a cancellation may come together with the answer
+            await self.end()
+            raise
         self._is_asked = False
         return _unpickled(answer)
 

@@ -201,7 +201,7 @@ class Pump:
         """For a worker that stops: see that what it may have started is run by another."""
         for job in self._ready:
             if job.claimed.lease in self._unsure:
-                self._finisher.add_nowait(_never_ran(job))
+                self._finisher.add_nowait(_never_ran(job), has_started=False)
         self._unsure.clear()
 
     async def wait_ended(self) -> None:

@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
 from horsies import AppConfig, Runtime
+
+T = TypeVar("T")
 
 PATIENCE = 5.0
 """Seconds for the server to see that sockets are closed, and for threads that nobody waits for to notice it."""
@@ -90,10 +92,9 @@ class Ground:
 
     def left(self) -> Iterator[str]:
         """What is left of this process's doing, after a moment; and what was complained of since the last time."""
-        _wait_for(lambda: not self._backends() - self._connections)
-        yield from (f"connection {connection}" for connection in self._backends() - self._connections)
-        _wait_for(lambda: not _threads() - self._threads)
-        yield from (f"thread {thread.name}" for thread in _threads() - self._threads)
+        # Threads first: one that is just connecting opens a connection before it closes it.
+        yield from (f"thread {thread.name}" for thread in _lasting(lambda: _threads() - self._threads))
+        yield from (f"connection {backend}" for backend in _lasting(lambda: self._backends() - self._connections))
         yield from self.processes()
         gc.collect()
         yield from self._complaints
@@ -152,10 +153,12 @@ def _children() -> set[str]:
     return found
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
+def _lasting(look: Callable[[], set[T]]) -> set[T]:
+    """What `look` still finds after `PATIENCE`."""
     until = time.monotonic() + PATIENCE
-    while not condition() and time.monotonic() < until:
+    while (found := look()) and time.monotonic() < until:
         time.sleep(0.005)
+    return found
 
 
 @contextmanager

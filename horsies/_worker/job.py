@@ -47,6 +47,8 @@ class Job:
     context: TaskContext | None = None
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     is_cancelled: bool = False
+    not_before: float = 0.0
+    """On the loop's clock: when to try again to start it."""
 
     def cancel(self) -> None:
         """Somebody asked for it: an async task is cancelled where it waits, a sync one can see it."""

@@ -39,6 +39,8 @@ DOUBT = 5.0
 """Seconds beyond the statement timeout for which a call that failed may still be at work on the server."""
 DOUBT_POLL = 1.0
 """Seconds between looks meanwhile."""
+LOCKED_POLL = 1.0
+"""Seconds before another try to start a task whose row somebody has locked."""
 IDLE_RECHECK = 0.05
 """Seconds before an `until_idle` worker looks again at due tasks that others hold locked."""
 
@@ -261,8 +263,9 @@ class Pump:
     async def _start(self, running: anyio.abc.TaskGroup) -> bool:
         """Start every ready task for which there is a slot where it runs."""
         batch, waiting, slots = [], deque[Job](), dict(self._slots)
+        now = anyio.current_time()
         for job in self._ready:
-            if slots[job.task.place] > 0:
+            if slots[job.task.place] > 0 and job.not_before <= now:
                 slots[job.task.place] -= 1
                 batch.append(job)
             else:
@@ -282,10 +285,13 @@ class Pump:
                 self._slots[job.task.place] -= 1
                 self.counts["started"] += 1
                 running.start_soon(self._run, job, name=f"horsies task {job.task.name}")
+            elif outcome is StartOutcome.LOCKED:
+                job.not_before = anyio.current_time() + LOCKED_POLL
+                self._ready.append(job)
             elif outcome is StartOutcome.LOST and job.claimed.lease in self._unsure:
                 self._finisher.add_nowait(_never_ran(job))
             self.counts["expired"] += outcome is StartOutcome.EXPIRED
-        self._unsure.difference_update(leases)
+        self._unsure.difference_update(set(leases) - {job.claimed.lease for job in self._ready})
         return True
 
     async def _run(self, job: Job) -> None:
@@ -363,6 +369,9 @@ class Pump:
         """Wait for a notice, a freed slot, the next due time or the poll interval; not for long while in doubt."""
         now = anyio.current_time()
         timeout = min(self._resilience.poll_interval, max(0.0, self._next_due - now))
+        for job in self._ready:
+            if job.not_before > now:
+                timeout = min(timeout, job.not_before - now)
         if now < self._in_doubt_until:
             timeout = min(timeout, DOUBT_POLL)
         if not await self._wait_woken(timeout):

@@ -75,7 +75,7 @@ class Services:
     async def beat(self) -> None:
         """Write the heartbeat once, and heed what it answers."""
         asked_at = anyio.current_time()
-        answer = await self._consumer.beat()
+        answer = await self._consumer.beat(watching=self.is_watching)
         answered_at = anyio.current_time()
         if not answer.alive:
             self._dies("it was silent for recovery.dead_after and was found dead")
@@ -145,16 +145,21 @@ class Services:
         """Whether this worker is the leader, as far as it knows. Two that both think so do no harm."""
         return anyio.current_time() < self._leads_until
 
-    async def look_after(self) -> int:
-        """One batch of everything the leader does; how many tasks it moved or removed.
+    @property
+    def is_watching(self) -> bool:
+        """Whether others may be found dead.
 
-        Orphans are taken only after the database was there for us without a gap for as long as a heartbeat may be old:
-        when it was away, everybody's is, and nobody is dead.
+        That is after the database was there for us without a gap for as long as a heartbeat may be old: when it was
+        away, everybody's is, and nobody is dead.
         """
+        return anyio.current_time() - self._watching_since >= self._recovery.dead_after
+
+    async def look_after(self) -> int:
+        """One batch of everything the leader does; how many tasks it moved or removed."""
         expired = await self._try("expire tasks", self._maintenance.expire(EXPIRE_BATCH))
         self._pump.counts["expired"] += expired
         reaped = pruned = 0
-        if anyio.current_time() - self._watching_since >= self._recovery.dead_after:
+        if self.is_watching:
             reaped = await self._try("take tasks from dead workers", self._maintenance.reap(REAP_BATCH))
             if reaped:
                 self._log.warning("worker %s: took %d tasks from dead workers", self._pump.worker_id, reaped)

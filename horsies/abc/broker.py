@@ -59,8 +59,11 @@ class Consumer(Protocol):
         """Register the worker with its first heartbeat. Repeating it does no harm."""
         ...
 
-    async def beat(self, *, now: datetime | None = None) -> Heartbeat:
-        """Write the heartbeat of a worker that has joined, and take or renew the lease of the leader if it is free.
+    async def beat(self, *, watching: bool, now: datetime | None = None) -> Heartbeat:
+        """Write the heartbeat of a worker that has joined, and take or renew the lease of the leader.
+
+        The lease can be taken when it has expired, and by a worker that is `watching` (it may find others dead, having
+        seen the database for `recovery.dead_after` without a gap) from one that is not.
 
         A worker that was found dead meanwhile stays dead: nothing is written, and the answer says so.
         """

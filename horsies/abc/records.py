@@ -122,6 +122,8 @@ class StartOutcome(StrEnum):
     """`good_until` has passed: the task is EXPIRED and user code must not run."""
     LOST = "LOST"
     """The claim is no longer this consumer's: user code must not run."""
+    LOCKED = "LOCKED"
+    """Somebody's open transaction has locked the row, and nothing was written: try again later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,12 @@ def list_queues(
     locator: Locator,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON array instead of a table")] = False,
 ) -> None:
-    """Show what stands in each queue."""
+    """Show what stands in each queue, and for how long the first of what is ready has waited."""
     infos = anyio.run(_list, load_app(locator))
     if as_json:
         typer.echo(json.dumps([asdict(info) for info in infos], default=datetime.isoformat))
         return
-    table = Table("queue", "state", "priority", "cap", "ready", "delayed", "claimed", "running", "oldest waits")
+    table = Table("queue", "priority", "cap", "ready", "delayed", "claimed", "running", "waits", "", box=None)
     for info in infos:
         table.add_row(*_cells(info, datetime.now(UTC)))
     Console().print(table)
@@ -75,6 +75,6 @@ async def _resume(app: Horsies, name: str) -> bool:
 
 def _cells(info: QueueInfo, now: datetime) -> list[str]:
     waits = "" if info.oldest_due_at is None else f"{max((now - info.oldest_due_at).total_seconds(), 0.0):.1f} s"
-    state = "" if info.paused_at is None else f"paused since {info.paused_at:%Y-%m-%d %H:%M:%S} UTC"
+    state = "" if info.paused_at is None else f"paused since {info.paused_at:%Y-%m-%d %H:%M} UTC"
     numbers = (info.priority, info.max_concurrency, info.ready, info.delayed, info.claimed, info.running)
-    return [info.name, state, *("" if number is None else str(number) for number in numbers), waits]
+    return [info.name, *("" if number is None else str(number) for number in numbers), waits, state]

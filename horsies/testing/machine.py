@@ -118,11 +118,12 @@ class BrokerMachine(RuleBasedStateMachine):
         self._join(range(len(WORKERS)))
         self._play.do(self._play.send(tasks))
 
-    @rule(seconds=st.sampled_from((0.25, 0.5, 1.0, 3.0, 10.0)))
-    def advance(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from((0.25, 0.5, 1.0, 3.0, 10.0)), watching=st.sets(workers))
+    def advance(self, seconds: float, watching: set[int]) -> None:
         """Time passes."""
         self._play.advance(seconds)
-        self._beat(range(len(WORKERS)))
+        for worker in range(len(WORKERS)):
+            self._play.do(self._play.beat(worker, watching=worker in watching))
 
     @rule(silent=st.sets(workers, min_size=1), over=st.booleans())
     def fall_silent(self, silent: set[int], over: bool) -> None:

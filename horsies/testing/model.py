@@ -62,7 +62,7 @@ def join(world: World, worker: str, *, now: datetime) -> tuple[None, World]:
     return None, replace(world, beats={**world.beats, worker: now})
 
 
-def beat(world: World, worker: str, *, now: datetime, dead_after: float) -> tuple[Heartbeat, World]:
+def beat(world: World, worker: str, *, watching: bool, now: datetime, dead_after: float) -> tuple[Heartbeat, World]:
     """See `Consumer.beat`. The leases are in the order of their ids, the broker's may be in any."""
     if worker not in world.beats:
         return Heartbeat(alive=False, leads=False, to_cancel=()), world
@@ -71,9 +71,10 @@ def beat(world: World, worker: str, *, now: datetime, dead_after: float) -> tupl
         for task_id, task in sorted(world.tasks.items())
         if task.row.status is TaskStatus.RUNNING and task.row.worker_id == worker and task.row.cancel_requested
     )
-    leads = world.leader is None or world.leader[0] == worker or world.leader[1] <= now
+    holder, is_watching, until = world.leader or (worker, True, now)
+    leads = holder == worker or until <= now or (watching and not is_watching)
     if leads:
-        world = replace(world, leader=(worker, now + timedelta(seconds=dead_after / 2)))
+        world = replace(world, leader=(worker, watching, now + timedelta(seconds=dead_after / 2)))
     return Heartbeat(alive=True, leads=leads, to_cancel=asked), replace(world, beats={**world.beats, worker: now})
 
 

@@ -150,13 +150,14 @@ class Play:
         run = partial(self._roles.consumers[worker].join, now=self._now)
         return exact(run, partial(model.join, worker=WORKERS[worker][0], now=self._now))
 
-    def beat(self, worker: int) -> Call:
+    def beat(self, worker: int, *, watching: bool = True) -> Call:
         async def run() -> Heartbeat:
-            answer = await self._roles.consumers[worker].beat(now=now)
+            answer = await self._roles.consumers[worker].beat(watching=watching, now=now)
             return replace(answer, to_cancel=tuple(sorted(answer.to_cancel, key=lambda lease: lease.task_id)))
 
         now = self._now
-        call = partial(model.beat, worker=WORKERS[worker][0], now=now, dead_after=self._dead_after)
+        worker_id = WORKERS[worker][0]
+        call = partial(model.beat, worker=worker_id, watching=watching, now=now, dead_after=self._dead_after)
         return exact(run, call)
 
     def leave(self, worker: int) -> Call:

@@ -58,12 +58,12 @@ class Task:
 class World:
     """A state that the database may be in.
 
-    Tasks by id; when each registered worker was last seen; who leads, and until when.
+    Tasks by id; when each registered worker was last seen; who leads, whether it is watching, and until when.
     """
 
     tasks: Mapping[str, Task] = field(default_factory=dict)
     beats: Mapping[str, datetime] = field(default_factory=dict)
-    leader: tuple[str, datetime] | None = None
+    leader: tuple[str, bool, datetime] | None = None
 
     def __hash__(self) -> int:
         return hash((frozenset(self.tasks.items()), frozenset(self.beats.items()), self.leader))

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
+import anyio
 import pytest
 
 from horsies import AppConfig, Horsies, Runtime
 from horsies._core.status import allowed
-from horsies.abc import Broker
-from horsies.testing.broker import CAPS, CHANGES, T0, BrokerConformance
+from horsies.abc import Broker, Topic
+from horsies.testing._conformance.stage import heard
+from horsies.testing.broker import CAPS, CHANGES, T0, BrokerConformance, Stage, at, new_task
 
 
 class TestBrokers(BrokerConformance):
@@ -20,6 +23,15 @@ class TestBrokers(BrokerConformance):
         factory = Runtime(Horsies(config)).broker_factory()
         async with factory.open(config, clock=lambda: T0) as broker:
             yield broker
+
+    async def test_a_claim_sweeps_aside_what_expired_behind_what_it_met(self, stage: Stage) -> None:
+        """Third parties may bound it otherwise; ours sweep all of these, and tell who waits."""
+        worker = await stage.worker()
+        await stage.send(*(new_task(n, priority=n, good_until=at(2)) for n in range(1, 5)))
+        with anyio.fail_after(10):
+            async with stage.broker.listen(Topic.FINISHED) as finished:
+                assert (await worker.claim(1, now=at(2))).expired == 4
+                assert await heard(finished, {str(UUID(int=n)) for n in range(1, 5)})
 
     @pytest.fixture
     async def capped_broker(self, anyio_backend: Any, config: AppConfig) -> AsyncIterator[Broker]:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from horsies import AppConfig, Horsies, Runtime
-from horsies.abc import BrokerError, Consumer, EnqueueOutcome, Finish, Producer, Start, TaskStatus
+from horsies.abc import BrokerError, Consumer, EnqueueOutcome, Finish, Producer, Start, StartOutcome, TaskStatus
 from horsies.testing._conformance.stage import done
 from horsies.testing.broker import T0, Stage, at, new_task
 
@@ -67,6 +67,48 @@ async def test_an_expiry_waits_for_nobody(stage: Stage, config: AppConfig) -> No
     assert await stage.maintenance.expire(10, now=at(2)) == 2
 
 
+async def test_a_sweep_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
+    worker = await stage.worker()
+    await stage.send(*(new_task(n, priority=n, good_until=at(1)) for n in range(1, 4)))
+    with anyio.fail_after(10), locked(config, 2):
+        assert (await worker.claim(1, now=at(2))).expired == 2
+
+
+async def test_giving_back_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
+    worker = await stage.worker()
+    await stage.claimed(worker, new_task(1))
+    await stage.claimed(worker, new_task(2))
+    with anyio.fail_after(10), locked(config, 1):
+        assert await worker.give_back_unknown([]) == 1
+        await stage.claimed(worker, new_task(3))
+        assert await worker.leave() >= 1
+    # What was locked is an orphan.
+    assert await stage.maintenance.reap(10, now=at(1)) == 1
+    assert await stage.status(1) is TaskStatus.PENDING
+
+
+async def test_a_start_waits_for_nobody_for_long(stage: Stage, config: AppConfig) -> None:
+    worker = await stage.worker()
+    leases = [await stage.claimed(worker, new_task(n)) for n in range(1, 6)]
+    with anyio.fail_after(10), locked(config, 3):
+        outcomes = await worker.start([Start(lease) for lease in leases], now=at(1))
+    expected = [StartOutcome.STARTED] * 5
+    expected[2] = StartOutcome.LOCKED
+    assert outcomes == expected
+    assert await worker.start([Start(leases[2])], now=at(1)) == [StartOutcome.STARTED]
+
+
+async def test_locked_rows_hide_no_others(stage: Stage, config: AppConfig) -> None:
+    dead = await stage.worker()
+    for n in range(1, 4):
+        await stage.started(dead, new_task(n))
+        await stage.send(new_task(n + 10, queue="slow", priority=n, good_until=at(n)))
+    with anyio.fail_after(10), locked(config, 1), locked(config, 11):
+        assert [await stage.maintenance.reap(1, now=at(60)) for _ in range(3)] == [1, 1, 0]
+        assert [await stage.maintenance.expire(1, now=at(60)) for _ in range(3)] == [1, 1, 0]
+    assert await stage.maintenance.reap(1, now=at(60)) == 1
+
+
 async def test_reaping_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
     dead = await stage.worker()
     await stage.started(dead, new_task(1))
@@ -95,8 +137,8 @@ def lease_locked(config: AppConfig) -> Iterator[None]:
 async def test_a_heartbeat_waits_for_nobody(stage: Stage, config: AppConfig) -> None:
     worker = await stage.worker()
     with anyio.fail_after(10), lease_locked(config):
-        assert not (await worker.beat(now=at(1))).leads
-    assert (await worker.beat(now=at(1))).leads
+        assert not (await worker.beat(watching=True, now=at(1))).leads
+    assert (await worker.beat(watching=True, now=at(1))).leads
 
 
 async def test_who_is_writing_a_heartbeat_is_not_dead(stage: Stage, config: AppConfig) -> None:
@@ -104,7 +146,7 @@ async def test_who_is_writing_a_heartbeat_is_not_dead(stage: Stage, config: AppC
     with anyio.fail_after(10), psycopg.connect(config.url) as connection:
         connection.execute(f"SELECT FROM {config.schema}.workers FOR NO KEY UPDATE".encode())
         assert await stage.maintenance.reap(10, now=at(60)) == 0
-    assert (await worker.beat(now=at(60))).alive
+    assert (await worker.beat(watching=True, now=at(60))).alive
 
 
 def refuse(config: AppConfig, n: int) -> None:
@@ -135,14 +177,19 @@ async def test_an_orphan_that_cannot_be_written_keeps_no_other_waiting(
     assert str(UUID(int=3)) in record.getMessage()
 
 
-async def test_an_overdue_row_that_cannot_be_written_keeps_no_other_waiting(stage: Stage, config: AppConfig) -> None:
+async def test_an_overdue_row_that_cannot_be_written_keeps_no_other_waiting(
+    stage: Stage, config: AppConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     await stage.send(*(new_task(n, good_until=at(n)) for n in range(1, 8)))
     refuse(config, 3)
     assert [await stage.maintenance.expire(5, now=at(60)) for _ in range(3)] == [4, 2, 0]
     assert await stage.status(3) is TaskStatus.PENDING
+    assert len(caplog.records) == 1
 
 
-async def test_an_old_row_that_cannot_be_removed_keeps_no_other_there(stage: Stage, config: AppConfig) -> None:
+async def test_an_old_row_that_cannot_be_removed_keeps_no_other_there(
+    stage: Stage, config: AppConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     worker = await stage.worker()
     for n in range(1, 8):
         await worker.finish([done(await stage.started(worker, new_task(n)))], now=at(n))
@@ -150,6 +197,7 @@ async def test_an_old_row_that_cannot_be_removed_keeps_no_other_there(stage: Sta
     old = timedelta(seconds=1)
     assert [await stage.maintenance.prune(5, finished_after=old, now=at(60)) for _ in range(3)] == [4, 2, 0]
     assert await stage.status(3) is TaskStatus.COMPLETED
+    assert len(caplog.records) == 1
 
 
 async def test_a_cancel_request_between_the_decision_and_the_write_of_a_retry_is_seen(

@@ -28,9 +28,9 @@ TITLES = {
 }
 EXPECTED = {CLAIMED: (2, 0, 0), STARTED: (1, 1, 0), RUNNING: (1, 1, 1), RESULT: (1, 1, 1), UNDONE: (1, 1, 1)}
 """For each pair of a task that runs at most once and one that is retried: completed, failed, re-run."""
-SUCCESSION = RECOVERY.dead_after
+SUCCESSION = RECOVERY.dead_after / 2 + RECOVERY.heartbeat_interval
 """Seconds that the death of the leader may add for those who are dead already: its lease has to run out, and a
-successor that is new watches for `dead_after` before it takes anybody for dead."""
+successor takes it with a heartbeat."""
 
 
 @dataclass

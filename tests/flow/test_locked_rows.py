@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
 import anyio
 import psycopg
 import pytest
 
 from horsies import AppConfig, Horsies, Ok, RecoveryConfig, ResilienceConfig, Runtime, WorkerConfig
+from horsies.abc import Claim, Consumer
 
 pytestmark = pytest.mark.anyio
 
@@ -76,3 +80,44 @@ async def test_a_result_that_waits_for_a_lock_is_written_before_the_worker_is_go
                 group.start_soon(worker.drain)
                 await anyio.sleep(1.0)  # no race: however long, the drain must not end before the lock does
         assert await handle.get(timeout=1) == Ok("written")
+
+
+async def test_a_task_whose_row_is_locked_when_it_is_to_start_starts_later(
+    postgres_url: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Horsies(AppConfig.for_database_url(postgres_url, schema=schema, recovery=RECOVERY, resilience=RESILIENCE))
+    runs: list[int] = []
+
+    @app.task
+    async def note(n: int) -> int:
+        runs.append(n)
+        return n
+
+    async with Runtime(app) as rt:
+        handles = [answer.unwrap() for answer in await note.handle(rt).send_many([(n,) for n in range(5)])]
+        consumer = rt.broker.consumer
+        with psycopg.connect(postgres_url) as locker:
+
+            @asynccontextmanager
+            async def locking(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
+                """Between the claim and the start somebody locks the row."""
+                async with consumer(worker_id, queues) as real:
+                    claim = real.claim
+
+                    async def lock(limit: int) -> Claim:
+                        claimed = await claim(limit)
+                        locker.execute(f"SELECT FROM {schema}.tasks WHERE id = %s FOR UPDATE", (handles[2].task_id,))
+                        return claimed
+
+                    monkeypatch.setattr(real, "claim", lock)
+                    yield real
+
+            monkeypatch.setattr(rt.broker, "consumer", locking)
+            rt.start_worker()
+            for n in (0, 1, 3, 4):
+                assert await handles[n].get(timeout=20) == Ok(n)
+            assert sorted(runs) == [0, 1, 3, 4]
+            monkeypatch.undo()
+            locker.rollback()
+            assert await handles[2].get(timeout=20) == Ok(2)
+            assert sorted(runs) == [0, 1, 2, 3, 4]

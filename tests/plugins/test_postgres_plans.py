@@ -43,6 +43,7 @@ VALUES = {
     "worker": "'worker1'",
     "dead_after": "20",
     "lease": "10",
+    "watching": "true",
     "skipped": IDS,
     "finished_after": "60",
     "queues": "ARRAY['queue0', 'queue1', 'queue2']",

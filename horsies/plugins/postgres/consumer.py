@@ -25,6 +25,7 @@ from .caps import Caps
 from .session import Row, Session, in_utc
 
 _SWEEP = 5_000
+LOCK_NOT_AVAILABLE = "55P03"
 
 
 class PostgresConsumer:
@@ -58,9 +59,9 @@ class PostgresConsumer:
         """See `horsies.abc.Consumer.join`."""
         await self._outcomes.fetch("join", self._sql["join"], {"worker": self._worker_id, "now": now})
 
-    async def beat(self, *, now: datetime | None = None) -> Heartbeat:
+    async def beat(self, *, watching: bool, now: datetime | None = None) -> Heartbeat:
         """See `horsies.abc.Consumer.beat`."""
-        given = {"worker": self._worker_id, "lease": self._dead_after / 2, "now": now}
+        given = {"worker": self._worker_id, "watching": watching, "lease": self._dead_after / 2, "now": now}
         ((alive, leads, ids, claim_numbers),) = await self._outcomes.fetch("beat", self._sql["beat"], given)
         return Heartbeat(
             alive=alive,
@@ -99,23 +100,18 @@ class PostgresConsumer:
         return Claim(tuple(map(_claimed_task, rows)), expired)
 
     async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
-        """See `horsies.abc.Consumer.start`."""
+        """See `horsies.abc.Consumer.start`. A batch that meets a locked row is halved until that row stands alone."""
         if not starts:
             return []
-        leases = [start.lease for start in starts]
-        delays = [start.retry_after_crash for start in starts]
-        rows = await self._outcomes.fetch(
-            "start",
-            self._sql["start"],
-            {
-                **_fences(leases),
-                "retries_after_crash": [None if delay is None else float(delay) for delay in delays],
-                "worker": self._worker_id,
-                "now": now,
-            },
-        )
-        status = {Lease(task_id, claim_number): status for task_id, claim_number, status, _ in rows}
-        return [_START[status.pop(lease, None)] for lease in leases]
+        try:
+            return await self._start(starts, now)
+        except BrokerError as error:
+            if error.code != LOCK_NOT_AVAILABLE:
+                raise
+            if len(starts) == 1:
+                return [StartOutcome.LOCKED]
+            middle = len(starts) // 2
+            return [*await self.start(starts[:middle], now=now), *await self.start(starts[middle:], now=now)]
 
     async def finish(self, ends: Sequence[Finish], *, now: datetime | None = None) -> list[bool]:
         """See `horsies.abc.Consumer.finish`."""
@@ -177,6 +173,22 @@ class PostgresConsumer:
         )
         claimed = [row for row in rows if row[1] == TaskStatus.CLAIMED]
         return claimed, len(rows) - len(claimed)
+
+    async def _start(self, starts: Sequence[Start], now: datetime | None) -> list[StartOutcome]:
+        leases = [start.lease for start in starts]
+        delays = [start.retry_after_crash for start in starts]
+        rows = await self._outcomes.fetch(
+            "start",
+            self._sql["start"],
+            {
+                **_fences(leases),
+                "retries_after_crash": [None if delay is None else float(delay) for delay in delays],
+                "worker": self._worker_id,
+                "now": now,
+            },
+        )
+        status = {Lease(task_id, claim_number): status for task_id, claim_number, status, _ in rows}
+        return [_START[status.pop(lease, None)] for lease in leases]
 
     async def _finish(self, ends: Sequence[Finish], now: datetime | None) -> list[Row]:
         return await self._outcomes.fetch(

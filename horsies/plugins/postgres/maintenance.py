@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from horsies.abc import BrokerError
 
@@ -29,27 +30,42 @@ class PostgresMaintenance:
 
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.expire`."""
-        chosen = await self._choose("expire", "overdue", {"limit": limit, "now": now})
-        return await self._divide(chosen, lambda rows: self._act("expire", {"ids": _ids(rows), "now": now}))
+
+        async def act(rows: Sequence[Row]) -> int:
+            return await self._act("expire", {"ids": _ids(rows), "now": now})
+
+        return await self._batch("overdue", {"limit": limit, "now": now}, act)
 
     async def reap(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.reap`."""
-        chosen = await self._choose("reap", "orphans", {"dead_after": self._dead_after, "limit": limit, "now": now})
 
-        async def take(rows: Sequence[Row]) -> int:
+        async def act(rows: Sequence[Row]) -> int:
             claim_numbers = [claim_number for _, claim_number in rows]
             return await self._act("reap", {"ids": _ids(rows), "claim_numbers": claim_numbers, "now": now})
 
-        return await self._divide(chosen, take)
+        return await self._batch("orphans", {"limit": limit, "dead_after": self._dead_after, "now": now}, act)
 
     async def prune(self, limit: int, *, finished_after: timedelta, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.prune`."""
-        given = {"limit": limit, "finished_after": finished_after.total_seconds(), "now": now}
-        chosen = await self._choose("prune", "old", given)
-        return await self._divide(chosen, lambda rows: self._act("prune", {"ids": _ids(rows)}))
 
-    async def _choose(self, action: str, query: str, given: Mapping[str, object]) -> list[Row]:
-        return await self._session.fetch(action, self._sql[query], {**given, "skipped": sorted(self._refused)})
+        async def act(rows: Sequence[Row]) -> int:
+            return await self._act("prune", {"ids": _ids(rows)})
+
+        given = {"limit": limit, "finished_after": finished_after.total_seconds(), "now": now}
+        return await self._batch("old", given, act)
+
+    async def _batch(
+        self, choice: str, given: Mapping[str, Any], act: Callable[[Sequence[Row]], Awaitable[int]]
+    ) -> int:
+        """Choose rows and `act` on them; how many it was done to. A batch of locked rows alone hides no others."""
+        locked: set[str] = set()
+        while True:
+            query = {**given, "skipped": sorted(self._refused | locked)}
+            rows = await self._session.fetch(choice, self._sql[choice], query)
+            done = await self._divide(rows, act)
+            if done or len(rows) < given["limit"]:
+                return done
+            locked.update(_ids(rows))
 
     async def _act(self, name: str, given: Mapping[str, object]) -> int:
         ((done, *_),) = await self._session.fetch(name, self._sql[name], given)

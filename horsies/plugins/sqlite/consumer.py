@@ -63,7 +63,7 @@ class SqliteConsumer:
 
         await self._session.write("join", work, now=now)
 
-    async def beat(self, *, now: datetime | None = None) -> Heartbeat:
+    async def beat(self, *, watching: bool, now: datetime | None = None) -> Heartbeat:
         """See `horsies.abc.Consumer.beat`."""
 
         def work(transaction: Transaction) -> Heartbeat:
@@ -71,7 +71,7 @@ class SqliteConsumer:
             if not transaction.fetch(self._sql["beat"], given):
                 return Heartbeat(alive=False, leads=False, to_cancel=())
             until = after(transaction.now, self._dead_after / 2)
-            leads = bool(transaction.fetch(self._sql["lead"], {**given, "until": until}))
+            leads = bool(transaction.fetch(self._sql["lead"], {**given, "watching": watching, "until": until}))
             rows = transaction.fetch(self._sql["to_cancel"], {"worker": self._worker_id})
             return Heartbeat(
                 alive=True,

@@ -72,11 +72,11 @@ class Claiming:
     async def test_only_a_living_worker_claims(self, stage: Stage) -> None:
         worker, other = await stage.worker("w1"), await stage.worker("w2")
         await stage.send(new_task(1))
-        assert (await other.beat(now=at(10_000))).alive
+        assert (await other.beat(watching=True, now=at(10_000))).alive
         assert (await worker.claim(1, now=at(10_000))).tasks == ()
         await worker.leave()
         assert (await worker.claim(1, now=at(1))).tasks == ()
-        assert not (await worker.beat(now=at(1))).alive
+        assert not (await worker.beat(watching=True, now=at(1))).alive
         assert (await worker.claim(1, now=at(1))).tasks == ()
         await worker.join(now=at(1))
         assert ids((await worker.claim(1, now=at(1))).tasks) == [1]
@@ -87,7 +87,7 @@ class Claiming:
         assert (await worker.claim(1, now=at(20))).tasks == ()
         assert ids((await worker.claim(1, now=at(19.999))).tasks) == [1]
         await stage.send(new_task(2))
-        await worker.beat(now=at(19.999))
+        await worker.beat(watching=True, now=at(19.999))
         assert ids((await worker.claim(1, now=at(39))).tasks) == [2]
 
     async def test_a_delayed_task_waits_for_its_promotion(self, stage: Stage) -> None:

@@ -157,9 +157,9 @@ class Ending:
         held = await stage.claimed(dead, new_task(5))
         await stage.claimed(dead, new_task(6, good_until=at(20)))
         await stage.broker.control.cancel([cancelled.task_id], now=at(1))
-        assert (await living.beat(now=at(19.999))).alive
+        assert (await living.beat(watching=True, now=at(19.999))).alive
         assert await stage.maintenance.reap(10, now=at(19.999)) == 0
-        assert (await living.beat(now=at(20))).alive
+        assert (await living.beat(watching=True, now=at(20))).alive
         assert await stage.maintenance.reap(4, now=at(20)) == 4
         assert await stage.maintenance.reap(10, now=at(20)) == 2
         assert await stage.maintenance.reap(10, now=at(20)) == 0
@@ -180,7 +180,7 @@ class Ending:
         # The living one is still alive, and goes on with what came back.
         assert ids((await living.claim(5, now=at(21))).tasks) == [5]
         # The other was frozen; now it thaws, hears that it is dead, and nothing is its own any more.
-        assert not (await dead.beat(now=at(21))).alive
+        assert not (await dead.beat(watching=True, now=at(21))).alive
         assert (await dead.claim(5, now=at(21))).tasks == ()
         assert await dead.finish([done(lease) for lease in (first, again, late, cancelled)], now=at(21)) == [False] * 4
         assert await dead.start([Start(held)], now=at(21)) == [StartOutcome.LOST]
@@ -189,7 +189,7 @@ class Ending:
         """A heartbeat can be of any age: dead is only who was found dead."""
         worker = await stage.worker()
         lease = await stage.started(worker, new_task(1))
-        assert (await worker.beat(now=at(1_000))).alive
+        assert (await worker.beat(watching=True, now=at(1_000))).alive
         assert await stage.maintenance.reap(10, now=at(1_000)) == 0
         assert await worker.finish([done(lease)], now=at(1_001)) == [True]
 
@@ -229,17 +229,17 @@ class Ending:
     ) -> None:
         worker, other = await stage.worker("w1"), await stage.worker("w2")
         lease = await stage.started(worker, new_task(1))
-        assert (await worker.beat(now=at(1))).to_cancel == ()
+        assert (await worker.beat(watching=True, now=at(1))).to_cancel == ()
         for _ in range(2):
             assert await stage.broker.control.cancel([lease.task_id], now=at(1)) == [CancelOutcome.REQUESTED]
         row = await stage.row(1)
         assert (row.status, row.cancel_requested) == (TaskStatus.RUNNING, True)
-        assert (await worker.beat(now=at(2))).to_cancel == (lease,)
-        assert (await other.beat(now=at(2))).to_cancel == ()
+        assert (await worker.beat(watching=True, now=at(2))).to_cancel == (lease,)
+        assert (await other.beat(watching=True, now=at(2))).to_cancel == ()
         assert await worker.finish([done(lease, status, interrupted=status is P)], now=at(3)) == [True]
         row = await stage.row(1)
         assert (row.status, row.attempts) == (ends, ())
-        assert (await worker.beat(now=at(3))).to_cancel == ()
+        assert (await worker.beat(watching=True, now=at(3))).to_cancel == ()
         assert await stage.broker.control.cancel([lease.task_id]) == [CancelOutcome.ALREADY_FINISHED]
 
     @pytest.mark.parametrize("seed", range(3))

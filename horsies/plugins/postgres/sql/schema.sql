@@ -3,7 +3,7 @@
 --   tasks        one row for each task, from its send to the end of its retention; the last attempt lives in it
 --   attempts     one row for each attempt that ended and was followed by another
 --   workers      one row for each living worker: when it was last seen
---   leases       one row, 'leader': the worker that looks after what nobody holds, and until when
+--   leases       one row, 'leader': the worker that looks after what nobody holds, whether it may find others dead, until when
 --   queues       one row for each queue that was ever paused: since when it is, or NULL
 --   migrations   which numbered files have been applied
 --
@@ -106,6 +106,7 @@ CREATE TABLE {schema}.workers (
 CREATE TABLE {schema}.leases (
     name text PRIMARY KEY,
     holder text,
+    watching boolean NOT NULL DEFAULT false,
     expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 INSERT INTO {schema}.leases (name, expires_at) VALUES ('leader', '-infinity');

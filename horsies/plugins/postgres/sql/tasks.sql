@@ -301,7 +301,11 @@ SELECT returned.id::text, returned.claim_number, told.queues FROM returned CROSS
 -- What the worker holds CLAIMED without knowing, since the answer to a claim was lost -> PENDING.
 WITH returned AS (
     UPDATE {schema}.tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL
-    WHERE phase = 2 AND worker_id = %(worker)s AND status = 'CLAIMED' AND id <> ALL (%(ids)s::uuid[])
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {schema}.tasks
+        WHERE phase = 2 AND worker_id = %(worker)s AND status = 'CLAIMED' AND id <> ALL (%(ids)s::uuid[])
+        FOR NO KEY UPDATE SKIP LOCKED
+    ))
     RETURNING queue
 )
 SELECT (SELECT count(*) FROM returned), told.queues
@@ -312,10 +316,14 @@ FROM (
 
 -- name: leave
 -- Everything still CLAIMED by the worker -> PENDING, found by the worker's name and not by what it remembers; then the
--- worker is gone.
+-- worker is gone, and what somebody had locked is an orphan.
 WITH returned AS (
     UPDATE {schema}.tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL
-    WHERE phase = 2 AND worker_id = %(worker)s AND status = 'CLAIMED'
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {schema}.tasks
+        WHERE phase = 2 AND worker_id = %(worker)s AND status = 'CLAIMED'
+        FOR NO KEY UPDATE SKIP LOCKED
+    ))
     RETURNING queue
 ),
 gone AS (DELETE FROM {schema}.workers WHERE worker_id = %(worker)s),

@@ -16,12 +16,14 @@ seen AS (
 ),
 led AS (
     UPDATE {schema}.leases SET
-        holder = %(worker)s, expires_at = clock.now + make_interval(secs => %(lease)s::float8)
+        holder = %(worker)s, watching = %(watching)s::boolean,
+        expires_at = clock.now + make_interval(secs => %(lease)s::float8)
     FROM clock
     WHERE name = (
         SELECT name FROM {schema}.leases
-        WHERE name = 'leader' AND (holder = %(worker)s OR expires_at <= (SELECT now FROM clock))
-            AND EXISTS (SELECT FROM seen)
+        WHERE name = 'leader' AND EXISTS (SELECT FROM seen) AND (
+            holder = %(worker)s OR expires_at <= (SELECT now FROM clock) OR (NOT watching AND %(watching)s::boolean)
+        )
         FOR NO KEY UPDATE SKIP LOCKED
     )
     RETURNING name

@@ -3,7 +3,7 @@
 --   tasks      one row for each task, from its send to the end of its retention; the last attempt lives in it
 --   attempts   one row for each attempt that ended and was followed by another
 --   workers    one row for each living worker: when it was last seen
---   leases     one row, 'leader': the worker that looks after what nobody holds, and until when
+--   leases     one row, 'leader': the worker that looks after what nobody holds, whether it may find others dead, until when
 --   queues     one row for each queue that was ever paused: since when it is, or NULL
 --
 -- How a task moves (the status is for people, the phase is what the indexes go by):
@@ -86,6 +86,7 @@ CREATE TABLE workers (
 CREATE TABLE leases (
     name TEXT NOT NULL PRIMARY KEY,
     holder TEXT,
+    watching INTEGER NOT NULL DEFAULT 0,
     expires_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 INSERT INTO leases (name, holder, expires_at) VALUES ('leader', NULL, 0);

@@ -11,8 +11,8 @@ UPDATE workers SET seen_at = :now WHERE worker_id = :worker RETURNING worker_id
 
 -- name: lead
 -- A row if the worker leads: its lease is renewed, or was free.
-UPDATE leases SET holder = :worker, expires_at = :until
-WHERE name = 'leader' AND (holder = :worker OR expires_at <= :now)
+UPDATE leases SET holder = :worker, watching = :watching, expires_at = :until
+WHERE name = 'leader' AND (holder = :worker OR expires_at <= :now OR (NOT watching AND :watching))
 RETURNING holder
 
 -- name: resign

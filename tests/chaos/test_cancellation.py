@@ -190,7 +190,7 @@ async def hanging(rt: Runtime, call: str, monkeypatch: pytest.MonkeyPatch) -> As
     called = anyio.Event()
     consumer = rt.broker.consumer
 
-    async def hang(*_: object) -> None:
+    async def hang(*_: object, **__: object) -> None:
         called.set()
         await anyio.sleep_forever()
 

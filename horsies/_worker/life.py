@@ -26,6 +26,7 @@ from .._task.host import Host
 from ..abc import Broker, Consumer
 from .finisher import Finisher
 from .job import logger
+from .leader import Leader
 from .memory import watch
 from .pump import Pump
 from .services import Services
@@ -67,7 +68,7 @@ class Life:
         self._counts = counts
         self._abandoned = abandoned
         self.pump: Pump | None = None
-        self.services: Services | None = None
+        self.leader: Leader | None = None
         self.found_dead = False
         self.left_behind = False
         self._is_stopping = False
@@ -152,9 +153,10 @@ class Life:
                 abandoned=self._abandoned,
             )
             stack.push_async_callback(pump.processes.aclose)
-            self.services = services = Services(
-                host.broker, consumer, maintenance, pump, host.environment, app, self._log, self.die
+            self.leader = leader = Leader(
+                maintenance, app, worker_id=self.worker_id, counts=self._counts, log=self._log
             )
+            services = Services(host.broker, consumer, pump, leader, host.environment, app, self._log, self.die)
             with self._joining:
                 await self._sign_on(services, consumer)
             if self._joining.cancelled_caught:
@@ -164,7 +166,7 @@ class Life:
                 group.start_soon(self._shielded, services.keep_beating)
                 group.start_soon(self._shielded, services.notice_freezes)
                 group.start_soon(services.listen)
-                group.start_soon(services.keep_looking_after)
+                group.start_soon(leader.run)
                 if self._config.max_memory is not None:
                     group.start_soon(watch, self._config.max_memory, pump.retire_nowait)
                 try:

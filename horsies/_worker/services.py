@@ -1,28 +1,22 @@
-"""What a worker does beside running tasks: it shows that it lives, listens, and leads if nobody else does.
+"""What keeps a worker in touch: it shows that it lives, learns whether it is dead or leads, and listens.
 
 Each service is one loop over a call that is complete in itself; a database that is away stops none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import anyio
-import anyio.lowlevel
 
 from .._core.config import AppConfig
 from .._core.errors import BrokerError
 from .._task.context import ContextLogger
 from .._task.host import Environment
-from ..abc import Broker, Consumer, Maintenance, Topic
+from ..abc import Broker, Consumer, Topic
 from .backoff import pauses
+from .leader import Leader
 from .pump import Pump
-
-EXPIRE_BATCH = 500
-REAP_BATCH = 200
-PRUNE_BATCH = 500
-PRUNE_PAUSE = 60.0
-"""Seconds at most between looks for tasks to remove: nobody waits for it."""
 
 
 class Services:
@@ -36,8 +30,8 @@ class Services:
         self,
         broker: Broker,
         consumer: Consumer,
-        maintenance: Maintenance,
         pump: Pump,
+        leader: Leader,
         environment: Environment,
         config: AppConfig,
         log: ContextLogger,
@@ -45,18 +39,15 @@ class Services:
     ) -> None:
         self._broker = broker
         self._consumer = consumer
-        self._maintenance = maintenance
         self._pump = pump
+        self._leader = leader
         self._environment = environment
         self._recovery = config.recovery
         self._resilience = config.resilience
-        self._finished_after = config.retention.finished_after
         self._log = log
         self._die = die
         self._is_dead = False
         self._watching_since = anyio.current_time()
-        self._leads_until = 0.0
-        self._prune_at = 0.0
 
     async def sign_on(self) -> None:
         """Register the worker, however long the database is away."""
@@ -80,14 +71,24 @@ class Services:
         if not answer.alive:
             self._dies("it was silent for recovery.dead_after and was found dead")
             return
-        if asked_at - self._pump.last_beat > self._recovery.dead_after / 2:
+        if answered_at - self._pump.last_beat > self._recovery.dead_after / 2:
             # Whoever was away as long as this may come back any moment, and must not be found dead before.
             self._watching_since = answered_at
             self._pump.notice([""])
         self._pump.last_beat = answered_at
-        self._leads_until = asked_at + self._recovery.dead_after / 2 if answer.leads else 0.0
+        self._leader.leads_until = asked_at + self._recovery.dead_after / 2 if answer.leads else 0.0
+        self._leader.finds_dead = self.is_watching
         for lease in answer.to_cancel:
             self._pump.cancel(lease.task_id)
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether others may be found dead.
+
+        That is after the database was there for us without a gap for as long as a heartbeat may be old: when it was
+        away, everybody's is, and nobody is dead.
+        """
+        return anyio.current_time() - self._watching_since >= self._recovery.dead_after
 
     async def keep_beating(self) -> None:
         waits = pauses(self._resilience, self._environment.random)
@@ -133,47 +134,3 @@ class Services:
             except BrokerError as error:
                 self._log.warning("worker %s: no notifications: %s", self._pump.worker_id, error.message)
                 await anyio.sleep(next(waits))
-
-    async def keep_looking_after(self) -> None:
-        while True:
-            while self.leads and await self.look_after():
-                await anyio.lowlevel.checkpoint()
-            await anyio.sleep(self._recovery.reap_interval)
-
-    @property
-    def leads(self) -> bool:
-        """Whether this worker is the leader, as far as it knows. Two that both think so do no harm."""
-        return anyio.current_time() < self._leads_until
-
-    @property
-    def is_watching(self) -> bool:
-        """Whether others may be found dead.
-
-        That is after the database was there for us without a gap for as long as a heartbeat may be old: when it was
-        away, everybody's is, and nobody is dead.
-        """
-        return anyio.current_time() - self._watching_since >= self._recovery.dead_after
-
-    async def look_after(self) -> int:
-        """One batch of everything the leader does; how many tasks it moved or removed."""
-        expired = await self._try("expire tasks", self._maintenance.expire(EXPIRE_BATCH))
-        self._pump.counts["expired"] += expired
-        reaped = pruned = 0
-        if self.is_watching:
-            reaped = await self._try("take tasks from dead workers", self._maintenance.reap(REAP_BATCH))
-            if reaped:
-                self._log.warning("worker %s: took %d tasks from dead workers", self._pump.worker_id, reaped)
-        if self._finished_after is not None and anyio.current_time() >= self._prune_at:
-            removal = self._maintenance.prune(PRUNE_BATCH, finished_after=self._finished_after)
-            pruned = await self._try("remove old tasks", removal)
-            if not pruned:
-                self._prune_at = anyio.current_time() + min(PRUNE_PAUSE, self._finished_after.total_seconds() / 10)
-        return expired + reaped + pruned
-
-    async def _try(self, what: str, call: Awaitable[int]) -> int:
-        """What `call` did, which is nothing when it failed: the others go on, and it is tried again next time."""
-        try:
-            return await call
-        except BrokerError as error:
-            self._log.warning("worker %s: cannot %s: %s", self._pump.worker_id, what, error.message)
-            return 0

@@ -191,12 +191,45 @@ async def test_whose_heartbeat_cannot_be_written_claims_nothing(app: Horsies, mo
         assert worker.worker_id == before
 
 
+async def test_who_waited_long_for_an_answer_does_not_find_others_dead(
+    app: Horsies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database may have been away for everybody; they get the time to come back."""
+    stalled, go_on = anyio.Event(), anyio.Event()
+    async with Runtime(app) as rt:
+        consumer = rt.broker.consumer
+
+        @asynccontextmanager
+        async def stalling(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
+            async with consumer(worker_id, queues) as real:
+                beat = real.beat
+
+                async def stall(*, watching: bool) -> Heartbeat:
+                    if watching and not stalled.is_set():
+                        stalled.set()
+                        await go_on.wait()
+                    return await beat(watching=watching)
+
+                monkeypatch.setattr(real, "beat", stall)
+                yield real
+
+        monkeypatch.setattr(rt.broker, "consumer", stalling)
+        worker = rt.start_worker()
+        await stalled.wait()
+        leader = worker._life.leader
+        assert leader is not None
+        await anyio.sleep(0.7 * QUICK.dead_after)
+        leader.finds_dead = True
+        go_on.set()
+        await until(lambda: not leader.finds_dead)
+
+
 async def test_only_one_looks_after_the_others_work_until_it_goes(app: Horsies) -> None:
     @app.task
     async def never() -> None: ...
 
     def leaders(*workers: Worker) -> list[bool]:
-        return [worker._life.services is not None and worker._life.services.leads for worker in workers]
+        return [worker._life.leader is not None and worker._life.leader.leads for worker in workers]
 
     async with Runtime(app) as rt:
         first = rt.start_worker()

@@ -39,7 +39,11 @@ def broker_error(action: str, error: psycopg.Error) -> BrokerError:
     code = error.sqlstate
     name = type(error).__name__
     if code is None:
-        lost = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+        # What libpq itself makes of a connection that breaks in the middle of an answer comes as the bare class.
+        lost = (
+            isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+            or type(error) is psycopg.DatabaseError
+        )
         why = _one_line(error) if lost else "a value that cannot be sent to the database"
         return BrokerError(f"{action}: {name}: {why}", retryable=lost)
     said = "" if code.startswith(_DATA_CLASS) else f": {error.diag.message_primary}"

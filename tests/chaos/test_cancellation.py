@@ -30,7 +30,7 @@ from .stepping import LOOPS, Steps, run
 
 DEEP = os.environ.get("HORSIES_DEEP") == "1"
 STEP = os.environ.get("HORSIES_STEP")
-SAMPLES = 10
+SAMPLES = 6
 """Steps of each series in `make test`."""
 ENOUGH = 3
 """A series ends after so many lives that were over before their step came."""

@@ -66,7 +66,7 @@ def fill(
 async def claims(rt: Runtime) -> list[float]:
     """Milliseconds of each of many claims."""
     async with rt.broker.consumer("growth", [("default", 1)]) as consumer:
-        await consumer.beat()
+        await consumer.join()
         await consumer.claim(1)
         took = []
         for _ in range(CLAIMS):

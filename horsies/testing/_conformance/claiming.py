@@ -43,8 +43,10 @@ class Claiming:
     async def test_what_is_due_by_a_later_clock_is_not_due_yet(self, stage: Stage) -> None:
         """The database's clock may step back, or another server take over."""
         worker = await stage.worker()
-        await stage.send(new_task(1), now=at(5))
+        await stage.send(new_task(1, priority=1), now=at(5))
         assert (await worker.claim(1, now=at(4.999))).tasks == ()
+        await stage.send(new_task(2), now=at(1))
+        assert ids((await worker.claim(1, now=at(4.999))).tasks) == [2]
         assert ids((await worker.claim(1, now=at(5))).tasks) == [1]
 
     async def test_the_limit_is_a_true_bound_and_only_served_queues_count(self, stage: Stage) -> None:

@@ -45,8 +45,8 @@ class Claiming:
         worker = await stage.worker()
         await stage.send(new_task(1, priority=1), now=at(5))
         assert (await worker.claim(1, now=at(4.999))).tasks == ()
-        await stage.send(new_task(2), now=at(1))
-        assert ids((await worker.claim(1, now=at(4.999))).tasks) == [2]
+        await stage.send(new_task(2), new_task(3, queue="slow"), now=at(1))
+        assert ids((await worker.claim(2, now=at(4.999))).tasks) == [2, 3]
         assert ids((await worker.claim(1, now=at(5))).tasks) == [1]
 
     async def test_the_limit_is_a_true_bound_and_only_served_queues_count(self, stage: Stage) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from horsies import AppConfig, Horsies, Runtime
 from horsies.abc import BrokerError, Consumer, EnqueueOutcome, Finish, Producer, Start, StartOutcome, TaskStatus
+from horsies.plugins.postgres.maintenance import PostgresMaintenance
 from horsies.testing._conformance.stage import done
 from horsies.testing.broker import T0, Stage, at, new_task
 
@@ -185,6 +186,16 @@ async def test_an_overdue_row_that_cannot_be_written_keeps_no_other_waiting(
     assert [await stage.maintenance.expire(5, now=at(60)) for _ in range(3)] == [4, 2, 0]
     assert await stage.status(3) is TaskStatus.PENDING
     assert len(caplog.records) == 1
+
+
+async def test_what_began_between_the_choice_and_the_act_is_left_alone(stage: Stage) -> None:
+    worker = await stage.worker()
+    lease = await stage.started(worker, new_task(1, good_until=at(1)))
+    maintenance = stage.maintenance
+    assert isinstance(maintenance, PostgresMaintenance)
+    assert await maintenance._act("expire", {"ids": [lease.task_id], "now": at(2)}) == 0
+    assert await maintenance._act("prune", {"ids": [lease.task_id]}) == 0
+    assert await stage.status(1) is TaskStatus.RUNNING
 
 
 async def test_an_old_row_that_cannot_be_removed_keeps_no_other_there(

@@ -162,6 +162,11 @@ class BrokerError(_ValueError):
         return self._retryable
 
     @property
+    def locked(self) -> bool:
+        """Whether somebody's open transaction holds what was needed, and waiting for its end took too long."""
+        return self._code == "55P03"
+
+    @property
     def code(self) -> str | None:
         return self._code
 

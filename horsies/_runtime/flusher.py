@@ -27,10 +27,9 @@ BATCH_ROWS = 1_000
 BATCH_BYTES = 4 * 1024 * 1024
 LOCK_WAIT = 0.1
 """Seconds that a batch of the careful lane waits for somebody's open transaction."""
-LOCKED = "55P03"
 LOCKED_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds before each further try of a row that stands behind somebody's open transaction."""
-ABOUT_ROWS = frozenset({LOCKED, "40001", "40P01"})
+ABOUT_ROWS = frozenset({"55P03", "40001", "40P01"})
 """Retryable failures that single rows cause; all others are the connection's or the server's."""
 
 
@@ -154,7 +153,7 @@ class Lane:
                 await self._write(producer, rows[:middle], returning)
                 await self._write(producer, rows[middle:], returning)
                 return
-            if error.code == LOCKED and rows[0].tries < len(LOCKED_PAUSES):
+            if error.locked and rows[0].tries < len(LOCKED_PAUSES):
                 returning.start_soon(self._return, rows[0])
                 return
             answers = [error] * len(rows)

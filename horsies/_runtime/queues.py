@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from .._core.config import QueueConfig
@@ -46,15 +46,9 @@ def queue_infos(app: Horsies, rows: Iterable[QueueRow]) -> list[QueueInfo]:
 
 def _info(declared: QueueConfig | None, row: QueueRow) -> QueueInfo:
     return QueueInfo(
-        name=row.name,
         priority=None if declared is None else declared.priority,
         max_concurrency=None if declared is None else declared.max_concurrency,
-        paused_at=row.paused_at,
-        ready=row.ready,
-        delayed=row.delayed,
-        claimed=row.claimed,
-        running=row.running,
-        oldest_due_at=row.oldest_due_at,
+        **asdict(row),
     )
 
 

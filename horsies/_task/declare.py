@@ -49,11 +49,7 @@ class Task(Generic[P, T]):
         self.fn = fn
         self.settings = settings
         self.signature = signature
-
-    @property
-    def place(self) -> Place:
-        """Where a worker runs it."""
-        return place_for(self.settings.run_in, self.signature)
+        self.place: Place = place_for(settings.run_in, signature)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)

@@ -29,7 +29,6 @@ from .backoff import pauses
 
 BATCH = 200
 BUFFER = 2_000
-LOCKED = "55P03"
 
 
 class Finisher:
@@ -114,7 +113,7 @@ class Finisher:
             try:
                 written = await self._consumer.finish(batch)
             except BrokerError as error:
-                if error.retryable and error.code != LOCKED:
+                if error.retryable and not error.locked:
                     self._log.warning("cannot write %d results, trying again: %s", len(batch), error.message)
                     await self._pause(next(waits))
                     continue
@@ -158,7 +157,7 @@ class Finisher:
             await self._write(batch[middle:])
             return
         (end,) = batch
-        if error.code == LOCKED:
+        if error.locked:
             self._aside.append(end)
             pause = self._resilience.retry_initial if self._hurried.is_set() else next(self._waits)
             self._aside_until = anyio.current_time() + pause

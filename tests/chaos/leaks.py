@@ -57,7 +57,7 @@ class Ground:
             with closing(sqlite3.connect(self._path)) as connection:
                 return connection.execute(query).fetchall()
         assert rt is not None
-        rows: list[tuple[Any, ...]] = rt.broker._session._connection.execute(query).fetchall()  # type: ignore[attr-defined]
+        rows: list[tuple[Any, ...]] = rt.broker._session._connection.execute(query).fetchall()  # type: ignore[attr-defined]  # none but itself sees memory
         return rows
 
     def remove(self) -> None:
@@ -111,7 +111,7 @@ class Ground:
         """Hear what horsies warns of and what nobody else would hear: exceptions raised where none can be caught."""
 
         class Ear(logging.Handler):
-            def emit(_, record: logging.LogRecord) -> None:  # noqa: N805
+            def emit(_, record: logging.LogRecord) -> None:  # noqa: N805  # self is the Ground
                 if not _EXPECTED.search(record.getMessage()):
                     self._complaints.append(f"{record.name} logged: {record.getMessage()}")
 

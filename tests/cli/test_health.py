@@ -228,7 +228,7 @@ def test_each_process_has_a_port_of_its_own(yard: Yard) -> None:
     port = free_ports(2)
     with yard.worker("--processes", "2", "--health-port", str(port), "-v") as started:
         for number in (0, 1):
-            eventually(lambda: state(port + number) == "ready", f"{number} ready")  # noqa: B023
+            eventually(lambda: state(port + number) == "ready", f"{number} ready")  # noqa: B023  # called in this round
         ids = [(asked(port + number, "livez") or (0, {}))[1]["worker_id"].split(":")[1] for number in (0, 1)]
         assert {int(pid) for pid in ids} == set(started.pids())
         started.process.send_signal(signal.SIGTERM)

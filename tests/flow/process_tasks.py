@@ -56,7 +56,7 @@ def is_gone(pid: int) -> bool:
 
 def report(file: str) -> None:
     """Write the pid, in one step, into a file that is locked for as long as this process lives."""
-    text = open(file + ".new", "w")  # noqa: SIM115
+    text = open(file + ".new", "w")  # noqa: SIM115  # left open on purpose
     fcntl.flock(text, fcntl.LOCK_EX)
     text.write(str(os.getpid()))
     text.flush()
@@ -164,7 +164,7 @@ def takes_local(x: Local) -> None: ...
 
 @task(run_in="process")
 def wrong_type() -> int:
-    return "seven"  # type: ignore[return-value]
+    return "seven"  # type: ignore[return-value]  # wrong on purpose
 
 
 def say_and_sleep(pipe: Any) -> None:
@@ -195,7 +195,7 @@ def is_signalled() -> list[int | None]:
 
 @task(run_in="process")
 def is_loud() -> str:
-    print("loud")  # noqa: T201
+    print("loud")  # noqa: T201  # where it goes is under test
     subprocess.run([sys.executable, "-c", "import os; os.write(1, b'louder\\n' * 9)"], check=True)
     return sys.stdin.read() + subprocess.run(["cat"], check=True, stdout=subprocess.PIPE, text=True).stdout
 
@@ -218,4 +218,4 @@ def not_at_its_name(n: int) -> int:
 
 
 hidden: Task[[int], int] = task("hidden", run_in="process")(not_at_its_name)
-not_at_its_name: Callable[[int], int] = abs  # type: ignore[no-redef]
+not_at_its_name: Callable[[int], int] = abs  # type: ignore[no-redef]  # wrong on purpose

@@ -40,15 +40,15 @@ pytestmark = pytest.mark.timeout(120)
 
 QUICKLY = 20
 """Seconds: below the poll interval of those who are notified, and far above a few polls of those who are not."""
-NOTIFIED = {
+NOTIFIED: dict[str, Any] = {
     "resilience": ResilienceConfig(poll_interval=60.0),
     "recovery": RecoveryConfig(heartbeat_interval=60.0, dead_after=240.0),
 }
-POLLING = {
+POLLING: dict[str, Any] = {
     "resilience": ResilienceConfig(poll_interval=0.2),
     "recovery": RecoveryConfig(heartbeat_interval=0.2, dead_after=4.0),
 }
-QUICK_RETURN = {
+QUICK_RETURN: dict[str, Any] = {
     "resilience": ResilienceConfig(poll_interval=0.2, retry_initial=0.02, retry_max=0.2, statement_timeout=2.0),
     "recovery": RecoveryConfig(heartbeat_interval=0.1, dead_after=4.0, reap_interval=0.2),
     "pool": PoolConfig(max_size=2, timeout=3.0),
@@ -58,8 +58,8 @@ QUICK_RETURN = {
 @pytest.fixture(params=["listen_url", "polling"])
 def config(request: pytest.FixtureRequest, pgbouncer: PgBouncer, postgres_url: str, schema: str) -> AppConfig:
     if request.param == "polling":
-        return AppConfig(url=pgbouncer.url, schema=schema, **POLLING)  # type: ignore[arg-type]
-    return AppConfig(url=pgbouncer.url, schema=schema, listen_url=postgres_url, **NOTIFIED)  # type: ignore[arg-type]
+        return AppConfig(url=pgbouncer.url, schema=schema, **POLLING)
+    return AppConfig(url=pgbouncer.url, schema=schema, listen_url=postgres_url, **NOTIFIED)
 
 
 @dataclass
@@ -276,7 +276,7 @@ class TestWhatIsInBetween:
         self, pgbouncer: PgBouncer, postgres_url: str, schema: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         for url, listen_url in ((postgres_url, None), (pgbouncer.url, postgres_url), (postgres_url, postgres_url)):
-            bench = bench_on(AppConfig(url=url, listen_url=listen_url, schema=schema, **NOTIFIED))  # type: ignore[arg-type]
+            bench = bench_on(AppConfig(url=url, listen_url=listen_url, schema=schema, **NOTIFIED))
             await self._is_notified(bench)
         assert warnings(caplog) == []
 
@@ -285,14 +285,14 @@ class TestWhatIsInBetween:
     ) -> None:
         with open_pgbouncer(postgres_url, mode="session") as pgbouncer:
             for listen_url in (None, pgbouncer.url):
-                config = AppConfig(url=pgbouncer.url, listen_url=listen_url, schema=schema, **NOTIFIED)  # type: ignore[arg-type]
+                config = AppConfig(url=pgbouncer.url, listen_url=listen_url, schema=schema, **NOTIFIED)
                 await self._is_notified(bench_on(config))
         assert warnings(caplog) == []
 
     async def test_a_pooled_listen_url_is_told_once_and_work_is_found_by_polling(
         self, pgbouncer: PgBouncer, schema: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        config = AppConfig(url=pgbouncer.url, listen_url=pgbouncer.url, schema=schema, **POLLING)  # type: ignore[arg-type]
+        config = AppConfig(url=pgbouncer.url, listen_url=pgbouncer.url, schema=schema, **POLLING)
         await self._is_notified(bench_on(config))
         (warning,) = warnings(caplog)
         assert warning.startswith("listen_url goes through a pooler")
@@ -322,7 +322,7 @@ class TestWhatIsInBetween:
                     'TimeZone') -- which PgBouncer itself sets for each client
         """
         with open_pgbouncer(postgres_url, pool_size=1) as pgbouncer:
-            bench = bench_on(AppConfig(url=pgbouncer.url, listen_url=pgbouncer.url, schema=schema, **POLLING))  # type: ignore[arg-type]
+            bench = bench_on(AppConfig(url=pgbouncer.url, listen_url=pgbouncer.url, schema=schema, **POLLING))
             async with Runtime(bench.app) as rt:
                 rt.start_worker()
                 keyed = bench.add.handle(rt).with_options(TaskSendOptions(unique_key="k"))
@@ -379,7 +379,7 @@ class TestTrouble:
         self, postgres_url: str, schema: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         with open_pgbouncer(postgres_url) as pgbouncer:
-            async with self._under_load(AppConfig(url=pgbouncer.url, schema=schema, **QUICK_RETURN)):  # type: ignore[arg-type]
+            async with self._under_load(AppConfig(url=pgbouncer.url, schema=schema, **QUICK_RETURN)):
                 for _ in range(2):
                     await anyio.to_thread.run_sync(pgbouncer.kill)
                     await anyio.sleep(0.3)
@@ -390,7 +390,7 @@ class TestTrouble:
     async def test_a_server_that_restarts_behind_the_pooler(self, schema: str) -> None:
         """PgBouncer refuses for a while after a login has failed (`server_login_retry`)."""
         with embedded_server(durable=False) as server, open_pgbouncer(server.url) as pgbouncer:
-            async with self._under_load(AppConfig(url=pgbouncer.url, schema=schema, **QUICK_RETURN)):  # type: ignore[arg-type]
+            async with self._under_load(AppConfig(url=pgbouncer.url, schema=schema, **QUICK_RETURN)):
                 await anyio.to_thread.run_sync(server.stop)
                 await anyio.sleep(0.5)
                 await anyio.to_thread.run_sync(server.start)
@@ -434,11 +434,11 @@ class TestOneConnection:
     def config(self, request: pytest.FixtureRequest, postgres_url: str, schema: str) -> AppConfig:
         pool = PoolConfig(min_size=1, max_size=1, timeout=10.0)
         if request.param == "direct":
-            return AppConfig(url=postgres_url, schema=schema, pool=pool, **NOTIFIED)  # type: ignore[arg-type]
+            return AppConfig(url=postgres_url, schema=schema, pool=pool, **NOTIFIED)
         url = request.getfixturevalue("pgbouncer").url
         if request.param == "polling":
-            return AppConfig(url=url, schema=schema, pool=pool, **POLLING)  # type: ignore[arg-type]
-        return AppConfig(url=url, schema=schema, listen_url=postgres_url, pool=pool, **NOTIFIED)  # type: ignore[arg-type]
+            return AppConfig(url=url, schema=schema, pool=pool, **POLLING)
+        return AppConfig(url=url, schema=schema, listen_url=postgres_url, pool=pool, **NOTIFIED)
 
     async def test_all_at_once_never_lock_each_other_up(self, bench: Bench) -> None:
         ended: list[str] = []

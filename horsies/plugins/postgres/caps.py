@@ -20,21 +20,26 @@ class Caps:
     Attributes:
         queues: of each of them, None where there is none.
         cluster: of all tasks, whatever their queue.
+        capped: names of the queues in which the end of a task makes room for another.
         locks: keys of the advisory locks under which to count.
     """
 
     queues: tuple[int | None, ...]
     cluster: int | None
+    capped: tuple[str, ...]
     locks: tuple[int, ...]
 
     @classmethod
     def of(cls, config: AppConfig, served: Sequence[str]) -> Caps:
         declared = {queue.name: queue.max_concurrency for queue in config.queues}
         caps = tuple(declared.get(name) for name in served)
-        names = [f"queue {name}" for name, cap in zip(served, caps, strict=True) if cap is not None]
+        capped = [name for name, cap in zip(served, caps, strict=True) if cap is not None]
+        names = [f"queue {name}" for name in capped]
         if config.cluster_wide_cap is not None:
             names.append("cluster")
-        return cls(caps, config.cluster_wide_cap, tuple(_key(config.schema, name) for name in names))
+            capped = list(served)
+        locks = tuple(_key(config.schema, name) for name in names)
+        return cls(caps, config.cluster_wide_cap, tuple(capped), locks)
 
 
 def _key(schema: str, name: str) -> int:

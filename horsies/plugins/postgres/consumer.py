@@ -25,7 +25,6 @@ from .caps import Caps
 from .session import Row, Session, in_utc
 
 _SWEEP = 5_000
-LOCK_NOT_AVAILABLE = "55P03"
 
 
 class PostgresConsumer:
@@ -49,11 +48,6 @@ class PostgresConsumer:
         self._sql = sql
         self._dead_after = float(dead_after)
         self._caps = caps
-        self._capped = [
-            name
-            for name, cap in zip(self._ranks, caps.queues, strict=True)
-            if cap is not None or caps.cluster is not None
-        ]
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
@@ -106,7 +100,7 @@ class PostgresConsumer:
         try:
             return await self._start(starts, now)
         except BrokerError as error:
-            if error.code != LOCK_NOT_AVAILABLE:
+            if not error.locked:
                 raise
             if len(starts) == 1:
                 return [StartOutcome.LOCKED]
@@ -202,7 +196,7 @@ class PostgresConsumer:
                 "retry_ins": [float(end.retry_in) for end in ends],
                 "interrupteds": [end.interrupted for end in ends],
                 "worker": self._worker_id,
-                "capped": self._capped,
+                "capped": list(self._caps.capped),
                 "now": now,
             },
         )

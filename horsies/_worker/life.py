@@ -29,6 +29,7 @@ from .job import logger
 from .leader import Leader
 from .memory import watch
 from .pump import Pump
+from .runner import Runner
 from .services import Services
 
 CLEANUP = 3.0
@@ -139,20 +140,29 @@ class Life:
                 self._log,
                 written=look_again if self._is_capped else None,
             )
-            self.pump = pump = Pump(
+            runner = Runner(
                 host,
-                consumer,
                 finisher,
                 self._config,
                 worker_id=self.worker_id,
                 log=self._log,
-                queues=[queue.name for queue in self._queues],
                 state=state,
-                silence=app.recovery.dead_after,
                 counts=self._counts,
                 abandoned=self._abandoned,
             )
-            stack.push_async_callback(pump.processes.aclose)
+            stack.push_async_callback(runner.aclose)
+            self.pump = pump = Pump(
+                host,
+                consumer,
+                finisher,
+                runner,
+                self._config,
+                worker_id=self.worker_id,
+                log=self._log,
+                queues=[queue.name for queue in self._queues],
+                silence=app.recovery.dead_after,
+                counts=self._counts,
+            )
             self.leader = leader = Leader(
                 maintenance, app, worker_id=self.worker_id, counts=self._counts, log=self._log
             )

@@ -1,38 +1,28 @@
-"""The pump of a worker: promotes, claims and starts tasks, and keeps what runs.
+"""The pump of a worker: promotes, claims and starts tasks, for as long as there are slots.
 
-State of a claimed task here: in `_ready` (CLAIMED), then in `_running` (RUNNING, or about to be), then in the
-finisher's buffer. Each is in one place only, and `_ready` plus `_running` never exceed the concurrency.
+State of a claimed task: in `_ready` here (CLAIMED), then among the runner's jobs (RUNNING, or about to be), then in the
+finisher's buffer. Each is in one place only, and the first two together never exceed the concurrency.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import replace
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
 
-from .._core.codes import is_user_code
 from .._core.config import WorkerConfig
-from .._core.errors import BrokerError, TaskError
-from .._core.result import Err, Ok
+from .._core.errors import BrokerError
 from .._core.status import TaskStatus
-from .._task.context import ContextLogger, TaskContext
+from .._task.context import ContextLogger
 from .._task.host import Host
-from .._task.place import Place
-from ..abc import ClaimedTask, Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
+from ..abc import Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
 from .backoff import pauses
 from .finisher import Finisher
-from .job import Job, cancelled, conclude, conclude_interrupted, prepare, run_async, run_sync
-from .processes import Processes, run_process
-
-if TYPE_CHECKING:
-    from .._runtime.runtime import Runtime
+from .job import Job, conclude_interrupted, prepare
+from .runner import Runner
 
 PROMOTE_BATCH = 500
 DOUBT = 5.0
@@ -46,12 +36,11 @@ IDLE_RECHECK = 0.05
 
 
 class Pump:
-    """Runs tasks of the queues of `consumer`, at most `config.concurrency` at once.
+    """Starts tasks of the queues of `consumer`, at most `config.concurrency` at once.
 
     Args:
-        state: what the application's lifespan gave.
         silence: seconds without a heartbeat after which nothing more is claimed.
-        counts, abandoned: the worker's, for its statistics.
+        counts: the worker's, for its statistics.
     """
 
     def __init__(
@@ -59,15 +48,14 @@ class Pump:
         host: Host,
         consumer: Consumer,
         finisher: Finisher,
+        runner: Runner,
         config: WorkerConfig,
         *,
         worker_id: str,
         log: ContextLogger,
         queues: Iterable[str],
-        state: Any,
         silence: float,
         counts: Counter[str],
-        abandoned: list[str],
     ) -> None:
         self._host = host
         self._consumer = consumer
@@ -76,20 +64,12 @@ class Pump:
         self.worker_id = worker_id
         self._log = log
         self._queues = frozenset(queues)
-        self._state = state
         self._silence = silence
         self._resilience = host.app.config.resilience
         self._ready: deque[Job] = deque()
-        self._running: dict[Lease, Job] = {}
+        self._runner = runner
+        runner.changed = self._slot_freed
         self._unsure: set[Lease] = set()
-        threads = config.threads or config.concurrency
-        self._slots = {
-            Place.NURSERY: config.concurrency,
-            Place.THREAD: threads,
-            Place.PROCESS: threads if host.environment.inline else os.cpu_count() or 1,
-        }
-        self._limiter = None if host.environment.inline else anyio.CapacityLimiter(threads)
-        self.processes = Processes()
         self.is_stopping = False
         self.is_retiring = False
         self._wake = anyio.Event()
@@ -99,7 +79,6 @@ class Pump:
         self._look_at = 0.0
         self.last_beat = anyio.current_time()
         self.counts = counts
-        self.abandoned = abandoned
 
     @property
     def ready(self) -> int:
@@ -107,7 +86,7 @@ class Pump:
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        return len(self._runner.jobs)
 
     def stop_nowait(self) -> None:
         """Claim nothing more; `run` returns once what it is doing is done."""
@@ -135,7 +114,7 @@ class Pump:
 
     def cancel(self, task_id: str) -> None:
         """Cancel a task that runs here, or is about to."""
-        for job in (*self._ready, *self._running.values()):
+        for job in (*self._ready, *self._runner.jobs.values()):
             if job.claimed.lease.task_id == task_id:
                 job.cancel()
 
@@ -150,7 +129,7 @@ class Pump:
                 if await self.run_once(running):
                     waits = pauses(self._resilience, self._host.environment.random)
                     continue
-                if self._config.until_idle and not self._running and not self._ready:
+                if self._config.until_idle and not self._runner.jobs and not self._ready:
                     await self._finisher.wait_written()
                     if not await self._has_due():
                         return
@@ -183,7 +162,7 @@ class Pump:
 
     def _room(self) -> int:
         """How many more tasks may be claimed."""
-        room = self._config.concurrency - len(self._running) - len(self._ready)
+        room = self._config.concurrency - len(self._runner.jobs) - len(self._ready)
         most = self._config.max_tasks
         return room if most is None else min(room, most - self.counts["started"] - len(self._ready))
 
@@ -206,7 +185,7 @@ class Pump:
 
     async def wait_ended(self) -> None:
         """Wait until nothing runs."""
-        while self._running:
+        while self._runner.jobs:
             await self._wait_woken(None)
 
     async def _promote(self) -> None:
@@ -235,7 +214,7 @@ class Pump:
                 case Job() as job:
                     self._ready.append(job)
                 case Finish() as end:
-                    self._log_failure(row, str(end.error_code), attempt=row.attempt)
+                    self._runner.log_failure(row, str(end.error_code), attempt=row.attempt)
                     self.counts["failed"] += 1
                     self._finisher.add_nowait(end)
                 case GiveBack() as gift:
@@ -262,7 +241,7 @@ class Pump:
 
     async def _start(self, running: anyio.abc.TaskGroup) -> bool:
         """Start every ready task for which there is a slot where it runs."""
-        batch, waiting, slots = [], deque[Job](), dict(self._slots)
+        batch, waiting, slots = [], deque[Job](), dict(self._runner.free)
         now = anyio.current_time()
         for job in self._ready:
             if slots[job.task.place] > 0 and job.not_before <= now:
@@ -281,10 +260,7 @@ class Pump:
         self._ready = waiting
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is StartOutcome.STARTED:
-                self._running[job.claimed.lease] = job
-                self._slots[job.task.place] -= 1
-                self.counts["started"] += 1
-                running.start_soon(self._run, job, name=f"horsies task {job.task.name}")
+                self._runner.run_soon(job, running)
             elif outcome is StartOutcome.LOCKED:
                 job.not_before = anyio.current_time() + LOCKED_POLL
                 self._ready.append(job)
@@ -294,72 +270,10 @@ class Pump:
         self._unsure.difference_update(set(leases) - {job.claimed.lease for job in self._ready})
         return True
 
-    async def _run(self, job: Job) -> None:
-        """Run one started task; whatever happens, its end reaches the finisher exactly once."""
-        reported = False
-
-        def report(result: Ok[Any] | Err[TaskError]) -> None:
-            nonlocal reported
-            if reported:
-                return
-            reported = True
-            end, error = conclude(self._host, job, result)
-            self._count(job, end.status)
-            if error is not None:
-                self._log_failure(job.claimed, error.error.code, attempt=job.claimed.attempt + 1)
-            self._finisher.add_nowait(end)
-
-        if job.task.signature.takes_context:
-            job.context = self._context(job)
-        try:
-            if job.is_cancelled:
-                report(cancelled())  # the request came while it was being started
-            elif job.task.place is Place.NURSERY:
-                report(await run_async(job))
-            elif job.task.place is Place.PROCESS and self._limiter is not None:
-                report(await run_process(job, self.processes))
-            else:
-                await run_sync(job, self._limiter, report, lambda: self.abandoned.append(job.task.name))
-        finally:
-            if not reported:
-                self._finisher.add_nowait(conclude_interrupted(job))
-            self._slots[job.task.place] += 1
-            del self._running[job.claimed.lease]
-            self._wake.set()
-
-    def _context(self, job: Job) -> TaskContext:
-        claimed = job.claimed
-        runtime: Runtime = self._host  # type: ignore[assignment]  # the one host there is
-        return TaskContext(
-            task_id=claimed.lease.task_id,
-            task_name=claimed.task_name,
-            queue=claimed.queue,
-            attempt=claimed.attempt + 1,
-            good_until=claimed.good_until,
-            worker_id=self.worker_id,
-            metadata=MappingProxyType(dict(job.envelope.metadata)),
-            runtime=runtime,
-            state=self._state,
-        )
-
-    def _count(self, job: Job, status: TaskStatus) -> None:
-        names = {TaskStatus.COMPLETED: "completed", TaskStatus.FAILED: "failed", TaskStatus.PENDING: "retried"}
-        stopped = job.is_cancelled and status is not TaskStatus.COMPLETED
-        self.counts["cancelled" if stopped else names[status]] += 1
-        if status is TaskStatus.PENDING:
+    def _slot_freed(self, again: bool) -> None:
+        if again:
             self._next_due = 0.0
-
-    def _log_failure(self, claimed: ClaimedTask, code: str, *, attempt: int) -> None:
-        name, task_id = claimed.task_name, claimed.lease.task_id
-        extra = {
-            "task_name": name,
-            "task_id": task_id,
-            "queue": claimed.queue,
-            "attempt": attempt,
-            "error_code": code,
-        }
-        level = logging.INFO if is_user_code(code) else logging.WARNING
-        self._log.log(level, "task %r %s ended with %s", name, task_id, code, extra=extra)
+        self._wake.set()
 
     def is_alive(self) -> bool:
         """Whether the heartbeat is young enough to claim; the claim itself has the database ask the same."""

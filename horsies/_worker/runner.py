@@ -1,0 +1,156 @@
+"""What runs: each started task in its place, until its end is in the finisher's buffer.
+
+Of each place (the nursery, threads, processes) a worker has so many slots. A task keeps its slot until its user code
+has really ended, also when its timeout was reported before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+
+from .._core.codes import is_user_code
+from .._core.config import WorkerConfig
+from .._core.errors import TaskError
+from .._core.result import Err, Ok
+from .._core.status import TaskStatus
+from .._task.context import ContextLogger, TaskContext
+from .._task.host import Host
+from .._task.place import Place
+from ..abc import ClaimedTask, Lease
+from .finisher import Finisher
+from .job import Job, cancelled, conclude, conclude_interrupted, run_async, run_sync
+from .processes import Processes, run_process
+
+if TYPE_CHECKING:
+    from .._runtime.runtime import Runtime
+
+
+class Runner:
+    """Runs tasks of one life of a worker.
+
+    Args:
+        state: what the application's lifespan gave.
+        counts, abandoned: the worker's, for its statistics.
+
+    Attributes:
+        jobs: what runs now.
+        free: slots by place.
+        changed: called when a slot is free, and with True when a task will be tried again.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        finisher: Finisher,
+        config: WorkerConfig,
+        *,
+        worker_id: str,
+        log: ContextLogger,
+        state: Any,
+        counts: Counter[str],
+        abandoned: list[str],
+    ) -> None:
+        self._host = host
+        self._finisher = finisher
+        self._worker_id = worker_id
+        self._log = log
+        self._state = state
+        self._counts = counts
+        self._abandoned = abandoned
+        threads = config.threads or config.concurrency
+        self._limiter = None if host.environment.inline else anyio.CapacityLimiter(threads)
+        self._processes = Processes()
+        self.jobs: dict[Lease, Job] = {}
+        self.free = {
+            Place.NURSERY: config.concurrency,
+            Place.THREAD: threads,
+            Place.PROCESS: threads if host.environment.inline else os.cpu_count() or 1,
+        }
+        self.changed: Callable[[bool], None] = lambda _: None
+
+    def run_soon(self, job: Job, group: anyio.abc.TaskGroup) -> None:
+        """Run a task that was started in the database; it has a slot from now on."""
+        self.jobs[job.claimed.lease] = job
+        self.free[job.task.place] -= 1
+        self._counts["started"] += 1
+        group.start_soon(self._run, job, name=f"horsies task {job.task.name}")
+
+    async def aclose(self) -> None:
+        """End the processes that nobody uses any more."""
+        await self._processes.aclose()
+
+    def log_failure(self, claimed: ClaimedTask, code: str, *, attempt: int) -> None:
+        """Say that a task failed; `attempt` is 0 for one that did not begin."""
+        name, task_id = claimed.task_name, claimed.lease.task_id
+        extra = {
+            "task_name": name,
+            "task_id": task_id,
+            "queue": claimed.queue,
+            "attempt": attempt,
+            "error_code": code,
+        }
+        level = logging.INFO if is_user_code(code) else logging.WARNING
+        self._log.log(level, "task %r %s ended with %s", name, task_id, code, extra=extra)
+
+    async def _run(self, job: Job) -> None:
+        """Run one started task; whatever happens, its end reaches the finisher exactly once."""
+        reported = False
+
+        def report(result: Ok[Any] | Err[TaskError]) -> None:
+            nonlocal reported
+            if reported:
+                return
+            reported = True
+            end, error = conclude(self._host, job, result)
+            self._count(job, end.status)
+            if error is not None:
+                self.log_failure(job.claimed, error.error.code, attempt=job.claimed.attempt + 1)
+            self._finisher.add_nowait(end)
+
+        if job.task.signature.takes_context:
+            job.context = self._context(job)
+        try:
+            if job.is_cancelled:
+                report(cancelled())  # the request came while it was being started
+            elif job.task.place is Place.NURSERY:
+                report(await run_async(job))
+            elif job.task.place is Place.PROCESS and self._limiter is not None:
+                report(await run_process(job, self._processes))
+            else:
+                await run_sync(job, self._limiter, report, lambda: self._abandoned.append(job.task.name))
+        finally:
+            if not reported:
+                self._finisher.add_nowait(conclude_interrupted(job))
+            self.free[job.task.place] += 1
+            del self.jobs[job.claimed.lease]
+            self.changed(False)
+
+    def _context(self, job: Job) -> TaskContext:
+        claimed = job.claimed
+        runtime: Runtime = self._host  # type: ignore[assignment]  # the one host there is
+        return TaskContext(
+            task_id=claimed.lease.task_id,
+            task_name=claimed.task_name,
+            queue=claimed.queue,
+            attempt=claimed.attempt + 1,
+            good_until=claimed.good_until,
+            worker_id=self._worker_id,
+            metadata=MappingProxyType(dict(job.envelope.metadata)),
+            runtime=runtime,
+            state=self._state,
+        )
+
+    def _count(self, job: Job, status: TaskStatus) -> None:
+        names = {TaskStatus.COMPLETED: "completed", TaskStatus.FAILED: "failed", TaskStatus.PENDING: "retried"}
+        stopped = job.is_cancelled and status is not TaskStatus.COMPLETED
+        self._counts["cancelled" if stopped else names[status]] += 1
+        if status is TaskStatus.PENDING:
+            self.changed(True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .cases import CASES
+from .cases import CASES, SUBJECTS
 from .database import server
 from .figures import Figures
 from .pages import page, write_page
@@ -29,10 +29,12 @@ def main() -> None:
     console = Console(width=max(Console().width, 150))
     cases = [case.quick() if given.quick else case for case in CASES if given.only in case.name]
     subjects, missing = import_subjects()
-    measurements = [one for one in plan(cases, subjects) if given.subject in one.subject]
+    measurements = [
+        one for one in plan(cases, subjects) if not given.subjects or one.subject in given.subjects.split(",")
+    ]
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     with server(given.url) as url:
-        about = circumstances(url)
+        about = {**circumstances(url), "rounds": str(given.rounds)}
         console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
         with console.status("") as status:
             figures = Figures(run(url, measurements, given.rounds, status.update), missing)
@@ -63,7 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--url", default="", help="a Postgres server; default: an embedded one")
     parser.add_argument("--rounds", type=int, default=3, help="of which each figure is the median")
     parser.add_argument("--only", default="", help="the cases whose name holds this")
-    parser.add_argument("--subject", default="", help="the subjects whose name holds this")
+    parser.add_argument("--subjects", default="", help=f"of {','.join(SUBJECTS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="a twentieth of everything: to see that it runs")
     parser.add_argument("--json", type=Path, help="write the figures of every round to this file")
     parser.add_argument("--plots", type=Path, help="draw into this folder; needs matplotlib")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -12,7 +13,6 @@ from psycopg import errors
 from horsies.testing.postgres import embedded_postgres
 
 _DATABASE = re.compile(r"^(postgres(?:ql)?://[^/?]*)(?:/[^?]*)?")
-NAME = "horsies_bench"
 
 
 @contextmanager
@@ -26,13 +26,17 @@ def server(url: str) -> Iterator[str]:
 def fresh_database(url: str) -> Iterator[str]:
     """A database that nobody has used, so that no measurement meets dead rows, catalogs or autovacuum of another."""
     with psycopg.connect(url, autocommit=True) as connection:
-        drop = f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)"
-        connection.execute(drop)
-        connection.execute(f"CREATE DATABASE {NAME}")
+        name = f"horsies_bench_{os.getpid()}"
+        connection.execute(f"CREATE DATABASE {name}")
         try:
-            yield _DATABASE.sub(rf"\1/{NAME}", url)
+            yield database_url(url, name)
         finally:
-            connection.execute(drop)
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def database_url(url: str, name: str) -> str:
+    """`url` with another database. A URI, because not every driver of a peer reads libpq's other form."""
+    return _DATABASE.sub(rf"\1/{name}", url)
 
 
 def checkpoint(url: str) -> None:

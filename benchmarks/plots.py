@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from .cases import SUBJECTS  # noqa: E402
 from .figures import LOOPS, Figures  # noqa: E402
 
 _COLOURS = dict(zip(SUBJECTS, ("#1b6ca8", "#58a55c", "#888888", "#d9822b", "#b04a5a", "#7a5195"), strict=True))
-_HATCHES = {"asyncio": "", "uvloop": "//", "trio": ".."}
+_OPACITY = {"asyncio": 1.0, "uvloop": 0.7, "trio": 0.45}
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,11 @@ def _draw(plot: Plot, figures: Figures, file: Path) -> bool:
             width,
             label=f"{subject}, {loop}",
             color=_COLOURS[subject],
-            hatch=_HATCHES[loop],
-            edgecolor="white",
-            linewidth=0.3,
+            alpha=_OPACITY[loop],
         )
+    least = min(height for heights in bars.values() for height in heights if height)
     axes.set_yscale("log")
+    axes.set_ylim(bottom=10 ** math.floor(math.log10(least)))
     axes.set_title(plot.title, loc="left")
     axes.set_xticks(range(len(plot.groups)), [label for label, _, _ in plot.groups])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")

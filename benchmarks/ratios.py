@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,7 +57,7 @@ def _pickup(name: str) -> Callable[[Figures], float]:
 
 def _trip_to_pickup(figures: Figures) -> float:
     trips, pickups = (figures.all(case, ["horsies"], "p50") for case in ("round trip", "idle pickup"))
-    return max(map(operator.truediv, trips, pickups))
+    return max(trip / pickup for trip, pickup in zip(trips, pickups, strict=True))
 
 
 def _idle(name: str) -> Callable[[Figures], float]:

@@ -25,9 +25,9 @@ def cell(row: Row | None) -> str:
         parts.append(f"{rate:,.0f}/s")
     if (p50 := row.median("p50")) is not None and (p99 := row.median("p99")) is not None:
         parts.append(f"{p50:.1f}, {p99:.1f} ms")
-    idle = [row.median(name) for name in ("queries_per_s", "cpu_percent", "rss_mb")]
-    if None not in idle:
-        parts.append("{:.2f}/s, {:.2f} %, {:.0f} MB".format(*idle))
+    for name, form in (("queries_per_s", "{:.2f}/s"), ("cpu_percent", "{:.2f} %"), ("rss_mb", "{:.0f} MB")):
+        if (value := row.median(name)) is not None:
+            parts.append(form.format(value))
     return ", ".join(parts) or "-"
 
 

@@ -12,9 +12,11 @@ import anyio
 
 from horsies import AppConfig, Runtime
 
-from .horsies import KINDS, LOOPS, HorsiesQueue, application
+from .horsies import KINDS, HorsiesQueue, application
 
 __all__ = ["KINDS", "LOOPS", "SqliteQueue", "open"]
+
+LOOPS = ("asyncio", "trio")
 
 
 class SqliteQueue(HorsiesQueue):

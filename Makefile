@@ -52,7 +52,7 @@ chaos: $(STAMP)
 # Beside its peers, which this installs; half an hour. DB: a Postgres where databases may be made, or empty for an
 # embedded one. ARGS: further options; --help shows them, --docs renews docs/performance.
 bench: $(BENCH_STAMP)
-	$(BIN)/python -m benchmarks --url "$(DB)" $(ARGS)
+	$(BIN)/python -m benchmarks $(if $(DB),--url "$(DB)") $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

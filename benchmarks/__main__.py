@@ -32,7 +32,9 @@ def main() -> None:
     measurements = [
         one for one in plan(cases, subjects) if not given.subjects or one.subject in given.subjects.split(",")
     ]
-    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    # A URL may hold a password.
+    options = [option.replace(given.url, "URL") if given.url else option for option in sys.argv[1:]]
+    command = shlex.join(["python", "-m", "benchmarks", *options])
     with server(given.url) as url:
         about = {**circumstances(url), "rounds": str(given.rounds)}
         console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)

@@ -45,7 +45,7 @@ class Figures:
         subjects = tuple(subjects)
         values = []
         for row in self.rows:
-            if row.case == case and row.subject in subjects and row.loop in loops:
+            if row.error is None and row.case == case and row.subject in subjects and row.loop in loops:
                 value = row.median(name)
                 if value is not None:
                     values.append(value)

@@ -1,11 +1,11 @@
 """What a worker costs that has nothing to do: `horsies worker` in a process of its own, looked at from outside.
 
 Queries are counted by the server: every statement of an idle worker is a transaction, so the growth of `xact_commit`
-and `xact_rollback` in pg_stat_database is their number, less the one of the count itself. A backend reports with its
-next statement what it had not reported yet, so what is missing at the end of the window was missing at its beginning
-too; the window is a multiple of all of a worker's intervals (5 s). One statement in each `recovery.heartbeat_interval`
-is the heartbeat and is subtracted. An autovacuum worker that comes by is counted as well. CPU time is user and system
-time of the process, from /proc/PID/stat; memory is VmRSS of /proc/PID/status, at the end. So this runs on Linux only.
+and `xact_rollback` in pg_stat_database is their number, less the one of the count itself. A backend reports a statement
+at once or with its next one. So a window that is a multiple of all of a worker's intervals (5 s) misses at its end what
+it counts too much at its beginning, but for one statement or two. One in each `recovery.heartbeat_interval` is the
+heartbeat and is subtracted. An autovacuum worker that comes by is counted as well. CPU time is user and system time of
+the process, from /proc/PID/stat; memory is VmRSS of /proc/PID/status, at the end. So this runs on Linux only.
 """
 
 from __future__ import annotations

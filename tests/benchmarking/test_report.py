@@ -70,6 +70,10 @@ def test_a_ratio_that_cannot_be_told_says_why() -> None:
     absent = verdict(what, ours, missing={"pgqueuer": "not installed (No module named 'pgqueuer')"})
     assert (absent.value, absent.reached) == ("not installed: pgqueuer", None)
     assert verdict(what, ours, failed).value == f"failed: {DRAIN}"
+    half = Row(
+        case=DRAIN, subject="pgqueuer", loop="asyncio", rounds=[{"per_s": 1.0}], error="it fell in the second round"
+    )
+    assert verdict(what, ours, half).reached is None
     assert verdict(what, ours).value == "not measured"
 
 

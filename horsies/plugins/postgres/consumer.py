@@ -28,7 +28,7 @@ _SWEEP = 5_000
 
 
 class PostgresConsumer:
-    """Takes work over `intake` and hands it back over `outcomes`, so that a slow claim delays no result."""
+    """Takes work over `intake` and hands it back over `outcomes`, so that neither waits for the other."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class PostgresConsumer:
     async def _start(self, starts: Sequence[Start], now: datetime | None) -> list[StartOutcome]:
         leases = [start.lease for start in starts]
         delays = [start.retry_after_crash for start in starts]
-        rows = await self._outcomes.fetch(
+        rows = await self._intake.fetch(
             "start",
             self._sql["start"],
             {

@@ -17,6 +17,7 @@ import psycopg
 import uuid_utils
 
 from horsies._worker.finisher import BATCH
+from horsies.plugins.postgres.arrays import encode_arrays
 from horsies.plugins.postgres.broker import LOCK_WAIT
 from horsies.plugins.postgres.connection import AnyioConnection
 from horsies.plugins.postgres.queries import named_queries
@@ -91,7 +92,9 @@ class FloorQueue:
         )
 
     async def _run(self, name: str, **given: Any) -> list[Row]:
-        cursor = await self._working.execute(self._sql[name], {"worker": self._name, "now": None, **given}, binary=True)
+        query = self._sql[name]
+        parameters = encode_arrays(query, {"worker": self._name, "now": None, **given})
+        cursor = await self._working.execute(query, parameters, binary=True)
         return await cursor.fetchall()
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import replace
 
 import anyio
 import anyio.abc
+from msgspec.structs import replace
 
 from .._core.config import WorkerConfig
 from .._core.errors import BrokerError

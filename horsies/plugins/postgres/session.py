@@ -17,6 +17,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8BinaryDumper
 
+from .arrays import encode_arrays, register_arrays
 from .connection import AnyioConnection, connect
 from .failures import translated
 
@@ -88,6 +89,7 @@ class Session:
         """
         async with self._lock:
             with translated(action):
+                parameters = encode_arrays(query, parameters)
                 connection = await self._open()
                 try:
                     with anyio.fail_after(self._target.statement_timeout + _GRACE):
@@ -136,8 +138,9 @@ async def connect_hot(target: Target) -> AnyioConnection[Row]:
     connection = await connect(
         target.conninfo, timeout=target.connect_timeout, prepare_threshold=None if target.pooled else 0
     )
-    # An array of ints would otherwise take its type from the largest one, and be another statement each time.
+    # An int would otherwise take its type from its size, and be another statement each time.
     connection.adapters.register_dumper(int, Int8BinaryDumper)
+    register_arrays(connection.adapters)
     if target.pooled:
         return connection
     try:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,32 +14,18 @@ import anyio.to_thread
 import psycopg
 import pytest
 
-from horsies import AppConfig, Horsies, Runtime, TaskSendErrorCode, TaskSendPayload, blocking
+from horsies import Horsies, Runtime, TaskSendErrorCode, TaskSendPayload, blocking
 from horsies._core.limits import SEND_ROWS, STATEMENT_BYTES
 from horsies._runtime.flusher import _Order
 from horsies._task.bulk import SEAL_BATCH
 
-from .conftest import Bench
+from .conftest import Bench, held_up
 from .test_sending import count
 
 pytestmark = pytest.mark.anyio
 
 on_both = pytest.mark.parametrize("database_url", ["postgresql", "sqlite-file"], indirect=True)
 on_postgres = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-
-
-@contextmanager
-def held_up(config: AppConfig) -> Iterator[None]:
-    """In the block nobody can write: somebody has locked the table, or the file."""
-    if config.url.startswith("sqlite"):
-        with closing(sqlite3.connect(config.url.removeprefix("sqlite:///"), isolation_level=None)) as holder:
-            holder.execute("BEGIN IMMEDIATE")
-            yield
-            holder.rollback()
-        return
-    with psycopg.connect(config.url) as holder:
-        holder.execute(f"LOCK TABLE {config.schema}.tasks IN SHARE MODE".encode())
-        yield
 
 
 def payloads() -> int:

@@ -164,12 +164,12 @@ class Pump:
             await self._promote()
         await self._resolve_doubt()
         await self._give_back_excess()
-        if not self._finisher.has_room:
-            return False  # it goes on when that is written which has ended
         room = self._room()
         claimed = False
-        if self._hungry and room > 0 and self.is_alive():
+        if self._hungry and room > 0 and self._finisher.has_room and self.is_alive():
             claimed = await self._claim(room)
+        if not self._finisher.has_room:
+            return False  # it goes on when that is written which has ended
         return await self._start(running) or claimed
 
     def _room(self) -> int:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, LiteralString
+from uuid import uuid4
 
 import psycopg
-from oban import Oban, job
+from oban import Oban, job, telemetry
 from oban.schema import install_sql
 from psycopg_pool import AsyncConnectionPool
 
@@ -71,9 +72,24 @@ class ObanQueue:
             await self._client.enqueue_many(jobs, conn=connection)
 
     async def drain(self, concurrency: int) -> None:
-        async with self.worker(concurrency):
-            while await self._value(LEFT):
-                await asyncio.sleep(0.01)
+        dry = asyncio.Event()
+
+        def note(_event: str, fetch: dict[str, Any]) -> None:
+            if not fetch["count"]:
+                dry.set()
+
+        handler = str(uuid4())
+        telemetry.attach(handler, ["oban.producer.get.stop"], note)
+        try:
+            async with self.worker(concurrency):
+                # The question scans the table: it is seldom asked until a fetch has found nothing more to run.
+                while await self._value(LEFT):
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(dry.wait(), timeout=1)
+                    if dry.is_set():
+                        await asyncio.sleep(0.01)
+        finally:
+            telemetry.detach(handler)
 
     @asynccontextmanager
     async def worker(self, concurrency: int) -> AsyncIterator[None]:

@@ -7,7 +7,7 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-deep mutations chaos check docs format clean
+.PHONY: demo test test-all test-deep mutations chaos bench-growth check docs format clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,10 @@ mutations: $(STAMP)
 # Worker processes and a Postgres that are killed, frozen and cut off, at full length; prints the table of docs/chaos.md.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos
+
+# What a claim costs with millions in the table, and how far the table grows; prints the tables of docs/growth.md.
+bench-growth: $(STAMP)
+	$(BIN)/python -m benchmarks.growth --db "$(DB)" --backend "$(BACKEND)"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

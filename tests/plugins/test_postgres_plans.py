@@ -48,6 +48,8 @@ VALUES = {
     "finished_after": "60",
     "queues": "ARRAY['queue0', 'queue1', 'queue2']",
     "ranks": "ARRAY[1, 1, 2]",
+    "floor_priorities": "ARRAY[0, 50, 0]",
+    "floor_due_ats": "ARRAY[NULL, now(), NULL]",
     "caps": "ARRAY[NULL, 10, NULL]",
     "cluster_cap": "NULL",
     "capped": "ARRAY['queue1']",

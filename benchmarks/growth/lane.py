@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import uuid_utils
 
-from horsies import TaskStatus
+from horsies import Runtime, TaskStatus
 from horsies.abc import Claim, ClaimedTask, Consumer, Finish, NewTask, Producer, Start
 
 from .database import ENVELOPE, Fill, Place, runtime
@@ -36,8 +36,9 @@ class Took:
 class Lane:
     """Claims, starts and finishes, and puts as many new tasks in as it took out."""
 
-    def __init__(self, name: str, consumer: Consumer, producer: Producer) -> None:
+    def __init__(self, name: str, rt: Runtime, consumer: Consumer, producer: Producer) -> None:
         self.name = name
+        self.rt = rt
         self._consumer = consumer
         self._producer = producer
 
@@ -91,5 +92,5 @@ async def open_lane(place: Place, name: str, fills: Sequence[Fill], *, queues: i
         for fill in fills:
             place.fill(name, fill)
         async with rt.broker.consumer("growth", served) as consumer, rt.broker.producer() as producer:
-            yield Lane(name, consumer, producer)
+            yield Lane(name, rt, consumer, producer)
     place.clear(name)

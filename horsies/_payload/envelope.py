@@ -10,8 +10,9 @@ What cannot be stored or run is no envelope: it is refused when it is written, a
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
@@ -45,13 +46,14 @@ _Fields: TypeAlias = tuple[
     str | None,  # unique key
     list[tuple[str, str]],  # metadata
 ]
+_is_known_name = lru_cache(maxsize=1024)(is_name)
+"""For names that come again with every task."""
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Fields)
 _payload_decoder = msgspec.msgpack.Decoder(tuple[int, str, bytes])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """What a send consists of. `retry` is a policy, or the name of a registered one; `metadata` is sorted."""
 
     task_id: str
@@ -59,7 +61,7 @@ class Envelope:
     queue: str
     priority: int
     serializer: str
-    arguments: bytes = field(repr=False)
+    arguments: bytes
     sent_at: datetime
     delay: timedelta
     good_until: datetime | None
@@ -67,6 +69,9 @@ class Envelope:
     retry: RetryPolicy | str | None
     unique_key: str | None
     metadata: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        return f"<Envelope of {self.task_name} {self.task_id}>"
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -113,10 +118,14 @@ def decode(data: bytes) -> Envelope:
         if fields[0] != VERSION:
             raise ValueError(f"the envelope is of version {fields[0]}, not {VERSION}")
         envelope = _envelope_of(fields)
+        is_canonical = _encoder.encode(fields) == data and _is_read_in_full(fields, envelope)
     except (msgspec.MsgspecError, UnicodeError, TypeError, OverflowError, HorsiesError) as error:
         raise ValueError(f"the bytes are no envelope of version {VERSION}") from error
-    if encode(envelope) != data:
+    if not is_canonical:
         raise ValueError("the bytes are no canonical envelope")
+    problem = _problem_with(envelope)
+    if problem is not None:
+        raise ValueError(problem)
     return envelope
 
 
@@ -125,11 +134,17 @@ def sha_of(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def _is_read_in_full(fields: _Fields, envelope: Envelope) -> bool:
+    """Whether `envelope` says all that `fields` do, where its form is another: it would be written just so."""
+    retry, metadata = fields[11], fields[13]
+    return _retry_data(envelope.retry) == retry and (not metadata or sorted(metadata) == metadata)
+
+
 def _problem_with(envelope: Envelope) -> str | None:
     e = envelope
     if not is_task_id(e.task_id):
         return "the envelope's task id is no UUID"
-    if not (is_name(e.task_name) and is_name(e.queue) and is_name(e.serializer)):
+    if not (_is_known_name(e.task_name) and _is_known_name(e.queue) and _is_known_name(e.serializer)):
         return "the envelope's names are not all 1..255 bytes of Unicode without NUL"
     if not (e.unique_key is None or is_name(e.unique_key)):
         return "the envelope's unique key is not 1..255 bytes of Unicode without NUL"
@@ -139,14 +154,16 @@ def _problem_with(envelope: Envelope) -> str | None:
         return "the envelope's priority is out of range"
     if e.delay < _ZERO or (e.timeout is not None and e.timeout <= _ZERO):
         return "the envelope's delay or timeout is out of range"
-    if len(dict(e.metadata)) < len(e.metadata):
+    if e.metadata and len(dict(e.metadata)) < len(e.metadata):
         return "the envelope's metadata names a key twice"
     return None
 
 
 def _envelope_of(fields: _Fields) -> Envelope:
-    _, task_id, task_name, queue, priority, serializer, arguments = fields[:7]
-    sent_at, delay, good_until, timeout, retry, unique_key, metadata = fields[7:]
+    (
+        _, task_id, task_name, queue, priority, serializer, arguments,
+        sent_at, delay, good_until, timeout, retry, unique_key, metadata,
+    ) = fields  # fmt: skip
     return Envelope(
         task_id=task_id,
         task_name=task_name,
@@ -155,7 +172,7 @@ def _envelope_of(fields: _Fields) -> Envelope:
         serializer=serializer,
         arguments=arguments,
         sent_at=_EPOCH + timedelta(microseconds=sent_at),
-        delay=timedelta(microseconds=delay),
+        delay=timedelta(microseconds=delay) if delay else _ZERO,
         good_until=None if good_until is None else _EPOCH + timedelta(microseconds=good_until),
         timeout=None if timeout is None else timedelta(microseconds=timeout),
         retry=_policy_of(*retry) if isinstance(retry, tuple) else retry,

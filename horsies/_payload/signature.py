@@ -6,7 +6,7 @@ import inspect
 import reprlib
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Signature:
     parameters: inspect.Signature
     codecs: dict[str, Codec[Any]]
     return_codec: Codec[Any]
+    has_keyword_only: bool
 
     def encode(self, serializer: Serializer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The bytes of a call, defaults applied; the same call gives the same bytes however it is spelt.
@@ -40,21 +41,27 @@ class Signature:
         Raises:
             ArgumentError: the call does not fit, or cannot be written.
         """
-        try:
-            bound = self.parameters.bind(*args, **kwargs)
-        except TypeError as error:
-            raise ArgumentError(f"the call does not fit its parameters: {error}") from None
-        bound.apply_defaults()
+        arguments = self._bound(args, kwargs)
         plain = {}
-        for name in sorted(bound.arguments):
+        for name in sorted(arguments):
             try:
-                plain[name] = self.codecs[name].lower(bound.arguments[name])
+                plain[name] = self.codecs[name].lower(arguments[name])
             except CodecError as error:
                 raise ArgumentError(f"argument {name!r}: {error}") from None
         try:
             return serializer.dumps(plain)
         except Exception as error:
             raise ArgumentError(f"the serializer refuses the arguments: {type(error).__name__}") from None
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
+        if not kwargs and len(args) == len(self.codecs) and not self.has_keyword_only:
+            return dict(zip(self.codecs, args, strict=True))  # inspect takes ten times as long for the same
+        try:
+            bound = self.parameters.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentError(f"the call does not fit its parameters: {error}") from None
+        bound.apply_defaults()
+        return bound.arguments
 
     def decode(self, serializer: Serializer, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call that `encode` made `data` of, ready to be made.
@@ -138,6 +145,7 @@ def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
         parameters=inspect.Signature(kept),
         codecs=codecs,
         return_codec=return_codec,
+        has_keyword_only=any(parameter.kind is parameter.KEYWORD_ONLY for parameter in kept),
     )
 
 

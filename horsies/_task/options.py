@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 
@@ -54,7 +54,7 @@ def as_timedelta(value: object) -> timedelta | None:
     return None
 
 
-def problem_with(options: TaskSendOptions, queues: frozenset[str], policies: frozenset[str]) -> str | None:
+def problem_with(options: TaskSendOptions, queues: Collection[str], policies: Collection[str]) -> str | None:
     """What is wrong with `options`, in a sentence; None when nothing is."""
     good_until, timeout, retry = options.good_until, options.timeout, options.retry
     if good_until is not None and (not isinstance(good_until, datetime) or good_until.utcoffset() is None):

@@ -36,7 +36,7 @@ def seal(
 ) -> Ok[TaskSendPayload] | Err[TaskSendError]:
     """The payload of one call, or what is wrong with it."""
     config, settings = host.app.config, task.settings
-    wrong = problem_with(options, frozenset(host.app.queues), frozenset(host.retry_policies))
+    wrong = problem_with(options, host.app.queues, host.retry_policies)
     if wrong is not None:
         return refuse(task.name, wrong)
     try:
@@ -110,16 +110,17 @@ def reason_not_to_replay(
 
 def row_of(payload: TaskSendPayload, now: datetime) -> NewTask:
     """The row for `payload`. Its age shortens the delay, so that a replay does not move the due time."""
-    age = min(max(now - payload.sent_at, NOW), payload.delay)
+    fields = payload._decoded
+    age = min(max(now - fields.sent_at, NOW), fields.delay)
     return NewTask(
-        task_id=payload.task_id,
+        task_id=fields.task_id,
         sha=bytes.fromhex(payload.enqueue_sha),
         envelope=payload.envelope,
-        task_name=payload.task_name,
-        queue=payload.queue,
-        priority=payload.priority,
-        sent_at=payload.sent_at,
-        due_in=(payload.delay - age).total_seconds(),
-        good_until=payload.good_until,
-        unique_key=payload.unique_key,
+        task_name=fields.task_name,
+        queue=fields.queue,
+        priority=fields.priority,
+        sent_at=fields.sent_at,
+        due_in=(fields.delay - age).total_seconds(),
+        good_until=fields.good_until,
+        unique_key=fields.unique_key,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -45,15 +45,16 @@ class Job:
     policy: SupportsDelay | None
     retry_after_crash: float | None
     context: TaskContext | None = None
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     is_cancelled: bool = False
+    stop: Callable[[], object] = bool
+    """Cancels it where it waits; set where it can wait."""
     not_before: float = 0.0
     """On the loop's clock: when to try again to start it."""
 
     def cancel(self) -> None:
         """Somebody asked for it: an async task is cancelled where it waits, a sync one can see it."""
         self.is_cancelled = True
-        self.scope.cancel()
+        self.stop()
         if self.context is not None:
             self.context._cancel()
 
@@ -139,20 +140,45 @@ def as_result(value: Any) -> Ok[Any] | Err[TaskError]:
 
 
 async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
-    """Run an async task in the calling task, under its timeout. Only cancellation of the worker leaves it."""
+    """Run an async task in the calling task, which is its own: `job.stop` cancels all of it.
+
+    Only cancellation of the worker leaves this call.
+    """
     timeout = job.envelope.timeout
     try:
-        with job.scope:
-            with anyio.move_on_after(None if timeout is None else timeout.total_seconds()):
-                if job.context is None:
-                    return as_result(await job.task.fn(*job.args, **job.kwargs))
-                return as_result(await job.task.fn(job.context, *job.args, **job.kwargs))
-            return timed_out(job)
+        if timeout is None:  # a scope costs what ten function calls do
+            return await _call_async(job)
+        with anyio.move_on_after(timeout.total_seconds()):
+            return await _call_async(job)
+        return timed_out(job)
     except TaskError as error:
         return Err(error)
     except (Exception, SystemExit, TaskInterrupted) as error:
         return unhandled(error)
-    return cancelled()
+    except BaseException as error:
+        if not job.is_cancelled:
+            raise
+        return _cancelled_with(error)
+
+
+def _cancelled_with(error: BaseException) -> Err[TaskError]:
+    """How a task ended that was cancelled; it may have failed at the same time, in a task group of its own."""
+    rest: BaseException | None = error
+    if isinstance(error, BaseExceptionGroup):
+        rest = error.split(anyio.get_cancelled_exc_class())[1]
+    elif isinstance(error, anyio.get_cancelled_exc_class()):
+        rest = None
+    if rest is None:
+        return cancelled()
+    if isinstance(rest, Exception):
+        return unhandled(rest)
+    raise rest
+
+
+async def _call_async(job: Job) -> Ok[Any] | Err[TaskError]:
+    if job.context is None:
+        return as_result(await job.task.fn(*job.args, **job.kwargs))
+    return as_result(await job.task.fn(job.context, *job.args, **job.kwargs))
 
 
 def cancelled() -> Err[TaskError]:

@@ -164,7 +164,8 @@ async def run_process(job: Job, processes: Processes) -> Ok[Any] | Err[TaskError
     """Run a sync task in a process, which is killed at its timeout. Only cancellation of the worker leaves it."""
     timeout = job.envelope.timeout
     try:
-        with job.scope:
+        with anyio.CancelScope() as scope:
+            job.stop = scope.cancel
             async with processes.lend(job.task) as child:
                 with anyio.move_on_after(None if timeout is None else timeout.total_seconds()):
                     return await child.call(job.args, job.kwargs)

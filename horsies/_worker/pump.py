@@ -1,17 +1,18 @@
 """The pump of a worker: promotes, claims and starts tasks, for as long as there are slots.
 
 State of a claimed task: in `_ready` here (CLAIMED), then among the runner's jobs (RUNNING, or about to be), then in the
-finisher's buffer. Each is in one place only, and the first two together never exceed the concurrency.
+finisher's buffer. Each is in one place only. No more run than the concurrency says; the first two together exceed it by
+what is claimed ahead (see `pace`).
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import replace
 
 import anyio
 import anyio.abc
+from msgspec.structs import replace
 
 from .._core.config import WorkerConfig
 from .._core.errors import BrokerError
@@ -22,9 +23,11 @@ from ..abc import Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
 from .backoff import pauses
 from .finisher import Finisher
 from .job import Job, conclude_interrupted, prepare
+from .pace import PATIENCE, Pace
 from .runner import Runner
 
 PROMOTE_BATCH = 500
+CLAIM_BATCH = 500
 DOUBT = 5.0
 """Seconds beyond the statement timeout for which a call that failed may still be at work on the server."""
 DOUBT_POLL = 1.0
@@ -77,8 +80,12 @@ class Pump:
         self._next_due = 0.0
         self._in_doubt_until = 0.0
         self._look_at = 0.0
-        self.last_beat = anyio.current_time()
+        self.last_beat = self._last_start = anyio.current_time()
         self.counts = counts
+        capped = host.app.config.cluster_wide_cap is not None or any(
+            queue.max_concurrency is not None for queue in host.app.config.queues if queue.name in self._queues
+        )
+        self._pace = Pace(0 if capped else config.concurrency, self.last_beat)
 
     @property
     def ready(self) -> int:
@@ -154,6 +161,7 @@ class Pump:
         if anyio.current_time() >= self._next_due:
             await self._promote()
         await self._resolve_doubt()
+        await self._give_back_excess()
         room = self._room()
         claimed = False
         if self._hungry and room > 0 and self._finisher.has_room and self.is_alive():
@@ -162,9 +170,26 @@ class Pump:
 
     def _room(self) -> int:
         """How many more tasks may be claimed."""
-        room = self._config.concurrency - len(self._runner.jobs) - len(self._ready)
+        excess, ahead = self._excess(), self._pace.ahead(anyio.current_time())
+        room = min(ahead - excess, CLAIM_BATCH)
+        if excess >= 0 and room * 2 < ahead:
+            return 0  # there is enough to do: a few at a time would cost a statement each
         most = self._config.max_tasks
         return room if most is None else min(room, most - self.counts["started"] - len(self._ready))
+
+    def _excess(self) -> int:
+        """How many tasks are claimed beyond the concurrency; below 0: how many slots are free."""
+        return len(self._runner.jobs) + len(self._ready) - self._config.concurrency
+
+    async def _give_back_excess(self) -> None:
+        """Give back what was claimed ahead and turns out to stand behind slow tasks."""
+        excess = self._excess()
+        if excess > 0 and anyio.current_time() - self._last_start >= PATIENCE:
+            self._last_start = anyio.current_time()
+            leases = [job.claimed.lease for job in list(self._ready)[-excess:]]
+            gifts = {lease: GiveBack(lease) for lease in leases if lease not in self._unsure}
+            await self._give_back(list(gifts.values()))
+            self._ready = deque(job for job in self._ready if job.claimed.lease not in gifts)
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and not started."""
@@ -209,7 +234,10 @@ class Pump:
         self.counts["claimed"] += len(claim.tasks)
         self.counts["expired"] += claim.expired
         gifts = []
+        known = {job.claimed.lease for job in self._ready}
         for row in claim.tasks:
+            if row.lease in known:
+                continue  # a crash of the server undid that claim, and this one is the same again
             match prepare(self._host, row):
                 case Job() as job:
                     self._ready.append(job)
@@ -258,6 +286,7 @@ class Pump:
             self._unsure.update(leases)
             raise
         self._ready = waiting
+        self._last_start = anyio.current_time()
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is StartOutcome.STARTED:
                 self._runner.run_soon(job, running)
@@ -273,6 +302,8 @@ class Pump:
     def _slot_freed(self, again: bool) -> None:
         if again:
             self._next_due = 0.0
+        else:
+            self._pace.count_end()
         self._wake.set()
 
     def is_alive(self) -> bool:
@@ -283,6 +314,8 @@ class Pump:
         """Wait for a notice, a freed slot, the next due time or the poll interval; not for long while in doubt."""
         now = anyio.current_time()
         timeout = min(self._resilience.poll_interval, max(0.0, self._next_due - now))
+        if self._excess() > 0:
+            timeout = min(timeout, max(0.0, self._last_start + PATIENCE - now))
         for job in self._ready:
             if job.not_before > now:
                 timeout = min(timeout, job.not_before - now)

@@ -32,6 +32,8 @@ from .processes import Processes, run_process
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
 
+_COUNTED = {TaskStatus.COMPLETED: "completed", TaskStatus.FAILED: "failed", TaskStatus.PENDING: "retried"}
+
 
 class Runner:
     """Runs tasks of one life of a worker.
@@ -81,7 +83,9 @@ class Runner:
         self.jobs[job.claimed.lease] = job
         self.free[job.task.place] -= 1
         self._counts["started"] += 1
-        group.start_soon(self._run, job, name=f"horsies task {job.task.name}")
+        handle = group.start_soon(self._run, job, name=job.task.name)
+        if job.task.place is Place.NURSERY:
+            job.stop = handle.cancel
 
     async def aclose(self) -> None:
         """End the processes that nobody uses any more."""
@@ -149,8 +153,7 @@ class Runner:
         )
 
     def _count(self, job: Job, status: TaskStatus) -> None:
-        names = {TaskStatus.COMPLETED: "completed", TaskStatus.FAILED: "failed", TaskStatus.PENDING: "retried"}
         stopped = job.is_cancelled and status is not TaskStatus.COMPLETED
-        self._counts["cancelled" if stopped else names[status]] += 1
+        self._counts["cancelled" if stopped else _COUNTED[status]] += 1
         if status is TaskStatus.PENDING:
             self.changed(True)

@@ -1,4 +1,8 @@
-"""The rows that pass between a broker and the rest of horsies. Instants are aware UTC; durations are seconds."""
+"""The rows that pass between a broker and the rest of horsies. Instants are aware UTC; durations are seconds.
+
+What is made once or more for every task is a `msgspec.Struct`, which costs a fifth of a frozen dataclass to make and
+half to hash; `msgspec.structs.replace` copies one with changes.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+import msgspec
+
 from .._core.status import TaskStatus
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(msgspec.Struct, frozen=True):
     """A task to insert. Every field but `due_in` is derived from `envelope`, whose SHA-256 is `sha`.
 
     `due_in` is how long from the database's clock at the insert the task falls due; 0 or less: at once. Of all tasks of
@@ -41,16 +46,14 @@ class EnqueueOutcome(StrEnum):
     """Another task of that name, not ended, has the unique key; nothing was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Enqueued:
+class Enqueued(msgspec.Struct, frozen=True):
     """The answer for one `NewTask`. `task_id` is its own, or for DEDUPLICATED that of the task which has the key."""
 
     outcome: EnqueueOutcome
     task_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """One claim of one task. The claim number fences every write: it grows with each claim and never resets."""
 
     task_id: str
@@ -72,8 +75,7 @@ class Heartbeat:
     to_cancel: tuple[Lease, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedTask:
+class ClaimedTask(msgspec.Struct, frozen=True):
     """A task now CLAIMED by the consumer that asked."""
 
     lease: Lease
@@ -103,8 +105,7 @@ class Claim:
     expired: int
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """A task to start, and what becomes of it if the worker dies while it runs.
 
     `retry_after_crash` is in how many seconds it is tried again, counted as a retry; None: it ends FAILED.
@@ -126,8 +127,7 @@ class StartOutcome(StrEnum):
     """Somebody's open transaction has locked the row, and nothing was written: try again later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """The end of one attempt.
 
     `status` is COMPLETED, FAILED or PENDING. PENDING asks for a retry `retry_in` seconds from now; where that would
@@ -143,8 +143,7 @@ class Finish:
     interrupted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class GiveBack:
+class GiveBack(msgspec.Struct, frozen=True):
     """A task CLAIMED and not started, to be PENDING again after `delay` seconds."""
 
     lease: Lease

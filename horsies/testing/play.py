@@ -20,6 +20,7 @@ from uuid import UUID
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
+from msgspec import structs
 
 from horsies.abc import (
     Broker,
@@ -251,7 +252,7 @@ class Play:
             among = held if which is Which.FITTING else known
             worker, lease = among[-1 - place % len(among)]
             wrong = {Which.OLDER: -1, Which.NEWER: 1}.get(which, 0)
-            picked.append((worker, replace(lease, claim_number=lease.claim_number + wrong)))
+            picked.append((worker, structs.replace(lease, claim_number=lease.claim_number + wrong)))
         (owner, _), *_ = picked
         return owner if caller is None else caller, list(dict.fromkeys(lease for _, lease in picked))
 
@@ -290,11 +291,11 @@ class Play:
                 unique_key=key,
             )
         task = self._sent[task_id]
-        task = replace(task, due_in=max(task.due_in - (self._now - task.sent_at).total_seconds(), 0.0))
+        task = structs.replace(task, due_in=max(task.due_in - (self._now - task.sent_at).total_seconds(), 0.0))
         if not changed:
             return task
         envelope = task.envelope + b", changed"
-        return replace(task, envelope=envelope, sha=hashlib.sha256(envelope).digest())
+        return structs.replace(task, envelope=envelope, sha=hashlib.sha256(envelope).digest())
 
 
 def _as_result(row: TaskRow) -> StoredResult:

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from horsies import Err, Ok, RetryPolicy, TaskError, TaskSendPayload
 from horsies._core.codes import TaskErrorCode
@@ -101,7 +102,7 @@ names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 micros = st.lists(st.integers(1, 10**15), min_size=1, max_size=20)
 policies = st.builds(RetryPolicy, micros.map(lambda d: tuple(micro / 1e6 for micro in d)), st.booleans())
 envelopes = st.builds(
-    lambda **changes: replace(PLAIN, **changes),
+    lambda **changes: structs.replace(PLAIN, **changes),
     task_id=st.uuids().map(str),
     task_name=names,
     queue=names,
@@ -119,7 +120,7 @@ envelopes = st.builds(
 
 
 @given(envelopes, st.data())
-@example(replace(PLAIN, retry=RetryPolicy((10**15 / 1e6, (10**15 - 1) / 1e6))), None)
+@example(structs.replace(PLAIN, retry=RetryPolicy((10**15 / 1e6, (10**15 - 1) / 1e6))), None)
 def test_what_is_encoded_is_decoded_and_nothing_else_is(envelope: Envelope, data: st.DataObject | None) -> None:
     encoded = encode(envelope)
     assert decode(encoded) == envelope
@@ -277,12 +278,12 @@ def test_a_payload_is_exactly_what_to_bytes_wrote() -> None:
 )
 def test_what_cannot_be_stored_is_not_sealed(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
-        TaskSendPayload.seal(replace(PLAIN, **changes))
+        TaskSendPayload.seal(structs.replace(PLAIN, **changes))
 
 
 @pytest.mark.parametrize("policy", [RetryPolicy((0.123_456_7,)), RetryPolicy((1,), jitter=1), RetryPolicy((1e-6, 3))])  # type: ignore[arg-type]
 def test_a_policy_is_the_same_before_and_after_it_is_stored(policy: RetryPolicy) -> None:
-    payload = TaskSendPayload.seal(replace(PLAIN, retry=policy))
+    payload = TaskSendPayload.seal(structs.replace(PLAIN, retry=policy))
     stored = TaskSendPayload.from_bytes(payload.to_bytes())
     assert payload.retry == stored.retry
     assert repr(payload.retry) == repr(stored.retry)
@@ -290,14 +291,14 @@ def test_a_policy_is_the_same_before_and_after_it_is_stored(policy: RetryPolicy)
 
 class TestPayloadAsAValue:
     payload = TaskSendPayload.seal(
-        replace(FULL, arguments=b"hunter2", unique_key="hunter2", metadata=(("a", "hunter2"),))
+        structs.replace(FULL, arguments=b"hunter2", unique_key="hunter2", metadata=(("a", "hunter2"),))
     )
 
     def test_its_repr_shows_no_arguments(self) -> None:
         for payload in (self.payload, TaskSendPayload.from_bytes(self.payload.to_bytes())):
             assert "hunter2" not in repr(payload)
             assert FULL.task_id in repr(payload)
-        assert "hunter2" not in repr(replace(FULL, arguments=b"hunter2"))
+        assert "hunter2" not in repr(structs.replace(FULL, arguments=b"hunter2"))
         assert "unreadable" in repr(replace(self.payload, envelope=b"x"))
 
     @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda payload: pickle.loads(pickle.dumps(payload))])
@@ -318,7 +319,7 @@ class TestPayloadAsAValue:
     def test_a_replacement_is_read_anew(self) -> None:
         assert replace(self.payload, envelope=encode(PLAIN)).task_name == PLAIN.task_name
 
-    @pytest.mark.parametrize("name", [*FULL.__slots__, "enqueue_sha", "envelope"])
+    @pytest.mark.parametrize("name", [*FULL.__struct_fields__, "enqueue_sha", "envelope"])
     def test_nothing_of_it_can_be_changed(self, name: str) -> None:
         if name != "arguments":
             with pytest.raises((FrozenInstanceError, AttributeError)):
@@ -328,7 +329,7 @@ class TestPayloadAsAValue:
 
     def test_its_fields_are_those_of_the_envelope(self) -> None:
         for payload in (self.payload, TaskSendPayload.from_bytes(self.payload.to_bytes())):
-            for name in set(FULL.__slots__) - {"arguments", "metadata"}:
+            for name in set(FULL.__struct_fields__) - {"arguments", "metadata"}:
                 assert getattr(payload, name) == getattr(decode(payload.envelope), name)
 
     @pytest.mark.parametrize("envelope", ["text", None, 5, bytearray(b"x")])

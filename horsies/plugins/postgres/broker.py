@@ -31,7 +31,7 @@ from .session import Row, Target, open_session
 from .target import describe, require_conninfo
 
 LOCK_WAIT = 0.25
-"""Seconds that a worker's writes wait for somebody's open transaction: its heartbeat shares the connection."""
+"""Seconds that a worker's writes wait for somebody's open transaction: others share the connection."""
 
 
 class PostgresBroker:
@@ -61,8 +61,8 @@ class PostgresBroker:
     @asynccontextmanager
     async def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
         """See `horsies.abc.Broker.consumer`."""
-        outcomes_target = replace(self._target, lock_timeout=LOCK_WAIT)
-        async with open_session(self._target) as intake, open_session(outcomes_target) as outcomes:
+        target = replace(self._target, lock_timeout=LOCK_WAIT)
+        async with open_session(target) as intake, open_session(target) as outcomes:
             yield PostgresConsumer(
                 worker_id,
                 queues,

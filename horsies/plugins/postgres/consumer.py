@@ -29,7 +29,7 @@ _SWEEP = 5_000
 
 
 class PostgresConsumer:
-    """Takes work over `intake` and hands it back over `outcomes`, so that a slow claim delays no result."""
+    """Takes work over `intake` and hands it back over `outcomes`, so that neither waits for the other."""
 
     def __init__(
         self,
@@ -111,12 +111,12 @@ class PostgresConsumer:
             return []
         firsts = list({end.lease: end for end in reversed(ends)}.values())
         rows = await self._finish(firsts, now)
-        written = {Lease(task_id, claim_number) for task_id, claim_number, *_ in rows}
+        written = _leases_of(rows)
         # A request to cancel that came while the statement ran kept a retry from being written; now it is seen.
         again = [end for end in firsts if end.status is TaskStatus.PENDING and end.lease not in written]
         if again:
-            rows += await self._finish(again, now)
-        return _written([end.lease for end in ends], rows)
+            written |= _leases_of(await self._finish(again, now))
+        return _used([end.lease for end in ends], written)
 
     async def give_back(self, tasks: Sequence[GiveBack], *, now: datetime | None = None) -> list[bool]:
         """See `horsies.abc.Consumer.give_back`."""
@@ -129,7 +129,7 @@ class PostgresConsumer:
             self._sql["give_back"],
             {**_fences(leases), "delays": delays, "worker": self._worker_id, "now": now},
         )
-        return _written(leases, rows)
+        return _used(leases, _leases_of(rows))
 
     async def give_back_unknown(self, known: Sequence[Lease]) -> int:
         """See `horsies.abc.Consumer.give_back_unknown`."""
@@ -187,7 +187,7 @@ class PostgresConsumer:
     async def _start(self, starts: Sequence[Start], now: datetime | None) -> list[StartOutcome]:
         leases = [start.lease for start in starts]
         delays = [start.retry_after_crash for start in starts]
-        rows = await self._outcomes.fetch(
+        rows = await self._intake.fetch(
             "start",
             self._sql["start"],
             {
@@ -252,9 +252,14 @@ def _fences(leases: Sequence[Lease]) -> dict[str, object]:
     }
 
 
-def _written(leases: Sequence[Lease], rows: Sequence[Row]) -> list[bool]:
-    """Which of `leases` came back; a lease that was named twice was used once, by its first mention."""
-    used = {Lease(task_id, claim_number) for task_id, claim_number, *_ in rows}
+def _leases_of(rows: Sequence[Row]) -> set[Lease]:
+    return {Lease(row[0], row[1]) for row in rows}
+
+
+def _used(leases: Sequence[Lease], used: set[Lease]) -> list[bool]:
+    """Which of `leases` are in `used`; one that was named twice was used once, by its first mention."""
+    if len(used) == len(leases) and used.issuperset(leases):
+        return [True] * len(leases)
     answer = []
     for lease in leases:
         answer.append(lease in used)

@@ -17,6 +17,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8BinaryDumper
 
+from .arrays import encode_arrays, register_arrays
 from .connection import AnyioConnection, connect
 from .failures import translated
 
@@ -47,7 +48,8 @@ a lock must see what its holder has committed.
 """
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_LOCK = "SELECT pg_advisory_xact_lock(%s)"
+_LOCK = "SELECT pg_advisory_xact_lock(%s) FROM set_config('lock_timeout', '0', true)"
+"""Turns are waited for as long as the statement may take, whatever bounds the wait for a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Session:
         """
         async with self._lock:
             with translated(action):
+                parameters = encode_arrays(query, parameters)
                 connection = await self._open()
                 try:
                     with anyio.fail_after(self._target.statement_timeout + _GRACE):
@@ -136,8 +139,9 @@ async def connect_hot(target: Target) -> AnyioConnection[Row]:
     connection = await connect(
         target.conninfo, timeout=target.connect_timeout, prepare_threshold=None if target.pooled else 0
     )
-    # An array of ints would otherwise take its type from the largest one, and be another statement each time.
+    # An int would otherwise take its type from its size, and be another statement each time.
     connection.adapters.register_dumper(int, Int8BinaryDumper)
+    register_arrays(connection.adapters)
     if target.pooled:
         return connection
     try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 
 from horsies.abc import (
     CancelOutcome,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from horsies.abc import (
     Broker,
@@ -58,7 +59,7 @@ def new_task(n: int, *, queue: str = "fast", priority: int = 50, due_in: float =
         due_in=due_in,
         good_until=None,
     )
-    return replace(task, **fields)  # type: ignore[arg-type]  # the fields of NewTask
+    return replace(task, **fields)
 
 
 class Stage:
@@ -116,7 +117,7 @@ def ids(tasks: Sequence[ClaimedTask]) -> list[int]:
 
 def done(lease: Lease, status: TaskStatus = TaskStatus.COMPLETED, **fields: object) -> Finish:
     code = None if status is TaskStatus.COMPLETED else "A_CODE"
-    return replace(Finish(lease, status, b"result", code), **fields)  # type: ignore[arg-type]
+    return replace(Finish(lease, status, b"result", code), **fields)
 
 
 async def heard(listener: Listener, names: set[str]) -> bool:

@@ -45,8 +45,10 @@ LEFT JOIN {schema}.tasks AS holder ON holder.phase < 3 AND holder.unique_key IS 
     AND holder.task_name = given.task_name AND holder.unique_key = given.unique_key
 
 -- name: promote
--- Delayed -> ready for what has fallen due, and the seconds to the next one.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+-- Delayed -> ready for what has fallen due, and the seconds to the next one. It does not wait for the disk, as `claim`.
+WITH clock AS MATERIALIZED (
+    SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now, set_config('synchronous_commit', 'off', true)
+),
 promoted AS (
     UPDATE {schema}.tasks SET phase = 1
     WHERE ctid = ANY (ARRAY(
@@ -77,7 +79,11 @@ FROM clock CROSS JOIN (
 -- turns by a lock that was taken before this statement began, so that what it counts is true.
 -- `share` counts how many of the best rows each queue holds, locking none; then so many are locked in each queue. So a
 -- claim locks no more rows than it takes, and claimers that meet share out what there is instead of waiting.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+-- A claim does not wait for the disk: the commit of its start, which user code waits for, brings it there as well, and one
+-- that a crash of the server undoes was never started, so that its fence stops whoever still believes in it.
+WITH clock AS MATERIALIZED (
+    SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now, set_config('synchronous_commit', 'off', true)
+),
 alive AS MATERIALIZED (
     SELECT clock.now FROM clock JOIN {schema}.workers
     ON worker_id = %(worker)s AND seen_at > clock.now - make_interval(secs => %(dead_after)s::float8)

@@ -1,0 +1,43 @@
+"""How many tasks a worker claims before it has slots for them.
+
+A worker that claims only what it has slots for waits for the database between each batch and the next. So it claims
+ahead what it will begin within a tenth of a second, going by what it got through just now: hundreds of quick tasks, and
+no slow one, which another worker might begin at once.
+"""
+
+from __future__ import annotations
+
+AHEAD = 0.1
+"""Seconds within which a task claimed ahead should begin."""
+WINDOW = 0.05
+"""Seconds over which ends are counted; the slower one of the last two windows says how fast the worker is."""
+PATIENCE = 0.5
+"""Seconds without a start after which what was claimed ahead is given back: it stands behind slow tasks."""
+
+
+class Pace:
+    """Counts the ends of tasks.
+
+    Args:
+        most: the largest number of tasks to claim ahead; 0: none, ever.
+        now: seconds, on the clock that all other times here are from.
+    """
+
+    def __init__(self, most: int, now: float) -> None:
+        self._most = most
+        self._since = now
+        self._ended = 0
+        self._rate = 0.0
+        self._ahead = 0
+
+    def count_end(self) -> None:
+        self._ended += 1
+
+    def ahead(self, now: float) -> int:
+        """How many tasks may be claimed beyond the free slots."""
+        span = now - self._since
+        if span >= WINDOW:
+            before, self._rate = self._rate, self._ended / span
+            self._ahead = min(self._most, int(min(before, self._rate) * AHEAD))
+            self._since, self._ended = now, 0
+        return self._ahead

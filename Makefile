@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: demo test test-all test-deep mutations chaos bench check docs format clean
+.PHONY: demo test test-all test-deep mutations chaos bench bench-growth check docs format clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,10 @@ chaos: $(STAMP)
 # embedded one. ARGS: further options; --help shows them, --docs renews docs/performance.
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks $(if $(DB),--url "$(DB)") $(ARGS)
+
+# What a claim costs with millions in the table, and how far the table grows; prints the tables of docs/growth.md.
+bench-growth: $(STAMP)
+	$(BIN)/python -m benchmarks.growth --db "$(DB)" --backend "$(BACKEND)" $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

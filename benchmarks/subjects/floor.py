@@ -75,7 +75,8 @@ class FloorQueue:
 
     async def _claim(self, limit: int) -> list[Row]:
         given = {"dead_after": 3600.0, "queues": ["default"], "ranks": [1], "limit": limit, "caps": [None]}
-        return await self._run("claim", **given, cluster_cap=None, step_over=False)
+        begin = {"floor_priorities": [0], "floor_due_ats": [None]}
+        return await self._run("claim", **given, **begin, cluster_cap=None, step_over=False)
 
     async def _finish(self, rows: Sequence[Row]) -> None:
         count = len(rows)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).parent
-TESTS = ("tests/brokers", "tests/plugins/test_postgres_plans.py")
+TESTS = ("tests/brokers", "tests/plugins/test_postgres_plans.py", "tests/plugins/test_postgres_floors.py")
 
 
 @dataclass(frozen=True)

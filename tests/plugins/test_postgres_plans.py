@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import psycopg
 import pytest
 
-from horsies import AppConfig
+from horsies import AppConfig, PoolConfig
+from horsies.abc import Transactional
 from horsies.plugins.postgres import horsies_brokers
 from horsies.plugins.postgres.connection import AnyioConnection
 from horsies.plugins.postgres.queries import named_queries
@@ -48,6 +50,8 @@ VALUES = {
     "finished_after": "60",
     "queues": "ARRAY['queue0', 'queue1', 'queue2']",
     "ranks": "ARRAY[1, 1, 2]",
+    "floor_priorities": "ARRAY[0, 50, 0]",
+    "floor_due_ats": "ARRAY[NULL, now(), NULL]",
     "caps": "ARRAY[NULL, 10, NULL]",
     "cluster_cap": "NULL",
     "capped": "ARRAY['queue1']",
@@ -60,10 +64,17 @@ VALUES = {
     "interrupteds": "ARRAY[false]",
     "delays": "ARRAY[0]",
     "retries_after_crash": "ARRAY[NULL]::float8[]",
+    "shas": "ARRAY['\\x00']::bytea[]",
+    "envelopes": "ARRAY['\\x00']::bytea[]",
+    "priorities": "ARRAY[1]",
+    "sent_ats": "ARRAY[now()]",
+    "due_ins": "ARRAY[0]",
+    "good_untils": "ARRAY[NULL]::timestamptz[]",
     "names": "ARRAY['task']",
     "unique_keys": "ARRAY['key']",
 }
-INDEXES = {
+INDEXES: dict[str, set[str]] = {
+    "enqueue": set(),
     "claim": {"tasks_ready", "tasks_held"},
     "promote": {"tasks_delayed"},
     "sweep": {"tasks_deadlines"},
@@ -85,7 +96,10 @@ INDEXES = {
 }
 
 
-@pytest.fixture(scope="module", params=["empty", "filled since the last analyse", "analysed"])
+STATES = ["empty", "filled since the last analyse", "analysed", "emptied since the last analyse"]
+
+
+@pytest.fixture(scope="module", params=STATES)
 def schema(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[str]:
     """A schema in one of the states in which a plan can be made."""
     name = f"test_{token_hex(6)}"
@@ -96,8 +110,10 @@ def schema(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[str]:
         connection.execute(f"ANALYZE {name}.tasks")
         if request.param != "empty":
             connection.execute(FILL.format(schema=name).encode())
-        if request.param == "analysed":
+        if request.param in STATES[2:]:
             connection.execute(f"ANALYZE {name}.tasks")
+        if request.param == STATES[3]:
+            connection.execute(f"DELETE FROM {name}.tasks WHERE phase <> 1 OR due_at < now() - interval '1 minute'")
         yield name
         connection.execute(f"DROP SCHEMA {name} CASCADE")
 
@@ -148,6 +164,22 @@ async def test_locks_in_the_order_of_the_index(connection: AnyioConnection[Row],
     (scan,) = lock["Plans"]
     assert scan["Node Type"] == "Index Scan"
     assert scan["Index Name"] in INDEXES[name]
+
+
+@pytest.mark.anyio
+async def test_the_pool_keeps_no_plan(postgres_url: str) -> None:
+    """One made while the table was small would read all of it after it has grown."""
+    name = f"test_{token_hex(6)}"
+    config = AppConfig(url=postgres_url, schema=name, pool=PoolConfig(max_size=1))
+    async with horsies_brokers()["postgresql"].open(config, clock=lambda: datetime.now(UTC)) as broker:
+        for _ in range(10):
+            assert await broker.reader.results([str(UUID(int=1))]) == []
+            assert await broker.reader.read(str(UUID(int=1))) is None
+        assert isinstance(broker, Transactional)
+        async with broker.transaction() as connection:
+            kept = await connection.execute("SELECT statement FROM pg_prepared_statements")
+            assert [row for row in await kept.fetchall() if name in row[0]] == []
+            await connection.execute(f"DROP SCHEMA {name} CASCADE")
 
 
 @pytest.mark.parametrize("name", ["enqueue", "claim", "start", "finish", "give_back", "reap", "cancel"])

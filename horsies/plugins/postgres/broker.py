@@ -102,11 +102,14 @@ class PostgresBroker:
         return f"PostgreSQL {version}: {describe(self._config.url)}"
 
     async def _fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-        """One statement over a short borrow from the pool."""
+        """One statement over a short borrow from the pool.
+
+        Planned anew each time: a plan that is kept from when the table was small would read all of it later on.
+        """
         with translated(action):
             async with self._pool.connection() as connection:
                 with anyio.fail_after(self._statement_timeout):
-                    cursor = await connection.execute(query, parameters, binary=True)
+                    cursor = await connection.execute(query, parameters, prepare=False, binary=True)
                     return await cursor.fetchall()
 
 

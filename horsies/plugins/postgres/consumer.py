@@ -22,6 +22,7 @@ from horsies.abc import (
 )
 
 from .caps import Caps
+from .floors import Floors
 from .session import Row, Session, in_utc
 
 _SWEEP = 5_000
@@ -43,6 +44,7 @@ class PostgresConsumer:
     ) -> None:
         self._worker_id = worker_id
         self._ranks = dict(queues)
+        self._floors = Floors(self._ranks)
         self._intake = intake
         self._outcomes = outcomes
         self._sql = sql
@@ -79,19 +81,15 @@ class PostgresConsumer:
         """See `horsies.abc.Consumer.claim`.
 
         A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
-        what stands behind a million of them is reached at once, and each claim finds fewer.
+        what stands behind a million of them is reached at once, and each claim finds fewer. See `floors` for where it
+        begins; only what looked from the front finds nothing.
         """
-        rows, expired = await self._claim(limit, now, step_over=False)
-        if expired and len(rows) < limit:
-            # What was claimed so far is this worker's, and must reach it whatever happens now.
-            with suppress(BrokerError):
-                given = {"limit": _SWEEP, "now": now}
-                ((swept, _),) = await self._intake.fetch("claim", self._sql["sweep"], given)
-                expired += swept
-                more, _ = await self._claim(limit - len(rows), now, step_over=True)
-                rows += more
-        rows.sort(key=self._order)
-        return Claim(tuple(map(_claimed_task, rows)), expired)
+        if self._floors.hold:
+            claim = await self._take(limit, now)
+            if claim.tasks or claim.expired:
+                return claim
+        self._floors.lift()
+        return await self._take(limit, now)
 
     async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
         """See `horsies.abc.Consumer.start`. A batch that meets a locked row is halved until that row stands alone."""
@@ -147,6 +145,22 @@ class PostgresConsumer:
         due: bool = rows[0][0]
         return due
 
+    async def _take(self, limit: int, now: datetime | None) -> Claim:
+        """Claim, from the floors on."""
+        swept = 0
+        rows, expired = await self._claim(limit, now, step_over=False)
+        if expired and len(rows) < limit:
+            # What was claimed so far is this worker's, and must reach it whatever happens now.
+            with suppress(BrokerError):
+                given = {"limit": _SWEEP, "now": now}
+                ((swept, _),) = await self._intake.fetch("claim", self._sql["sweep"], given)
+                more, _ = await self._claim(limit - len(rows), now, step_over=True)
+                rows += more
+        rows.sort(key=self._order)
+        places = [(queue, (priority, due_at)) for _, _, queue, priority, due_at, *_ in rows]
+        self._floors.taken(places, obstructed=swept == _SWEEP)
+        return Claim(tuple(map(_claimed_task, rows)), expired + swept)
+
     async def _claim(self, limit: int, now: datetime | None, *, step_over: bool) -> tuple[list[Row], int]:
         """The rows that are CLAIMED now, and how many others became EXPIRED."""
         rows = await self._intake.fetch(
@@ -157,6 +171,8 @@ class PostgresConsumer:
                 "dead_after": self._dead_after,
                 "queues": list(self._ranks),
                 "ranks": list(self._ranks.values()),
+                "floor_priorities": self._floors.priorities,
+                "floor_due_ats": self._floors.due_ats,
                 "limit": limit,
                 "caps": list(self._caps.queues),
                 "cluster_cap": self._caps.cluster,

@@ -74,6 +74,7 @@ FROM clock CROSS JOIN (
 -- name: claim
 -- PENDING -> CLAIMED, by a worker that is alive. What is past its deadline becomes EXPIRED, or with `step_over` is left
 -- where it stands, which reaches what is behind any number of such tasks, at the price of looking at each.
+-- `floor` is where in its queue the claim begins: what is before it is not looked at.
 -- `served` are the queues that are not paused, with the room that their caps leave; where there is a cap, claims take
 -- turns by a lock that was taken before this statement began, so that what it counts is true.
 -- `share` counts how many of the best rows each queue holds, locking none; then so many are locked in each queue. So a
@@ -90,6 +91,7 @@ alive AS MATERIALIZED (
 served AS MATERIALIZED (
     SELECT
         given.queue, given.rank, alive.now,
+        given.floor_priority, coalesce(given.floor_due_at, '-infinity') AS floor_due_at,
         CASE
             WHEN given.cap IS NULL THEN %(limit)s::bigint
             ELSE greatest(
@@ -100,19 +102,23 @@ served AS MATERIALIZED (
             )
         END AS room
     FROM alive
-    CROSS JOIN unnest(%(queues)s::text[], %(ranks)s::bigint[], %(caps)s::bigint[]) AS given (queue, rank, cap)
+    CROSS JOIN unnest(
+        %(queues)s::text[], %(ranks)s::bigint[], %(caps)s::bigint[],
+        %(floor_priorities)s::bigint[], %(floor_due_ats)s::timestamptz[]
+    ) AS given (queue, rank, cap, floor_priority, floor_due_at)
     WHERE NOT EXISTS (
         SELECT FROM {schema}.queues AS declared WHERE declared.name = given.queue AND declared.paused_at IS NOT NULL
     )
 ),
 share AS MATERIALIZED (
-    SELECT best.queue, count(*) AS rows
+    SELECT best.queue, best.floor_priority, best.floor_due_at, count(*) AS rows
     FROM (
-        SELECT served.queue
+        SELECT served.queue, served.floor_priority, served.floor_due_at
         FROM served
         CROSS JOIN LATERAL (
             SELECT priority, due_at, id FROM {schema}.tasks
             WHERE phase = 1 AND queue = served.queue AND due_at <= served.now
+                AND (priority, due_at) >= (served.floor_priority, served.floor_due_at)
                 AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > served.now)
             ORDER BY priority, due_at, id
             LIMIT served.room
@@ -128,7 +134,7 @@ share AS MATERIALIZED (
             )
         END
     ) AS best
-    GROUP BY best.queue
+    GROUP BY best.queue, best.floor_priority, best.floor_due_at
 ),
 taken AS (
     UPDATE {schema}.tasks AS task SET
@@ -144,6 +150,7 @@ taken AS (
         FROM alive CROSS JOIN share CROSS JOIN LATERAL (
             SELECT ctid FROM {schema}.tasks
             WHERE phase = 1 AND queue = share.queue AND due_at <= alive.now
+                AND (priority, due_at) >= (share.floor_priority, share.floor_due_at)
                 AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > alive.now)
             ORDER BY priority, due_at, id
             LIMIT share.rows

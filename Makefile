@@ -2,16 +2,22 @@
 PYTHON ?= python3
 DB ?=
 BACKEND ?= asyncio
+ARGS ?=
 
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: demo test test-all test-deep mutations chaos check docs format clean
+.PHONY: demo test test-all test-deep mutations chaos bench check docs format clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	touch $@
 
 # DB: empty for an embedded Postgres, "sqlite", or a database URL. BACKEND: asyncio or trio.
@@ -42,6 +48,11 @@ mutations: $(STAMP)
 # Worker processes and a Postgres that are killed, frozen and cut off, at full length; prints the table of docs/chaos.md.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos
+
+# Beside its peers, which this installs; half an hour. DB: a Postgres where databases may be made, or empty for an
+# embedded one. ARGS: further options; --help shows them, --docs renews docs/performance.
+bench: $(BENCH_STAMP)
+	$(BIN)/python -m benchmarks $(if $(DB),--url "$(DB)") $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

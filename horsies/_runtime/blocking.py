@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import anyio.from_thread
@@ -16,6 +17,7 @@ from .._core.result import Ok, Result
 from .._core.status import CancelOutcome
 from .._payload.envelope import TaskSendPayload
 from .._task.app import Horsies
+from .._task.bulk import SEAL_BATCH
 from .._task.declare import Task
 from .._task.handle import TaskHandle, TaskInfo, TaskResult
 from .._task.options import TaskSendOptions
@@ -102,8 +104,12 @@ class BlockingTaskFunction(Generic[P, T]):
     def send_many(
         self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]
     ) -> list[TaskSendResult[BlockingTaskHandle[T]]]:
-        """See `TaskFunction.send_many`."""
-        return [self._handled(answer) for answer in self._portal.call(self._function.send_many, calls)]
+        """See `TaskFunction.send_many`. `calls` is read in the calling thread, fifty at a time."""
+        left = iter(calls)
+        with self._portal.wrap_async_context_manager(self._function.open_bulk()) as bulk:
+            while some := list(islice(left, SEAL_BATCH)):
+                self._portal.call(bulk.add, some)
+        return [self._handled(answer) for answer in bulk.answers]
 
     def retry_send(self, failed: TaskSendError | TaskSendPayload) -> TaskSendResult[BlockingTaskHandle[T]]:
         """See `TaskFunction.retry_send`."""

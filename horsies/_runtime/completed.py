@@ -11,7 +11,7 @@ import anyio
 import anyio.streams.memory
 
 from .._task.handle import TaskHandle
-from .nursery import open_nursery
+from .._task.nursery import open_nursery
 
 T = TypeVar("T")
 

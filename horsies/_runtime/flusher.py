@@ -5,8 +5,8 @@ Sends with a unique key, and replays, can meet a row in somebody's open transact
 they go by the careful lane, where such a wait is cut short, the batch is halved until the guilty row stands alone, and
 that row comes back later, a few times, while the others go on.
 
-State of a row: queued (a cancelled sender withdraws it), then in the batch being written (a cancelled sender leaves a
-committed row behind), then answered.
+State of a row: queued (a cancelled sender withdraws it, and nothing stays of it but its place), then in the batch being
+written (a cancelled sender leaves a committed row behind), then answered.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ import anyio.abc
 import anyio.lowlevel
 
 from .._core.errors import BrokerError
+from .._core.limits import SEND_ROWS, STATEMENT_BYTES
 from ..abc import Broker, Enqueued, NewTask, Producer
 
-BATCH_ROWS = 1_000
-BATCH_BYTES = 4 * 1024 * 1024
 LOCK_WAIT = 0.1
 """Seconds that a batch of the careful lane waits for somebody's open transaction."""
 LOCKED_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -36,11 +35,19 @@ ABOUT_ROWS = frozenset({"55P03", "40001", "40P01"})
 class _Order:
     """What one sender submits together."""
 
-    def __init__(self, size: int) -> None:
-        self.answers: list[Enqueued | BrokerError | None] = [None] * size
-        self.unanswered = size
-        self.is_withdrawn = False
+    def __init__(self, tasks: Sequence[NewTask]) -> None:
+        self.tasks = tasks
+        self.answers: list[Enqueued | BrokerError | None] = [None] * len(tasks)
+        self.unanswered = len(tasks)
         self.answered = anyio.Event()
+
+    @property
+    def is_withdrawn(self) -> bool:
+        return not self.tasks
+
+    def withdraw(self) -> None:
+        """Nobody waits for the answers any more."""
+        self.tasks = ()
 
     def answer(self, index: int, answer: Enqueued | BrokerError) -> None:
         if self.answers[index] is None:
@@ -52,10 +59,13 @@ class _Order:
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    task: NewTask
     order: _Order
     index: int
     tries: int = 0
+
+    @property
+    def task(self) -> NewTask:
+        return self.order.tasks[self.index]
 
     def answer(self, answer: Enqueued | BrokerError) -> None:
         self.order.answer(self.index, answer)
@@ -73,19 +83,19 @@ class Flusher:
 
     async def submit(self, tasks: Sequence[NewTask], *, replay: bool) -> list[Enqueued | BrokerError]:
         """Queue `tasks` and wait for the answers, in order. They are `BrokerError`s when the runtime closes first."""
-        order = _Order(len(tasks))
+        order = _Order(tasks)
         if self._closed:
             await anyio.lowlevel.checkpoint()
             return [_closed() for _ in tasks]
         for index, task in enumerate(tasks):
             lane = self._careful if replay or task.unique_key is not None else self._plain
-            lane.put(_Row(task, order, index))
+            lane.put(_Row(order, index))
         if tasks:
             self._orders.add(order)
             try:
                 await order.answered.wait()
             finally:
-                order.is_withdrawn = True
+                order.withdraw()
                 self._orders.discard(order)
         if self._closed:
             # Who is cancelled along with the runtime hears of that alone.
@@ -135,13 +145,14 @@ class Lane:
         """As many queued rows as fit one statement; one that is larger stands alone."""
         batch: list[_Row] = []
         size = 0
-        while self._queue and len(batch) < BATCH_ROWS:
-            size += len(self._queue[0].task.envelope)
-            if batch and size > BATCH_BYTES:
-                break
-            row = self._queue.popleft()
+        while self._queue and len(batch) < SEND_ROWS:
+            row = self._queue[0]
             if not row.order.is_withdrawn:
+                size += len(row.task.envelope)
+                if batch and size > STATEMENT_BYTES:
+                    break
                 batch.append(row)
+            self._queue.popleft()
         return batch
 
     async def _write(self, producer: Producer, rows: Sequence[_Row], returning: anyio.abc.TaskGroup) -> None:
@@ -150,8 +161,9 @@ class Lane:
         except BrokerError as error:
             if len(rows) > 1 and (not error.retryable or error.code in ABOUT_ROWS):
                 middle = len(rows) // 2
-                await self._write(producer, rows[:middle], returning)
-                await self._write(producer, rows[middle:], returning)
+                for half in (rows[:middle], rows[middle:]):
+                    if wanted := [row for row in half if not row.order.is_withdrawn]:
+                        await self._write(producer, wanted, returning)
                 return
             if error.locked and rows[0].tries < len(LOCKED_PAUSES):
                 returning.start_soon(self._return, rows[0])

@@ -18,6 +18,7 @@ from .._task.app import Horsies
 from .._task.declare import Task
 from .._task.handle import TaskHandle
 from .._task.host import Environment
+from .._task.nursery import open_nursery
 from .._task.send import TaskFunction, bind
 from .._worker.process import refuse_while_loading
 from .._worker.worker import Worker
@@ -35,8 +36,7 @@ from ..abc import (
 )
 from .check import check
 from .completed import completed
-from .flusher import BATCH_ROWS, Flusher
-from .nursery import open_nursery
+from .flusher import Flusher
 from .plugins import Plugins
 from .queues import QueueInfo, queue_infos, require_queue
 from .waiters import Waiters
@@ -243,14 +243,10 @@ class Runtime(anyio.AsyncContextManagerMixin):
         if not isinstance(broker, Transactional):
             raise ValueError(_NO_TRANSACTIONS)
         producer = broker.joining(connection)
-        answers: list[Enqueued | BrokerError] = []
         try:
-            for start in range(0, len(tasks), BATCH_ROWS):
-                answers += await producer.enqueue(tasks[start : start + BATCH_ROWS])
+            return [*await producer.enqueue(tasks)]
         except BrokerError as error:
-            # The transaction is aborted, and with it what was inserted before.
             return [error] * len(tasks)
-        return answers
 
     async def cancel(self, task_id: str) -> CancelOutcome:
         """For handles: cancel a task, or ask for it. Raises: BrokerError."""

@@ -71,9 +71,9 @@ class Host(Protocol):
     async def submit(
         self, tasks: Sequence[NewTask], *, replay: bool, connection: object | None
     ) -> list[Enqueued | BrokerError]:
-        """Have `tasks` written, by the flusher or through the caller's `connection`; one answer for each.
+        """Have `tasks`, `SEND_ROWS` at most, written by the flusher or through the caller's `connection`.
 
-        A cancelled call withdraws what is still queued.
+        One answer for each. A cancelled call withdraws what is still queued.
 
         Raises:
             ValueError: `connection` cannot be used, and why.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 import anyio
@@ -15,6 +17,7 @@ from .._core.errors import BrokerError, HorsiesError, TaskSendError
 from .._core.result import Err, Ok
 from .._payload.envelope import TaskSendPayload
 from ..abc import Enqueued, EnqueueOutcome
+from .bulk import Bulk, open_bulk
 from .declare import Task
 from .handle import TaskHandle
 from .host import Host
@@ -32,9 +35,6 @@ RESENDS = 3
 RESEND_FIRST = 0.2
 RESEND_CAP = 2.0
 """Seconds: how `resend_on_transient_err` spaces its further tries."""
-
-SEAL_BATCH = 500
-"""Calls of a `send_many` that are encoded before others get a turn on the event loop."""
 
 
 class TaskFunction(Generic[P, T]):
@@ -103,22 +103,28 @@ class TaskFunction(Generic[P, T]):
     async def send_many(
         self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]
     ) -> list[TaskSendResult[TaskHandle[T]]]:
-        """Enqueue many calls now, a thousand in one statement.
+        """Enqueue many calls now, up to a thousand in one statement and transaction.
+
+        `calls` is read as fast as the database takes it, so a generator may yield any number: beside the answers, the
+        payloads of two statements live at once. What has been committed stays when `calls` raises (its exception
+        leaves as it is) or this call is cancelled; for all or nothing use `using(connection)`.
 
         Args:
             calls: for each task a tuple of positional arguments, or a dict of keyword ones.
 
         Returns:
-            One answer for each call, in order, as `send` gives it. A call that does not validate fails alone.
+            One answer for each call, in order, as `send` gives it. A call that does not validate fails alone. After
+            `using` any other failure aborts the transaction and fails all; those that were inserted by then have no
+            payload to replay: run the transaction again.
         """
-        sealed: list[Ok[TaskSendPayload] | Err[TaskSendError]] = []
-        for call in calls:
-            sealed.append(self._seal_call(call))
-            if len(sealed) % SEAL_BATCH == 0:
-                await anyio.lowlevel.checkpoint()
-        payloads = [one.value for one in sealed if isinstance(one, Ok)]
-        answers = iter(await self._enqueue(payloads, replay=False))
-        return [one if isinstance(one, Err) else next(answers) for one in sealed]
+        async with self.open_bulk() as bulk:
+            await bulk.add(calls)
+        return bulk.answers
+
+    def open_bulk(self) -> AbstractAsyncContextManager[Bulk[TaskHandle[T]]]:
+        """A `send_many` whose calls come in portions."""
+        enqueue = partial(self._enqueue, replay=False)
+        return open_bulk(self._seal_call, enqueue, joined=self._connection is not None)
 
     async def retry_send(self, failed: TaskSendError | TaskSendPayload) -> TaskSendResult[TaskHandle[T]]:
         """Replay a `send` with the identical payload: it is enqueued at most once, however often this is called.
@@ -160,7 +166,10 @@ class TaskFunction(Generic[P, T]):
                 (answer,) = await self._enqueue([payload], replay=True)
                 return answer
         else:
-            refusal = refuse(self.task_name, "there is no payload to replay: this send failed before it had one")
+            refusal = refuse(
+                self.task_name,
+                "there is no payload to replay: this send failed before it had one, or with a transaction",
+            )
         await anyio.lowlevel.checkpoint()
         return refusal
 

@@ -1,8 +1,8 @@
 """Writes the ends of attempts in batches.
 
 State: a buffer of ends, filled by the running tasks without waiting, emptied by one loop. The slot of a task is free
-once its end is in the buffer; `has_room` is what keeps a slow database from filling it without bound. An end leaves the
-buffer only when the database has answered for it.
+once its end is in the buffer; `has_room` is what keeps a slow database from filling it without bound: while it is false
+nothing is claimed or started. An end leaves the buffer only when the database has answered for it.
 
 A row that somebody else's open transaction has locked holds up nobody else's result: the broker says so soon, the batch
 is halved until the locked row stands alone, and its end is set aside and tried again by itself, at growing intervals.
@@ -19,6 +19,7 @@ import anyio
 from .._core.codes import TaskErrorCode
 from .._core.config import ResilienceConfig
 from .._core.errors import BrokerError, TaskError
+from .._core.limits import STATEMENT_BYTES
 from .._core.result import Err
 from .._core.status import TaskStatus
 from .._payload.result import encode_result
@@ -29,6 +30,9 @@ from .backoff import pauses
 
 BATCH = 200
 BUFFER = 2_000
+"""Ends not written yet with which nothing more is begun."""
+BUFFER_BYTES = 64 * 1024 * 1024
+"""Bytes of results not written yet with which nothing more is begun."""
 
 
 class Finisher:
@@ -37,6 +41,9 @@ class Finisher:
     Args:
         counts: the worker's, for its statistics.
         written: called after each batch that the database has answered for.
+
+    Attributes:
+        freed: called when there is room again.
     """
 
     def __init__(
@@ -51,7 +58,10 @@ class Finisher:
         self._consumer = consumer
         self._resilience = resilience
         self._environment = environment
+        self.freed: Callable[[], None] = lambda: None
         self._buffer: list[Finish] = []
+        self._unwritten = 0
+        self._unwritten_bytes = 0
         self._may_not_have_started: set[Lease] = set()
         self._filled = anyio.Event()
         self._emptied = anyio.Event()
@@ -65,13 +75,15 @@ class Finisher:
 
     @property
     def has_room(self) -> bool:
-        return len(self._buffer) + len(self._aside) < BUFFER
+        return self._unwritten < BUFFER and self._unwritten_bytes < BUFFER_BYTES
 
     def add_nowait(self, end: Finish, *, has_started: bool = True) -> None:
         """Have `end` written. Unless its attempt is known to have started, there may turn out to be none to end."""
         if not has_started:
             self._may_not_have_started.add(end.lease)
         self._buffer.append(end)
+        self._unwritten += 1
+        self._unwritten_bytes += len(end.result)
         self._filled.set()
 
     async def wait_written(self, *, hurry: bool = False) -> None:
@@ -102,10 +114,19 @@ class Finisher:
 
     async def run_once(self) -> int:
         """Write one batch from the buffer; how many ends left it."""
-        batch = self._buffer[:BATCH]
+        batch = self._next_batch()
         await self._write(batch)
         del self._buffer[: len(batch)]
         return len(batch)
+
+    def _next_batch(self) -> list[Finish]:
+        """As many ends as fit one statement; one that is larger stands alone."""
+        batch, size = self._buffer[:BATCH], 0
+        for place, end in enumerate(batch):
+            size += len(end.result)
+            if place and size > STATEMENT_BYTES:
+                return batch[:place]
+        return batch
 
     async def _write(self, batch: Sequence[Finish]) -> None:
         waits = pauses(self._resilience, self._environment.random)
@@ -119,6 +140,7 @@ class Finisher:
                     continue
                 await self._divide(batch, error)
                 return
+            self._count_written(batch)
             if self._written is not None:
                 self._written()
             for end, was_written in zip(batch, written, strict=True):
@@ -131,6 +153,13 @@ class Finisher:
                         extra={"task_id": end.lease.task_id},
                     )
             return
+
+    def _count_written(self, batch: Sequence[Finish]) -> None:
+        was_full = not self.has_room
+        self._unwritten -= len(batch)
+        self._unwritten_bytes -= sum(len(end.result) for end in batch)
+        if was_full and self.has_room:
+            self.freed()
 
     async def _try_aside(self) -> None:
         """Write what was set aside, until one is found that is still locked: each costs the time of a wait."""
@@ -178,4 +207,5 @@ class Finisher:
         )
         failure = TaskError(TaskErrorCode.BROKER_ERROR, f"the result could not be stored: {error.message}")
         data = encode_result(Err(failure), None, "", None)
+        self._unwritten_bytes += len(data) - len(end.result)
         await self._write([Finish(end.lease, TaskStatus.FAILED, data, TaskErrorCode.BROKER_ERROR)])

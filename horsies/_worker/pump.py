@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -72,6 +73,7 @@ class Pump:
         self._ready: deque[Job] = deque()
         self._runner = runner
         runner.changed = self._slot_freed
+        finisher.freed = partial(self._slot_freed, False)
         self._unsure: set[Lease] = set()
         self.is_stopping = False
         self.is_retiring = False
@@ -166,6 +168,8 @@ class Pump:
         claimed = False
         if self._hungry and room > 0 and self._finisher.has_room and self.is_alive():
             claimed = await self._claim(room)
+        if not self._finisher.has_room:
+            return False  # it goes on when that is written which has ended
         return await self._start(running) or claimed
 
     def _room(self) -> int:

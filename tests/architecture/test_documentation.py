@@ -14,6 +14,8 @@ import pytest
 
 import horsies
 from horsies import hookspecs
+from horsies._core.limits import SEND_ROWS, STATEMENT_BYTES
+from horsies._worker.finisher import BATCH, BUFFER, BUFFER_BYTES
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -65,6 +67,16 @@ def shown_default(field: dataclasses.Field[Any]) -> str:
     if field.default_factory is not dataclasses.MISSING:
         return f"{type(field.default_factory()).__name__}()"
     return ""
+
+
+def test_the_operations_page_has_the_bounds_on_what_waits() -> None:
+    mebibyte = 1024 * 1024
+    section = (DOCS / "operations.md").read_text().partition("## When the database is slower than you\n")[2]
+    for bound in (
+        f"{BUFFER:,} results or {BUFFER_BYTES // mebibyte} MiB of results not yet written",
+        f"{SEND_ROWS:,} tasks at most, or {BATCH:,} results, and {STATEMENT_BYTES // mebibyte} MiB",
+    ):
+        assert bound in section
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 
 from horsies import AppConfig, Err, Horsies, Ok, QueueConfig, Runtime, Task, TaskContext, TaskError, TaskResult
@@ -89,3 +91,17 @@ def bench(config: AppConfig) -> Iterator[Bench]:
     bench.tasks = {task.name: task for task in app.tasks.values()}
     yield bench
     bench.release.set()
+
+
+@contextmanager
+def held_up(config: AppConfig) -> Iterator[None]:
+    """In the block nobody can write: somebody has locked the table, or the file."""
+    if config.url.startswith("sqlite"):
+        with closing(sqlite3.connect(config.url.removeprefix("sqlite:///"), isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            yield
+            holder.rollback()
+        return
+    with psycopg.connect(config.url) as holder:
+        holder.execute(f"LOCK TABLE {config.schema}.tasks IN SHARE MODE".encode())
+        yield

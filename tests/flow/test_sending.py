@@ -362,7 +362,7 @@ async def test_one_guilty_row_fails_alone(bench: Bench) -> None:
 
 @on_postgres
 async def test_an_oversized_row_stands_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flusher, "BATCH_BYTES", 10_000)
+    monkeypatch.setattr(flusher, "STATEMENT_BYTES", 10_000)
     batches = []
     async with Runtime(bench.app) as rt:
         take = flusher.Lane._take

@@ -1,10 +1,12 @@
-"""PgQueuer on asyncpg, the faster of its drivers; a pool for sending and for the worker, its tables durable.
+"""PgQueuer on asyncpg, the faster of its drivers by its own figures, its tables durable.
 
+Sending and working share a pool: a worker on a connection of its own, which it recommends, was slower.
 `batch_size` is the concurrency asked for: the worker claims a batch, starts it and claims the next, so that a batch is
-about what runs at once. `max_concurrent_tasks` is left unset, its default: a full worker sleeps up to 0.1 s before it
-looks again, which costs far more than half of the throughput at a cap of 10 or 100. Autovacuum is set as its checklist
-says; the statistics are summed up when they are read, not on a timer. Results wait in its buffer until there are
-`batch_size` of them, or for 0.1 s. Its functions are async, sync ones go to a thread by hand.
+about what runs at once. `max_concurrent_tasks` is left unset, its default: a full worker sleeps 0.1 s before it looks
+again, and on a pool a cap of 100 cost more than half of the throughput, one of 10 nearly all. Autovacuum is set as its
+checklist says; the statistics are summed up when they are read, not on a timer. Ends of jobs wait in its buffer until
+there are `batch_size` of them, or for 0.1 s, and a round trip with them. It has async functions only: a sync one goes
+to a thread by hand. It stores no results: a job's last status in its log is its stored end.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,13 @@ def show_sweep(one: Sweep) -> None:
     row("in turn with them, nothing expired", "", one.clear, "", one.clear_mean)
 
 
-def show_drains(found: Iterable[Drain]) -> None:
+async def show_drains(found: AsyncIterable[Drain]) -> list[Drain]:
     table("claim of 100 (ms), drained", *(f"{mark:.0%}" for mark in MARKS), "mean", "tasks a second")
-    for one in found:
+    shown = []
+    async for one in found:
         row(one.title, *one.claims, one.mean, f"{one.rate:,.0f}")
+        shown.append(one)
+    return shown
 
 
 def show_steady(samples: Sequence[Sample]) -> None:
@@ -78,9 +81,7 @@ async def measure(place: Place, parts: Sequence[str], rows: int, turns: int) -> 
         show_sweep(swept)
         found["expired"] = asdict(swept)
     if "drain" in parts:
-        drained = [one async for one in drains(place, rows)]
-        show_drains(drained)
-        found["drain"] = [asdict(one) for one in drained]
+        found["drain"] = [asdict(one) for one in await show_drains(drains(place, rows))]
     if "steady" in parts:
         samples = await steady(place, rows)
         show_steady(samples)

@@ -1,8 +1,11 @@
 """The pump of a worker: promotes, claims and starts tasks, for as long as there are slots.
 
-State of a claimed task: in `_ready` here (CLAIMED), then among the runner's jobs (RUNNING, or about to be), then in the
-finisher's buffer. Each is in one place only. No more run than the concurrency says; the first two together exceed it by
-what is claimed ahead (see `pace`).
+State of a claimed task: in `_ready` here (CLAIMED), in `_starting` while the database is told, then among the runner's
+jobs (RUNNING), then in the finisher's buffer. Each is in one place only. No more run than the concurrency says; those
+before them exceed it by what is claimed ahead (see `pace`).
+
+One claim at a time is under way beside the rest, so that what a quick task costs the database and what it costs here
+take place at the same time.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from .._core.errors import BrokerError
 from .._core.status import TaskStatus
 from .._task.context import ContextLogger
 from .._task.host import Host
+from .._task.nursery import open_nursery
 from ..abc import Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
 from .backoff import pauses
 from .finisher import Finisher
@@ -71,6 +75,9 @@ class Pump:
         self._silence = silence
         self._resilience = host.app.config.resilience
         self._ready: deque[Job] = deque()
+        self._starting: list[Job] = []
+        self._is_claiming = False
+        self._claim_failure: BrokerError | None = None
         self._runner = runner
         runner.changed = self._slot_freed
         finisher.freed = partial(self._slot_freed, False)
@@ -91,7 +98,7 @@ class Pump:
 
     @property
     def ready(self) -> int:
-        return len(self._ready)
+        return len(self._ready) + len(self._starting)
 
     @property
     def running(self) -> int:
@@ -123,22 +130,26 @@ class Pump:
 
     def cancel(self, task_id: str) -> None:
         """Cancel a task that runs here, or is about to."""
-        for job in (*self._ready, *self._runner.jobs.values()):
+        for job in (*self._ready, *self._starting, *self._runner.jobs.values()):
             if job.claimed.lease.task_id == task_id:
                 job.cancel()
 
     async def run(self, running: anyio.abc.TaskGroup) -> None:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
+        async with open_nursery() as claims:
+            await self._keep_starting(running, claims)
+
+    async def _keep_starting(self, running: anyio.abc.TaskGroup, claims: anyio.abc.TaskGroup) -> None:
         waits = pauses(self._resilience, self._host.environment.random)
         while not self.is_stopping:
             if self.counts["started"] == self._config.max_tasks:
                 self.retire_nowait(f"it has started {self._config.max_tasks} tasks, which is its max_tasks")
                 return
             try:
-                if await self.run_once(running):
+                if await self.run_once(running, claims):
                     waits = pauses(self._resilience, self._host.environment.random)
                     continue
-                if self._config.until_idle and not self._runner.jobs and not self._ready:
+                if self._config.until_idle and not (self._runner.jobs or self._ready or self._is_claiming):
                     await self._finisher.wait_written()
                     if not await self._has_due():
                         return
@@ -158,19 +169,40 @@ class Pump:
                 continue
             await self._wait_for_work()
 
-    async def run_once(self, running: anyio.abc.TaskGroup) -> bool:
-        """One round of promote, claim and start; whether another should follow at once."""
+    async def run_once(self, running: anyio.abc.TaskGroup, claims: anyio.abc.TaskGroup) -> bool:
+        """One round of promote, claim and start; whether another should follow at once.
+
+        Args:
+            running: where the started tasks go.
+            claims: where a claim goes on; its answer brings about another round.
+        """
+        if self._claim_failure is not None:
+            failure, self._claim_failure = self._claim_failure, None
+            raise failure
         if anyio.current_time() >= self._next_due:
             await self._promote()
-        await self._resolve_doubt()
+        if not self._is_claiming:
+            await self._resolve_doubt()
         await self._give_back_excess()
-        room = self._room()
-        claimed = False
-        if self._hungry and room > 0 and self._finisher.has_room and self.is_alive():
-            claimed = await self._claim(room)
         if not self._finisher.has_room:
             return False  # it goes on when that is written which has ended
-        return await self._start(running) or claimed
+        if self._hungry and not self._is_claiming and self.is_alive() and (room := self._room()) > 0:
+            self._is_claiming = True
+            claims.start_soon(self._claim_aside, room)
+        self._take_startable()
+        if not self._starting:
+            return False
+        await self._start(running)
+        return True
+
+    async def _claim_aside(self, room: int) -> None:
+        try:
+            await self._claim(room)
+        except BrokerError as error:
+            self._claim_failure = error
+        finally:
+            self._is_claiming = False
+            self._wake.set()
 
     def _room(self) -> int:
         """How many more tasks may be claimed."""
@@ -179,11 +211,11 @@ class Pump:
         if excess >= 0 and room * 2 < ahead:
             return 0  # there is enough to do: a few at a time would cost a statement each
         most = self._config.max_tasks
-        return room if most is None else min(room, most - self.counts["started"] - len(self._ready))
+        return room if most is None else min(room, most - self.counts["started"] - self.ready)
 
     def _excess(self) -> int:
         """How many tasks are claimed beyond the concurrency; below 0: how many slots are free."""
-        return len(self._runner.jobs) + len(self._ready) - self._config.concurrency
+        return len(self._runner.jobs) + self.ready - self._config.concurrency
 
     async def _give_back_excess(self) -> None:
         """Give back what was claimed ahead and turns out to stand behind slow tasks."""
@@ -230,7 +262,7 @@ class Pump:
             self._next_due = min(self._next_due, anyio.current_time() + due_in)
         self._hungry = self._hungry or promotion.promoted > 0
 
-    async def _claim(self, room: int) -> bool:
+    async def _claim(self, room: int) -> None:
         self._hungry = False
         claim = await self._consumer.claim(room)
         claimed = bool(claim.tasks or claim.expired)
@@ -238,7 +270,7 @@ class Pump:
         self.counts["claimed"] += len(claim.tasks)
         self.counts["expired"] += claim.expired
         gifts = []
-        known = {job.claimed.lease for job in self._ready}
+        known = {job.claimed.lease for job in (*self._ready, *self._starting)}
         for row in claim.tasks:
             if row.lease in known:
                 continue  # a crash of the server undid that claim, and this one is the same again
@@ -252,10 +284,9 @@ class Pump:
                 case GiveBack() as gift:
                     gifts.append(gift)
         await self._give_back(gifts)
-        return claimed
 
     async def _resolve_doubt(self) -> None:
-        """Give back what a claim took whose answer was lost. No other claim is under way: this is the only caller."""
+        """Give back what a claim took whose answer was lost. No claim may be under way."""
         now = anyio.current_time()
         if self._look_at <= now < self._in_doubt_until:
             known = [job.claimed.lease for job in self._ready]
@@ -271,25 +302,30 @@ class Pump:
         if gifts:
             self.counts["given_back"] += sum(await self._consumer.give_back(gifts))
 
-    async def _start(self, running: anyio.abc.TaskGroup) -> bool:
-        """Start every ready task for which there is a slot where it runs."""
-        batch, waiting, slots = [], deque[Job](), dict(self._runner.free)
+    def _take_startable(self) -> None:
+        """Take out of `_ready` all for which there is a slot where they run."""
+        waiting, slots = deque[Job](), dict(self._runner.free)
         now = anyio.current_time()
         for job in self._ready:
             if slots[job.task.place] > 0 and job.not_before <= now:
                 slots[job.task.place] -= 1
-                batch.append(job)
+                self._starting.append(job)
             else:
                 waiting.append(job)
-        if not batch:
-            return False
+        self._ready = waiting
+
+    async def _start(self, running: anyio.abc.TaskGroup) -> None:
+        """Start what was taken."""
+        batch = self._starting
         leases = [job.claimed.lease for job in batch]
         try:
             outcomes = await self._consumer.start([Start(job.claimed.lease, job.retry_after_crash) for job in batch])
         except BaseException:
             self._unsure.update(leases)
+            self._ready.extendleft(reversed(batch))
             raise
-        self._ready = waiting
+        finally:
+            self._starting = []
         self._last_start = anyio.current_time()
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is StartOutcome.STARTED:
@@ -301,7 +337,6 @@ class Pump:
                 self._finisher.add_nowait(_never_ran(job))
             self.counts["expired"] += outcome is StartOutcome.EXPIRED
         self._unsure.difference_update(set(leases) - {job.claimed.lease for job in self._ready})
-        return True
 
     def _slot_freed(self, again: bool) -> None:
         if again:

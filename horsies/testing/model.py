@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from msgspec import structs
+
 from horsies.abc import (
     AttemptRow,
     CancelOutcome,
@@ -364,7 +366,7 @@ def _check_claimed(task: Task, claimed: ClaimedTask, now: datetime) -> None:
     require(number > task.claim_number, f"claim number {number} of {row.task_id} after {task.claim_number}")
     overdue = (now - row.due_at).total_seconds()
     require(_near(claimed.overdue, overdue), f"{row.task_id} is overdue by {overdue} s, not by {claimed.overdue}")
-    expected = replace(
+    expected = structs.replace(
         claimed,
         envelope=row.envelope,
         sha=task.sha,

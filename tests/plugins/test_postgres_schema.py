@@ -13,6 +13,7 @@ from secrets import token_hex
 
 import psycopg
 import pytest
+from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH
 
 from horsies import AppConfig, HorsiesError, PoolConfig
 from horsies.plugins import postgres
@@ -202,3 +203,8 @@ def test_queries_speak_of_their_schema_only() -> None:
     for name, query in named_queries("stable").items():
         assert "{schema}" not in query, name
         assert "--" not in query, name
+
+
+def test_psycopg_keeps_every_query_parsed() -> None:
+    longest = "s" * 48
+    assert max(len(query.encode()) for query in named_queries(longest).values()) <= MAX_CACHED_STATEMENT_LENGTH

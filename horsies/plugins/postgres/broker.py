@@ -62,11 +62,12 @@ class PostgresBroker:
     async def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
         """See `horsies.abc.Broker.consumer`."""
         target = replace(self._target, lock_timeout=LOCK_WAIT)
-        async with open_session(target) as intake, open_session(target) as outcomes:
+        async with open_session(target) as intake, open_session(target) as starts, open_session(target) as outcomes:
             yield PostgresConsumer(
                 worker_id,
                 queues,
                 intake=intake,
+                starts=starts,
                 outcomes=outcomes,
                 sql=self._sql,
                 dead_after=self._config.recovery.dead_after,

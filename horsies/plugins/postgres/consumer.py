@@ -29,7 +29,7 @@ _SWEEP = 5_000
 
 
 class PostgresConsumer:
-    """Takes work over `intake` and hands it back over `outcomes`, so that neither waits for the other."""
+    """Takes work over `intake`, starts it over `starts` and hands it back over `outcomes`: none waits for another."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class PostgresConsumer:
         queues: Sequence[tuple[str, int]],
         *,
         intake: Session,
+        starts: Session,
         outcomes: Session,
         sql: Mapping[str, str],
         dead_after: float,
@@ -46,6 +47,7 @@ class PostgresConsumer:
         self._ranks = dict(queues)
         self._floors = Floors(self._ranks)
         self._intake = intake
+        self._starts = starts
         self._outcomes = outcomes
         self._sql = sql
         self._dead_after = float(dead_after)
@@ -187,7 +189,7 @@ class PostgresConsumer:
     async def _start(self, starts: Sequence[Start], now: datetime | None) -> list[StartOutcome]:
         leases = [start.lease for start in starts]
         delays = [start.retry_after_crash for start in starts]
-        rows = await self._intake.fetch(
+        rows = await self._starts.fetch(
             "start",
             self._sql["start"],
             {

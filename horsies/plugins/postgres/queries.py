@@ -19,12 +19,12 @@ def read_sql(path: str, schema: str) -> str:
 
 @cache
 def named_queries(schema: str) -> dict[str, str]:
-    """Every query by its name, without comments."""
+    """Every query by its name, on one line and without comments: above 4,096 bytes psycopg would parse it each time."""
     queries: dict[str, str] = {}
     for file in _FILES:
         _, *parts = _NAME.split(read_sql(f"sql/{file}", schema))
         for name, text in zip(parts[::2], parts[1::2], strict=True):
             if name in queries:
                 raise ValueError(f"sql/{file}: there are two queries called {name}")
-            queries[name] = _COMMENT.sub("", text).strip()
+            queries[name] = " ".join(line.strip() for line in _COMMENT.sub("", text).splitlines()).strip()
     return queries

@@ -28,7 +28,7 @@ class Order:
     url: str
     kind: str = "nothing"
     tasks: int = 0
-    seconds: float = 2.0
+    seconds: float = 1.0
     senders: int = 1
     concurrency: int = 100
     processes: int = 1

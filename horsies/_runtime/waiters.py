@@ -1,7 +1,8 @@
 """All waiting for results in one place: one subscription and one batched query for any number of waiters.
 
-The subscription exists only while somebody waits. A waiter is looked up when it comes, when a notice names its task,
-when the subscription was (re-)established, and every `poll_interval`, because notices are hints.
+The subscription exists only while somebody waits, and for a while after, since the next one mostly comes soon. A waiter
+is looked up when it comes, when a notice names its task, when the subscription was (re-)established, and every
+`poll_interval`, because notices are hints.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from ..abc import Broker, StoredResult, Topic
 logger = logging.getLogger("horsies.wait")
 
 LOOKUP = 1_000
+LINGER = 10.0
+"""Seconds for which the subscription outlives the last waiter: making it anew takes longer than a quick task."""
 
 
 class _Waiter:
@@ -82,15 +85,22 @@ class Waiters:
     async def run(self) -> None:
         try:
             while True:
-                while not self._waiting:
-                    await self._wait_changed(None)
+                await self._wait_for_waiters(None)
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._listen)
-                    await self._answer_all()
+                    while await self._wait_for_waiters(LINGER):
+                        await self._answer_all()
                     group.cancel_scope.cancel()
         finally:
             self._closed = True
             self._fail(list(self._waiting), BrokerError("the runtime is closed", retryable=True))
+
+    async def _wait_for_waiters(self, timeout: float | None) -> bool:
+        """Wait until somebody waits, for `timeout` seconds at most; whether somebody does."""
+        with anyio.move_on_after(timeout):
+            while not self._waiting:
+                await self._wait_changed(None)
+        return bool(self._waiting)
 
     async def _answer_all(self) -> None:
         """Answer waiters until there are none."""

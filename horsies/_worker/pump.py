@@ -77,6 +77,7 @@ class Pump:
         self._ready: deque[Job] = deque()
         self._starting: list[Job] = []
         self._is_claiming = False
+        self._claimed_all = False
         self._claim_failure: BrokerError | None = None
         self._runner = runner
         runner.changed = self._slot_freed
@@ -186,14 +187,23 @@ class Pump:
         await self._give_back_excess()
         if not self._finisher.has_room:
             return False  # it goes on when that is written which has ended
-        if self._hungry and not self._is_claiming and self.is_alive() and (room := self._room()) > 0:
+        self._take_startable()
+        if self._may_claim() and (room := self._room()) > 0:
+            if not self._starting and not self._runner.jobs:
+                await self._claim(room)
+                return True
             self._is_claiming = True
             claims.start_soon(self._claim_aside, room)
-        self._take_startable()
         if not self._starting:
             return False
         await self._start(running)
         return True
+
+    def _may_claim(self) -> bool:
+        if not self._hungry or self._is_claiming or not self.is_alive():
+            return False
+        # What follows a short claim mostly finds nothing, and need not slow down the start of what was found.
+        return self._claimed_all or not self._starting
 
     async def _claim_aside(self, room: int) -> None:
         try:
@@ -265,8 +275,9 @@ class Pump:
     async def _claim(self, room: int) -> None:
         self._hungry = False
         claim = await self._consumer.claim(room)
-        claimed = bool(claim.tasks or claim.expired)
-        self._hungry = self._hungry or claimed
+        found = len(claim.tasks) + claim.expired
+        self._hungry = self._hungry or found > 0
+        self._claimed_all = found >= room
         self.counts["claimed"] += len(claim.tasks)
         self.counts["expired"] += claim.expired
         gifts = []

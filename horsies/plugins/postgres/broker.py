@@ -27,7 +27,7 @@ from .producer import PostgresProducer
 from .queries import named_queries
 from .reader import PostgresReader
 from .schema import migrate, schema_sql
-from .session import Row, Target, open_session
+from .session import Row, Session, Target, open_session
 from .target import describe, require_conninfo
 
 LOCK_WAIT = 0.25
@@ -37,19 +37,14 @@ LOCK_WAIT = 0.25
 class PostgresBroker:
     """An open broker; `PostgresBrokerFactory.open` makes it."""
 
-    def __init__(self, config: AppConfig, pool: ConnectionPool, way: _Way) -> None:
+    def __init__(self, config: AppConfig, pool: ConnectionPool, results: Session, target: Target, way: _Way) -> None:
         self._config = config
         self._pool = pool
         self._sql = named_queries(config.schema)
         self._statement_timeout = float(config.resilience.statement_timeout)
-        self._target = Target(
-            config.url,
-            connect_timeout=config.pool.timeout,
-            statement_timeout=self._statement_timeout,
-            pooled=way.pooled,
-        )
+        self._target = target
         self._listening = Listening(config, reaches=way.reaches)
-        self.reader: Reader = PostgresReader(self._fetch, self._sql)
+        self.reader: Reader = PostgresReader(self._fetch, results.fetch, self._sql)
         self.control: Control = PostgresControl(self._fetch, self._sql)
 
     @asynccontextmanager
@@ -124,14 +119,23 @@ class PostgresBrokerFactory:
         if config.listen_url is not None:
             require_conninfo("listen_url", config.listen_url)
         way = await _bring_up_to_date(config)
-        async with ConnectionPool(
+        target = Target(
             config.url,
-            min_size=config.pool.min_size,
-            max_size=config.pool.max_size,
-            timeout=config.pool.timeout,
-            prepare_threshold=None if way.pooled else 5,
-        ) as pool:
-            yield PostgresBroker(config, pool, way)
+            connect_timeout=config.pool.timeout,
+            statement_timeout=float(config.resilience.statement_timeout),
+            pooled=way.pooled,
+        )
+        async with (
+            ConnectionPool(
+                config.url,
+                min_size=config.pool.min_size,
+                max_size=config.pool.max_size,
+                timeout=config.pool.timeout,
+                prepare_threshold=None if way.pooled else 5,
+            ) as pool,
+            open_session(target) as results,
+        ):
+            yield PostgresBroker(config, pool, results, target, way)
 
     def schema_sql(self, config: AppConfig) -> str:
         """See `horsies.abc.BrokerFactory.schema_sql`."""

@@ -12,10 +12,11 @@ from .session import Fetch, Row, in_utc
 
 
 class PostgresReader:
-    """Asks through `fetch`."""
+    """Asks through `fetch`, and for results, which somebody waits for, through `fetch_hot`."""
 
-    def __init__(self, fetch: Fetch, sql: Mapping[str, str]) -> None:
+    def __init__(self, fetch: Fetch, fetch_hot: Fetch, sql: Mapping[str, str]) -> None:
         self._fetch = fetch
+        self._fetch_hot = fetch_hot
         self._sql = sql
 
     async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
@@ -23,7 +24,7 @@ class PostgresReader:
         ids = [task_id for task_id in task_ids if is_id(task_id)]
         if not ids:
             return []
-        rows = await self._fetch("read results", self._sql["results"], {"ids": ids})
+        rows = await self._fetch_hot("read results", self._sql["results"], {"ids": ids})
         return [
             StoredResult(task_id, name, TaskStatus(status), error_code, result)
             for task_id, name, status, error_code, result in rows

@@ -73,7 +73,7 @@ class Session:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._lock = anyio.Lock()
+        self._lock = anyio.Lock(fast_acquire=True)  # what follows waits for the server
         self._connection: AnyioConnection[Row] | None = None
 
     async def fetch(

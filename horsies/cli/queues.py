@@ -9,8 +9,6 @@ from typing import Annotated
 
 import anyio
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from horsies import Horsies, HorsiesError, QueueInfo, Runtime
 
@@ -31,6 +29,9 @@ def list_queues(
     if as_json:
         typer.echo(json.dumps([asdict(info) for info in infos], default=datetime.isoformat))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("queue", "priority", "cap", "ready", "delayed", "claimed", "running", "waits", "", box=None)
     for info in infos:
         table.add_row(*_cells(info, datetime.now(UTC)))

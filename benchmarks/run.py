@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -67,19 +68,20 @@ def plan(cases: Iterable[Case], subjects: dict[str, ModuleType]) -> list[Measure
 
 
 def run(url: str, measurements: Sequence[Measurement], rounds: int, say: Callable[[str], None]) -> list[Row]:
-    """Rounds of all `measurements`, interleaved; one that failed is not tried again."""
+    """Rounds of all `measurements`, interleaved. One that failed is not tried again. Ctrl-C ends with what there is."""
     rows = [Row(case=one.case.name, subject=one.subject, loop=one.loop) for one in measurements]
-    for number in range(1, rounds + 1):
-        for one, row in zip(measurements, rows, strict=True):
-            if row.error is not None:
-                continue
-            say(f"round {number} of {rounds}: {row.case}, {row.subject} on {row.loop}")
-            with fresh_database(url) as database:
-                try:
-                    row.rounds.append(_measure(one.order(database)))
-                except MeasurementError as error:
-                    row.error = str(error)
-    return rows
+    with suppress(KeyboardInterrupt):
+        for number in range(1, rounds + 1):
+            for one, row in zip(measurements, rows, strict=True):
+                if row.error is not None:
+                    continue
+                say(f"round {number} of {rounds}: {row.case}, {row.subject} on {row.loop}")
+                with fresh_database(url) as database:
+                    try:
+                        row.rounds.append(_measure(one.order(database)))
+                    except MeasurementError as error:
+                        row.error = str(error)
+    return [row for row in rows if row.rounds or row.error]
 
 
 class MeasurementError(Exception):

@@ -56,8 +56,12 @@ class PostgresBroker:
     @asynccontextmanager
     async def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
         """See `horsies.abc.Broker.consumer`."""
-        target = replace(self._target, lock_timeout=LOCK_WAIT)
-        async with open_session(target) as intake, open_session(target) as starts, open_session(target) as outcomes:
+        writing = replace(self._target, lock_timeout=LOCK_WAIT)
+        async with (
+            open_session(self._target) as intake,
+            open_session(writing) as starts,
+            open_session(writing) as outcomes,
+        ):
             yield PostgresConsumer(
                 worker_id,
                 queues,

@@ -48,8 +48,7 @@ a lock must see what its holder has committed.
 """
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
-_LOCK = "SELECT pg_advisory_xact_lock(%s) FROM set_config('lock_timeout', '0', true)"
-"""Turns are waited for as long as the statement may take, whatever bounds the wait for a row."""
+_LOCK = "SELECT pg_advisory_xact_lock(%s)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ class BlockingTaskFunction(Generic[P, T]):
     ) -> list[TaskSendResult[BlockingTaskHandle[T]]]:
         """See `TaskFunction.send_many`. `calls` is read in the calling thread, fifty at a time."""
         left = iter(calls)
-        with self._portal.wrap_async_context_manager(self._function.open_bulk()) as bulk:
+        with self._portal.wrap_async_context_manager(self._function._open_bulk()) as bulk:
             while some := list(islice(left, SEAL_BATCH)):
                 self._portal.call(bulk.add, some)
         return [self._handled(answer) for answer in bulk.answers]

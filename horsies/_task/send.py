@@ -117,11 +117,11 @@ class TaskFunction(Generic[P, T]):
             `using` any other failure aborts the transaction and fails all; those that were inserted by then have no
             payload to replay: run the transaction again.
         """
-        async with self.open_bulk() as bulk:
+        async with self._open_bulk() as bulk:
             await bulk.add(calls)
         return bulk.answers
 
-    def open_bulk(self) -> AbstractAsyncContextManager[Bulk[TaskHandle[T]]]:
+    def _open_bulk(self) -> AbstractAsyncContextManager[Bulk[TaskHandle[T]]]:
         """A `send_many` whose calls come in portions."""
         enqueue = partial(self._enqueue, replay=False)
         return open_bulk(self._seal_call, enqueue, joined=self._connection is not None)

@@ -46,15 +46,16 @@ class Job:
     retry_after_crash: float | None
     context: TaskContext | None = None
     is_cancelled: bool = False
-    stop: Callable[[], object] = bool
-    """Cancels it where it waits; set where it can wait."""
+    stop: Callable[[], object] | None = None
+    """Cancels it where it waits; None where it does not wait yet, or never does."""
     not_before: float = 0.0
     """On the loop's clock: when to try again to start it."""
 
     def cancel(self) -> None:
         """Somebody asked for it: an async task is cancelled where it waits, a sync one can see it."""
         self.is_cancelled = True
-        self.stop()
+        if self.stop is not None:
+            self.stop()
         if self.context is not None:
             self.context._cancel()
 

@@ -167,6 +167,22 @@ async def test_locks_in_the_order_of_the_index(connection: AnyioConnection[Row],
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("name", ["claim", "promote", "start", "finish", "give_back", "join", "beat", "leave", "pause"])
+async def test_only_what_a_crash_may_undo_does_not_wait_for_the_disk(
+    connection: AnyioConnection[Row], schema: str, name: str
+) -> None:
+    given = {**VALUES, "queue": "'queue0'"}
+    query = re.sub(r"%\((\w+)\)s", lambda match: given[match[1]], named_queries(schema)[name])
+    await connection.execute("SET synchronous_commit = on")  # the server of the tests has it off
+    async with connection.transaction(force_rollback=True):
+        await connection.execute(query)
+        cursor = await connection.execute("SHOW synchronous_commit")
+        assert await cursor.fetchone() == ("off" if name in ("claim", "promote") else "on",)
+    cursor = await connection.execute("SHOW synchronous_commit")
+    assert await cursor.fetchone() == ("on",)
+
+
+@pytest.mark.anyio
 async def test_the_pool_keeps_no_plan(postgres_url: str) -> None:
     """One made while the table was small would read all of it after it has grown."""
     name = f"test_{token_hex(6)}"

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import uuid_utils
 
 from horsies import Runtime, TaskStatus
-from horsies.abc import Claim, ClaimedTask, Consumer, Finish, NewTask, Producer, Start
+from horsies.abc import Claim, ClaimedTask, Consumer, Finish, NewTask, Producer
 
 from .database import ENVELOPE, Fill, Place, runtime
 
@@ -34,7 +34,7 @@ class Took:
 
 
 class Lane:
-    """Claims, starts and finishes, and puts as many new tasks in as it took out."""
+    """Claims and starts in one, finishes, and puts as many new tasks in as it took out."""
 
     def __init__(self, name: str, rt: Runtime, consumer: Consumer, producer: Producer) -> None:
         self.name = name
@@ -46,7 +46,7 @@ class Lane:
         """One claim and everything that follows from it. The heartbeat and the refill are not counted."""
         await self._consumer.join()
         began = time.perf_counter()
-        claim = await self._consumer.claim(LIMIT)
+        claim = await self._consumer.claim(LIMIT, startable=["nobody"])
         claimed = time.perf_counter()
         await self.work_off(claim)
         ended = time.perf_counter()
@@ -56,7 +56,6 @@ class Lane:
 
     async def work_off(self, claim: Claim) -> None:
         if claim.tasks:
-            await self._consumer.start([Start(task.lease) for task in claim.tasks])
             await self._consumer.finish([_end(task) for task in claim.tasks])
 
     async def send(self, places: Sequence[tuple[str, int]]) -> None:

@@ -1,9 +1,10 @@
 """The floor: what SQL alone costs. It sends and drains the rows of horsies without horsies.
 
-A drain is one loop over one of horsies' own connections, with its settings: claim, start, finish, each statement as the
+A drain is one loop over one of horsies' own connections, with its settings: claim and finish, each statement as the
 worker would run it, for as many tasks as the concurrency permits and at most as many results as the finisher writes at
-once. No task is looked up, decoded or run. A send is one prepared statement of stock psycopg: an INSERT of the same row
-and its NOTIFY. `send_many` is horsies' own, so that what is drained are the same rows.
+once. A claim starts what it takes, as the worker's does. No task is looked up, decoded or run. A send is one prepared
+statement of stock psycopg: an INSERT of the same row and its NOTIFY. `send_many` is horsies' own, so that what is
+drained are the same rows.
 """
 
 from __future__ import annotations
@@ -68,15 +69,15 @@ class FloorQueue:
     async def drain(self, concurrency: int) -> None:
         await self._run("join")
         while claimed := await self._claim(concurrency):
-            fences = {"ids": [row[0] for row in claimed], "claim_numbers": [row[5] for row in claimed]}
-            await self._run("start", **fences, retries_after_crash=[None] * len(claimed))
             for rows in _batches(claimed):
                 await self._finish(rows)
 
     async def _claim(self, limit: int) -> list[Row]:
         given = {"dead_after": 3600.0, "queues": ["default"], "ranks": [1], "limit": limit, "caps": [None]}
         begin = {"floor_priorities": [0], "floor_due_ats": [None]}
-        return await self._run("claim", **given, **begin, cluster_cap=None, step_over=False)
+        return await self._run(
+            "claim", **given, **begin, cluster_cap=None, step_over=False, startable=["bench.nothing"]
+        )
 
     async def _finish(self, rows: Sequence[Row]) -> None:
         count = len(rows)
@@ -84,11 +85,10 @@ class FloorQueue:
             "finish",
             ids=[row[0] for row in rows],
             claim_numbers=[row[5] for row in rows],
-            statuses=["COMPLETED"] * count,
+            verbs=["COMPLETE"] * count,
             results=[self._result] * count,
             error_codes=[None] * count,
             retry_ins=[0.0] * count,
-            interrupteds=[False] * count,
             capped=[],
         )
 

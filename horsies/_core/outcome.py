@@ -52,9 +52,14 @@ def decide(
 
 def decide_interrupted(*, policy: SupportsDelay | None, retry_for: Sequence[str] | None) -> Ending:
     """What becomes of a task whose worker stops before user code has ended."""
-    if policy is not None and retry_for is not None and TaskErrorCode.WORKER_CRASHED in retry_for:
+    if policy is not None and outlives_crash(retry_for):
         return Ending(TaskStatus.PENDING, interrupted=True)
     return Ending(TaskStatus.FAILED)
+
+
+def outlives_crash(retry_for: Sequence[str] | None) -> bool:
+    """Whether a task may be tried again when its worker is gone; it takes a retry policy as well."""
+    return retry_for is not None and TaskErrorCode.WORKER_CRASHED in retry_for
 
 
 def retry_after_crash(
@@ -64,7 +69,7 @@ def retry_after_crash(
 
     It is decided at the start, while somebody who knows the policy is alive.
     """
-    if policy is None or retry_for is None or TaskErrorCode.WORKER_CRASHED not in retry_for:
+    if policy is None or not outlives_crash(retry_for):
         return None
     return next_delay(policy, retries + 1, CRASHED, random)
 

@@ -74,6 +74,11 @@ class Finisher:
         self._waits = pauses(resilience, environment.random)
 
     @property
+    def leases(self) -> list[Lease]:
+        """Of all ends that the database has not answered for."""
+        return [end.lease for end in (*self._buffer, *self._aside)]
+
+    @property
     def has_room(self) -> bool:
         return self._unwritten < BUFFER and self._unwritten_bytes < BUFFER_BYTES
 

@@ -108,7 +108,7 @@ def _retry_after_crash(
 def refused(claimed: ClaimedTask, code: TaskErrorCode, message: str) -> Finish:
     """The end of a task whose user code never ran."""
     result = encode_result(Err(TaskError(code, message)), None, "", None)
-    return Finish(claimed.lease, TaskStatus.FAILED, result, code)
+    return Finish(claimed.lease, TaskStatus.FAILED, result, code, has_begun=False)
 
 
 def cause_of(error: BaseException) -> ErrorCause:

@@ -217,6 +217,7 @@ class Life:
             with anyio.move_on_after(CLEANUP, shield=True) as cleanup:
                 pump.settle_unsure()
                 await finisher.wait_written(hurry=True)
+                await pump.give_back_lost()
                 self._counts["given_back"] += await consumer.leave()
             if cleanup.cancelled_caught:
                 self.left_behind = True

@@ -1,18 +1,20 @@
 """The pump of a worker: promotes, claims and starts tasks, for as long as there are slots.
 
-State of a claimed task: in `_ready` here (CLAIMED), in `_starting` while the database is told, then among the runner's
-jobs (RUNNING), then in the finisher's buffer. Each is in one place only. No more run than the concurrency says; those
-before them exceed it by what is claimed ahead (see `pace`).
+State of a claimed task: it comes in (see `claims`), then is among the runner's jobs if the claim has started it too
+(RUNNING). Else it is in `_ready` (CLAIMED), in `_starting` while the database is told, and then among the jobs. When it
+has ended it is in the finisher's buffer. Each is in one place only. No more run than the concurrency says; what is
+CLAIMED exceeds it by what is claimed ahead (see `pace`).
 
-One claim at a time is under way beside the rest, so that what a quick task costs the database and what it costs here
-take place at the same time.
+A claim may start what leads to no other verdict than FAILED when the worker dies, because the task is not retried for
+WORKER_CRASHED: then nothing is left to decide before it begins. It is for half of the slots at most: so one half begins
+while the other half is claimed.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from functools import partial
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -20,12 +22,15 @@ from msgspec.structs import replace
 
 from .._core.config import WorkerConfig
 from .._core.errors import BrokerError
+from .._core.outcome import outlives_crash
 from .._core.status import TaskStatus
 from .._task.context import ContextLogger
+from .._task.declare import Task
 from .._task.host import Host
 from .._task.nursery import open_nursery
 from ..abc import Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
 from .backoff import pauses
+from .claims import DOUBT_POLL, Claims, Room
 from .finisher import Finisher
 from .job import Job, conclude_interrupted, prepare
 from .pace import PATIENCE, Pace
@@ -33,10 +38,6 @@ from .runner import Runner
 
 PROMOTE_BATCH = 500
 CLAIM_BATCH = 500
-DOUBT = 5.0
-"""Seconds beyond the statement timeout for which a call that failed may still be at work on the server."""
-DOUBT_POLL = 1.0
-"""Seconds between looks meanwhile."""
 LOCKED_POLL = 1.0
 """Seconds before another try to start a task whose row somebody has locked."""
 IDLE_RECHECK = 0.05
@@ -76,20 +77,17 @@ class Pump:
         self._resilience = host.app.config.resilience
         self._ready: deque[Job] = deque()
         self._starting: list[Job] = []
-        self._is_claiming = False
-        self._claimed_all = False
-        self._claim_failure: BrokerError | None = None
         self._runner = runner
-        runner.changed = self._slot_freed
-        finisher.freed = partial(self._slot_freed, False)
+        runner.ended, runner.retrying = self._ended, self._will_be_tried_again
+        finisher.freed = self._wake_up
         self._unsure: set[Lease] = set()
         self.is_stopping = False
         self.is_retiring = False
         self._wake = anyio.Event()
-        self._hungry = True
+        self._claims = Claims(consumer, self._resilience, counts, self._wake_up)
+        self._half = (config.concurrency + 1) // 2
+        self._startable = frozenset(name for name, task in host.app.tasks.items() if self._may_start(task))
         self._next_due = 0.0
-        self._in_doubt_until = 0.0
-        self._look_at = 0.0
         self.last_beat = self._last_start = anyio.current_time()
         self.counts = counts
         capped = host.app.config.cluster_wide_cap is not None or any(
@@ -99,7 +97,8 @@ class Pump:
 
     @property
     def ready(self) -> int:
-        return len(self._ready) + len(self._starting)
+        """How many tasks wait for their beginning."""
+        return len(self._claims) + len(self._ready) + len(self._starting)
 
     @property
     def running(self) -> int:
@@ -108,7 +107,7 @@ class Pump:
     def stop_nowait(self) -> None:
         """Claim nothing more; `run` returns once what it is doing is done."""
         self.is_stopping = True
-        self._wake.set()
+        self._wake_up()
 
     def retire_nowait(self, reason: str) -> None:
         """As `stop_nowait`, but of the worker's own accord: what runs has all the time it needs."""
@@ -123,17 +122,19 @@ class Pump:
             if name.startswith(Notice.CANCEL):
                 self.cancel(name.removeprefix(Notice.CANCEL))
             elif name.startswith(Notice.READY):
-                self._hungry = self._hungry or name.removeprefix(Notice.READY) in self._queues
+                self._claims.hungry = self._claims.hungry or name.removeprefix(Notice.READY) in self._queues
             else:
                 self._next_due = 0.0
-                self._hungry = self._hungry or not name
-        self._wake.set()
+                self._claims.hungry = self._claims.hungry or not name
+        self._wake_up()
 
     def cancel(self, task_id: str) -> None:
         """Cancel a task that runs here, or is about to."""
         for job in (*self._ready, *self._starting, *self._runner.jobs.values()):
             if job.claimed.lease.task_id == task_id:
                 job.cancel()
+                return
+        self._claims.cancel(task_id)
 
     async def run(self, running: anyio.abc.TaskGroup) -> None:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
@@ -150,22 +151,20 @@ class Pump:
                 if await self.run_once(running, claims):
                     waits = pauses(self._resilience, self._host.environment.random)
                     continue
-                if self._config.until_idle and not (self._runner.jobs or self._ready or self._is_claiming):
+                if self._config.until_idle and not (self._runner.jobs or self.ready or self._claims.is_under_way):
                     await self._finisher.wait_written()
                     if not await self._has_due():
                         return
-                    self._hungry = True
+                    self._claims.hungry = True
                     await self._wait_woken(IDLE_RECHECK)
                     continue
             except BrokerError as error:
                 if not error.retryable:
                     raise
                 pause = next(waits)
-                # What the failed call did, it may still be doing, for as long as the server lets a statement run.
-                self._in_doubt_until = anyio.current_time() + self._resilience.statement_timeout + DOUBT
-                self._look_at = 0.0
+                self._claims.doubt()
                 self._log.warning("worker %s: %s; trying again in %.1f s", self.worker_id, error.message, pause)
-                self._hungry = True
+                self._claims.hungry = True
                 await anyio.sleep(pause)
                 continue
             await self._wait_for_work()
@@ -177,51 +176,50 @@ class Pump:
             running: where the started tasks go.
             claims: where a claim goes on; its answer brings about another round.
         """
-        if self._claim_failure is not None:
-            failure, self._claim_failure = self._claim_failure, None
-            raise failure
+        await self._take_in(running)
         if anyio.current_time() >= self._next_due:
             await self._promote()
-        if not self._is_claiming:
-            await self._resolve_doubt()
+        if not self._claims.is_under_way:
+            await self._claims.give_back_lost(self._known)
         await self._give_back_excess()
         if not self._finisher.has_room:
             return False  # it goes on when that is written which has ended
         self._take_startable()
-        if self._may_claim() and (room := self._room()) > 0:
+        if self._may_claim() and (room := self._room()).tasks > 0:
             if not self._starting and not self._runner.jobs:
-                await self._claim(room)
+                await self._claims.run_once(room)
                 return True
-            self._is_claiming = True
-            claims.start_soon(self._claim_aside, room)
+            self._claims.is_under_way = True
+            claims.start_soon(self._claims.run_on, room, self._room)
         if not self._starting:
             return False
         await self._start(running)
         return True
 
     def _may_claim(self) -> bool:
-        if not self._hungry or self._is_claiming or not self.is_alive():
+        if not self._claims.hungry or self._claims.is_under_way:
             return False
         # What follows a short claim mostly finds nothing, and need not slow down the start of what was found.
-        return self._claimed_all or not self._starting
+        return self._claims.full or not self._starting
 
-    async def _claim_aside(self, room: int) -> None:
-        try:
-            await self._claim(room)
-        except BrokerError as error:
-            self._claim_failure = error
-        finally:
-            self._is_claiming = False
-            self._wake.set()
+    def _may_start(self, task: Task[Any, Any]) -> bool:
+        """Whether a claim may start a task like this one: a free slot is one for it, and no crash leads to a retry."""
+        has_slots = self._runner.free[task.place] >= self._config.concurrency
+        return has_slots and not outlives_crash(task.settings.retry_for)
 
-    def _room(self) -> int:
-        """How many more tasks may be claimed."""
+    def _room(self) -> Room:
+        """What may be claimed now."""
+        if self.is_stopping or not self.is_alive() or not self._finisher.has_room:
+            return Room(0)
+        most = CLAIM_BATCH
+        if self._config.max_tasks is not None:
+            most = min(most, self._config.max_tasks - self.counts["started"] - self.ready)
         excess, ahead = self._excess(), self._pace.ahead(anyio.current_time())
-        room = min(ahead - excess, CLAIM_BATCH)
-        if excess >= 0 and room * 2 < ahead:
-            return 0  # there is enough to do: a few at a time would cost a statement each
-        most = self._config.max_tasks
-        return room if most is None else min(room, most - self.counts["started"] - self.ready)
+        if excess < 0 and self._startable:
+            return Room(min(-excess, self._half, most), self._startable)
+        if excess >= 0 and (ahead - excess) * 2 < ahead:
+            return Room(0)  # there is enough to do: a few at a time would cost a statement each
+        return Room(min(ahead - excess, most))
 
     def _excess(self) -> int:
         """How many tasks are claimed beyond the concurrency; below 0: how many slots are free."""
@@ -238,14 +236,21 @@ class Pump:
             self._ready = deque(job for job in self._ready if job.claimed.lease not in gifts)
 
     async def give_back_ready(self) -> None:
-        """Give back what was claimed and not started."""
+        """Give back what was claimed and has not begun."""
         self.settle_unsure()
         try:
             await self._give_back([GiveBack(job.claimed.lease) for job in self._ready])
+            self._ready.clear()
+            await self.give_back_lost()
         except BrokerError as error:
-            # Leaving gives back all there is.
+            # Whoever leaves tries once more.
             self._log.warning("worker %s: %s", self.worker_id, error.message)
         self._ready.clear()
+
+    async def give_back_lost(self) -> None:
+        """For a worker that stops: give back what came in and was not taken, and what it never heard of."""
+        self._claims.drop()
+        await self._claims.give_back_lost(self._known, at_once=True)
 
     def settle_unsure(self) -> None:
         """For a worker that stops: see that what it may have started is run by another."""
@@ -270,22 +275,20 @@ class Pump:
         if due_in is not None:
             # A notice that came while the answer was under way asks to look again.
             self._next_due = min(self._next_due, anyio.current_time() + due_in)
-        self._hungry = self._hungry or promotion.promoted > 0
+        self._claims.hungry = self._claims.hungry or promotion.promoted > 0
 
-    async def _claim(self, room: int) -> None:
-        self._hungry = False
-        claim = await self._consumer.claim(room)
-        found = len(claim.tasks) + claim.expired
-        self._hungry = self._hungry or found > 0
-        self._claimed_all = found >= room
-        self.counts["claimed"] += len(claim.tasks)
-        self.counts["expired"] += claim.expired
+    async def _take_in(self, running: anyio.abc.TaskGroup) -> None:
+        """Decode what came in, and run into `running` what the claim has started."""
         gifts = []
         known = {job.claimed.lease for job in (*self._ready, *self._starting)}
-        for row in claim.tasks:
+        for row, is_cancelled in self._claims.take():
             if row.lease in known:
                 continue  # a crash of the server undid that claim, and this one is the same again
             match prepare(self._host, row):
+                case Job() as job if row.is_running:
+                    job.is_cancelled = is_cancelled
+                    self._runner.run_soon(job, running)
+                    self._last_start = anyio.current_time()
                 case Job() as job:
                     self._ready.append(job)
                 case Finish() as end:
@@ -296,17 +299,13 @@ class Pump:
                     gifts.append(gift)
         await self._give_back(gifts)
 
-    async def _resolve_doubt(self) -> None:
-        """Give back what a claim took whose answer was lost. No claim may be under way."""
-        now = anyio.current_time()
-        if self._look_at <= now < self._in_doubt_until:
-            known = [job.claimed.lease for job in self._ready]
-            self.counts["given_back"] += await self._consumer.give_back_unknown(known)
-            self._look_at = now + DOUBT_POLL
+    def _known(self) -> list[Lease]:
+        """All that the worker holds and knows of."""
+        jobs = (*self._ready, *self._starting, *self._runner.jobs.values())
+        return [*(job.claimed.lease for job in jobs), *self._claims.leases, *self._finisher.leases]
 
     async def _has_due(self) -> bool:
-        self._look_at = 0.0
-        await self._resolve_doubt()
+        await self._claims.give_back_lost(self._known, at_once=True)
         return await self._consumer.has_due()
 
     async def _give_back(self, gifts: list[GiveBack]) -> None:
@@ -349,12 +348,17 @@ class Pump:
             self.counts["expired"] += outcome is StartOutcome.EXPIRED
         self._unsure.difference_update(set(leases) - {job.claimed.lease for job in self._ready})
 
-    def _slot_freed(self, again: bool) -> None:
-        if again:
-            self._next_due = 0.0
-        else:
-            self._pace.count_end()
+    def _wake_up(self) -> None:
         self._wake.set()
+
+    def _ended(self, job: Job) -> None:
+        if job.task.name not in self._startable:
+            self._pace.count_end()
+        self._wake_up()
+
+    def _will_be_tried_again(self) -> None:
+        self._next_due = 0.0
+        self._wake_up()
 
     def is_alive(self) -> bool:
         """Whether the heartbeat is young enough to claim; the claim itself has the database ask the same."""
@@ -369,10 +373,10 @@ class Pump:
         for job in self._ready:
             if job.not_before > now:
                 timeout = min(timeout, job.not_before - now)
-        if now < self._in_doubt_until:
+        if self._claims.is_in_doubt:
             timeout = min(timeout, DOUBT_POLL)
         if not await self._wait_woken(timeout):
-            self._hungry = True
+            self._claims.hungry = True
             if timeout >= self._resilience.poll_interval:
                 self._next_due = 0.0
 

@@ -45,7 +45,8 @@ class Runner:
     Attributes:
         jobs: what runs now.
         free: slots by place.
-        changed: called when a slot is free, and with True when a task will be tried again.
+        ended: called when a slot is free, with the job that had it.
+        retrying: called when a task will be tried again.
     """
 
     def __init__(
@@ -76,7 +77,8 @@ class Runner:
             Place.THREAD: threads,
             Place.PROCESS: threads if host.environment.inline else os.cpu_count() or 1,
         }
-        self.changed: Callable[[bool], None] = lambda _: None
+        self.ended: Callable[[Job], None] = lambda _: None
+        self.retrying: Callable[[], None] = lambda: None
 
     def run_soon(self, job: Job, group: anyio.abc.TaskGroup) -> None:
         """Run a task that was started in the database; it has a slot from now on."""
@@ -135,7 +137,7 @@ class Runner:
                 self._finisher.add_nowait(conclude_interrupted(job))
             self.free[job.task.place] += 1
             del self.jobs[job.claimed.lease]
-            self.changed(False)
+            self.ended(job)
 
     def _context(self, job: Job) -> TaskContext:
         claimed = job.claimed
@@ -156,4 +158,4 @@ class Runner:
         stopped = job.is_cancelled and status is not TaskStatus.COMPLETED
         self._counts["cancelled" if stopped else _COUNTED[status]] += 1
         if status is TaskStatus.PENDING:
-            self.changed(True)
+            self.retrying()

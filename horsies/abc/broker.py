@@ -13,7 +13,7 @@ Rules for every method here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -77,8 +77,12 @@ class Consumer(Protocol):
         """Make at most `limit` delayed tasks that have fallen due claimable."""
         ...
 
-    async def claim(self, limit: int, *, now: datetime | None = None) -> Claim:
+    async def claim(self, limit: int, *, startable: Collection[str] = (), now: datetime | None = None) -> Claim:
         """Claim at most `limit` due tasks of the worker's queues: PENDING -> CLAIMED.
+
+        What has one of the names `startable` may go on to RUNNING at once, as by a `start` without a verdict for a
+        crash: so it saves the worker a call, and whether it did says `ClaimedTask.is_running`. A broker that cannot do
+        this leaves it to `start`.
 
         In the order queue priority, task priority, due time, id. Claims nothing unless the worker's own heartbeat is
         present and younger than `recovery.dead_after`, and nothing of a queue that is paused. However many claim at the
@@ -106,9 +110,9 @@ class Consumer(Protocol):
         ...
 
     async def give_back_unknown(self, known: Sequence[Lease]) -> int:
-        """Give back everything CLAIMED by this worker but `known`; how many.
+        """Give back everything CLAIMED by this worker or RUNNING but `known`; how many. No attempt is counted.
 
-        For a worker that did not get the answer to a claim, or to a giving back.
+        For a worker that did not get the answer to a claim, or to a giving back: what it does not know never began.
         """
         ...
 

@@ -76,7 +76,7 @@ class Heartbeat:
 
 
 class ClaimedTask(msgspec.Struct, frozen=True):
-    """A task now CLAIMED by the consumer that asked."""
+    """A task now CLAIMED by the consumer that asked, or RUNNING where `is_running`."""
 
     lease: Lease
     envelope: bytes
@@ -91,6 +91,8 @@ class ClaimedTask(msgspec.Struct, frozen=True):
     good_until: datetime | None
     overdue: float
     """Seconds since the task first fell due in this attempt, by the database's clock."""
+    is_running: bool = False
+    """The claim has started it too: user code is to begin now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,8 @@ class Finish(msgspec.Struct, frozen=True):
 
     `status` is COMPLETED, FAILED or PENDING. PENDING asks for a retry `retry_in` seconds from now; where that would
     be at or after `good_until` the task becomes FAILED instead, so `result` is the failure in every case.
-    With `interrupted` the attempt ended because the worker stopped: no retry is counted.
+    With `interrupted` the attempt ended because the worker stopped: no retry is counted. FAILED without `has_begun` is
+    the end of a task whose user code never began: no attempt is counted.
     """
 
     lease: Lease
@@ -141,6 +144,7 @@ class Finish(msgspec.Struct, frozen=True):
     error_code: str | None
     retry_in: float = 0.0
     interrupted: bool = False
+    has_begun: bool = True
 
 
 class GiveBack(msgspec.Struct, frozen=True):

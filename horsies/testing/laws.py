@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from horsies.abc import TaskRow, TaskStatus
 
-from .broker import CHANGES
+from ._conformance.stage import STEPS
 from .worlds import HELD, require
 
 _FIXED = ("task_id", "task_name", "queue", "priority", "sent_at", "good_until", "envelope")
@@ -34,12 +34,15 @@ def check_change(before: TaskRow | None, after: TaskRow | None, *, calls: int = 
     for one in _FIXED:
         require(getattr(before, one) == getattr(after, one), f"{name}: {one} changed")
     started = after.attempt - before.attempt
-    require(0 <= started <= calls, f"{name}: attempt went from {before.attempt} to {after.attempt}")
+    require(-calls <= started <= calls, f"{name}: attempt went from {before.attempt} to {after.attempt}")
     require(before.retries <= after.retries, f"{name}: retries went from {before.retries} to {after.retries}")
     kept = after.attempts[: len(before.attempts)] == before.attempts
     require(kept, f"{name}: an attempt that had ended changed: {before.attempts} -> {after.attempts}")
     if calls == 1:
-        require((started == 1) == ((before.status, after.status) == HELD), f"{name}: an attempt without a start")
+        starts = {HELD, (TaskStatus.PENDING, TaskStatus.RUNNING)}
+        require((started == 1) == ((before.status, after.status) in starts), f"{name}: an attempt without a start")
+        unbegun = before.status is TaskStatus.RUNNING and after.started_at is None and after.attempts == before.attempts
+        require((started == -1) == unbegun, f"{name}: an attempt that vanished")
 
 
 def check_unique(rows: Iterable[TaskRow], keys: Mapping[str, str | None]) -> None:
@@ -73,8 +76,8 @@ def _check_row(row: TaskRow) -> None:
 
 
 def _reachable(status: TaskStatus, calls: int) -> set[TaskStatus]:
-    """Where a task can be after at most `calls` calls, each of which makes at most one change."""
+    """Where a task can be after at most `calls` calls, each of which takes at most one of `STEPS`."""
     found = {status}
     for _ in range(calls):
-        found |= {after for before, after in CHANGES if before in found}
+        found |= {after for before, after in STEPS if before in found}
     return found

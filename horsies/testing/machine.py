@@ -33,6 +33,7 @@ workers = st.integers(0, len(WORKERS) - 1)
 limits = st.sampled_from((1, 2, 3, 20))
 numbers = st.integers(1, 12)
 """Which task: its id is made from it."""
+names = st.sampled_from(("a_task", "another"))
 sends = st.fixed_dictionaries(
     {
         "number": numbers,
@@ -40,7 +41,7 @@ sends = st.fixed_dictionaries(
         "priority": st.sampled_from((50, 1, 100)),
         "delay": st.sampled_from((0.0, 0.0, 0.0, 0.5, 3.0)),
         "good_for": st.sampled_from((*[None] * 6, 30.0, 4.0, 1.0, 0.0)),
-        "name": st.sampled_from(("a_task", "another")),
+        "name": names,
         "key": st.sampled_from((None, None, None, "k", "l")),
         "changed": st.sampled_from((False, False, False, True)),
     }
@@ -62,6 +63,7 @@ endings = {
     "status": st.sampled_from((TaskStatus.PENDING, TaskStatus.COMPLETED, TaskStatus.FAILED)),
     "retry_in": delays,
     "interrupted": st.booleans(),
+    "begun": st.booleans(),
 }
 
 SETTLED: Calls = {
@@ -75,9 +77,10 @@ SETTLED: Calls = {
     ),
 }
 """Calls that leave the broker no choice. Without their answer, either all of it was done or nothing."""
-FREE: Calls = dict.fromkeys(
-    ("promote", "claim", "expire", "reap"), st.fixed_dictionaries({"worker": workers, "limit": limits})
-)
+FREE: Calls = {
+    **dict.fromkeys(("promote", "expire", "reap"), st.fixed_dictionaries({"worker": workers, "limit": limits})),
+    "claim": st.fixed_dictionaries({"worker": workers, "limit": limits, "startable": st.frozensets(names)}),
+}
 """Calls that leave the broker a choice."""
 CALLS: Calls = {**SETTLED, **FREE}
 
@@ -227,7 +230,7 @@ class BrokerMachine(RuleBasedStateMachine):
             self._play.do(self._play.beat(worker))
 
     def _work(self, given: Given, retry_after_crash: float | None) -> tuple[int, list[Lease]]:
-        self._play.do(self._play.promote(**given))
+        self._play.do(self._play.promote(given["worker"], given["limit"]))
         call = self._play.claim(**given)
         (claim,) = self._play.do(call)
         leases = [task.lease for task in claim.tasks]

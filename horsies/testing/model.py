@@ -11,7 +11,7 @@ locked, which is what `contended` allows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -97,9 +97,9 @@ def give_back_unknown(world: World, worker: str, known: Sequence[Lease]) -> tupl
     unknown = [
         task
         for task_id, task in world.tasks.items()
-        if task.row.status is TaskStatus.CLAIMED and task.row.worker_id == worker and task_id not in ids
+        if task.row.status in HELD and task.row.worker_id == worker and task_id not in ids
     ]
-    return len(unknown), world.having(map(_returned, unknown))
+    return len(unknown), world.having(_returned(_unbegun(task)) for task in unknown)
 
 
 def promote(world: World, *, limit: int, now: datetime, answer: Promotion, contended: bool = False) -> Iterator[World]:
@@ -120,6 +120,7 @@ def claim(
     queues: Sequence[tuple[str, int]],
     *,
     limit: int,
+    startable: Collection[str],
     now: datetime,
     dead_after: float,
     answer: Claim,
@@ -152,13 +153,9 @@ def claim(
         require(full or answer.expired > 0, f"claimed {ids} of {orders[0]} where the limit is {limit}")
     for claimed in answer.tasks:
         _check_claimed(claimable[claimed.lease.task_id], claimed, now)
-    world = world.having(
-        replace(
-            claimable[claimed.lease.task_id].becoming(TaskStatus.CLAIMED, claimed_at=now, worker_id=worker),
-            claim_number=claimed.lease.claim_number,
-        )
-        for claimed in answer.tasks
-    )
+        right = not claimed.is_running or claimed.task_name in startable
+        require(right, f"started {claimed.lease.task_id}, which is a {claimed.task_name!r} and not of {startable}")
+    world = world.having(_claimed(claimable[claimed.lease.task_id], claimed, worker, now) for claimed in answer.tasks)
     late = [task for task in world.tasks.values() if task.is_pending() and task.is_late(now)]
     for chosen in choices("expired", late, answer.expired, len(late), contended=True):
         yield world.having(_expired(task, now) for task in chosen)
@@ -176,8 +173,7 @@ def start(world: World, worker: str, starts: Sequence[Start], *, now: datetime) 
             world = world.having([_expired(task, now)])
         else:
             answers.append(StartOutcome.STARTED)
-            started = task.becoming(TaskStatus.RUNNING, started_at=now, attempt=task.row.attempt + 1)
-            world = world.having([replace(started, retry_after_crash=one.retry_after_crash)])
+            world = world.having([_started(task, one.retry_after_crash, now)])
     return answers, world
 
 
@@ -190,6 +186,8 @@ def finish(world: World, worker: str, ends: Sequence[Finish], *, now: datetime) 
         answers.append(mine)
         if task is not None and mine:
             delay = None
+            if end.status is TaskStatus.FAILED and not end.has_begun:
+                task = _unbegun(task)
             if end.status is TaskStatus.PENDING:
                 delay = 0.0 if end.interrupted else max(end.retry_in, 0.0)
             world = world.having(
@@ -303,6 +301,24 @@ def _holder(world: World, new: NewTask) -> str | None:
     wanted = (new.task_name, new.unique_key)
     unfinished = (task for task in world.tasks.values() if not task.has_ended())
     return next((task.row.task_id for task in unfinished if (task.row.task_name, task.unique_key) == wanted), None)
+
+
+def _claimed(task: Task, claimed: ClaimedTask, worker: str, now: datetime) -> Task:
+    task = task.becoming(TaskStatus.CLAIMED, claimed_at=now, worker_id=worker)
+    task = replace(task, claim_number=claimed.lease.claim_number)
+    return _started(task, None, now) if claimed.is_running else task
+
+
+def _started(task: Task, retry_after_crash: float | None, now: datetime) -> Task:
+    task = task.becoming(TaskStatus.RUNNING, started_at=now, attempt=task.row.attempt + 1)
+    return replace(task, retry_after_crash=retry_after_crash)
+
+
+def _unbegun(task: Task) -> Task:
+    """As if it had not been started, if it was."""
+    if task.row.status is not TaskStatus.RUNNING:
+        return task
+    return task.becoming(TaskStatus.RUNNING, started_at=None, attempt=task.row.attempt - 1)
 
 
 def _returned(task: Task) -> Task:

@@ -7,7 +7,7 @@ laws judge what came of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -196,11 +196,11 @@ class Play:
         return self.finished(worker, held, **end)
 
     def finished(
-        self, worker: int, leases: Sequence[Lease], status: TaskStatus, retry_in: float, interrupted: bool
+        self, worker: int, leases: Sequence[Lease], status: TaskStatus, retry_in: float, interrupted: bool, begun: bool
     ) -> Call:
         """Finish what `leases` name, whoever has them."""
         code = None if status is TaskStatus.COMPLETED else "A_CODE"
-        ends = [Finish(lease, status, b"result", code, retry_in, interrupted) for lease in leases]
+        ends = [Finish(lease, status, b"result", code, retry_in, interrupted, begun) for lease in leases]
         run = partial(self._roles.consumers[worker].finish, ends, now=self._now)
         return exact(run, partial(model.finish, worker=WORKERS[worker][0], ends=ends, now=self._now))
 
@@ -218,10 +218,10 @@ class Play:
     def promote(self, worker: int, limit: int) -> Call:
         return self._free(self._roles.consumers[worker].promote, model.promote, worker, limit)
 
-    def claim(self, worker: int, limit: int) -> Call:
+    def claim(self, worker: int, limit: int, startable: Collection[str]) -> Call:
         name, queues = WORKERS[worker]
-        call = partial(model.claim, worker=name, queues=queues, dead_after=self._dead_after)
-        return self._free(self._roles.consumers[worker].claim, call, worker, limit)
+        call = partial(model.claim, worker=name, queues=queues, startable=startable, dead_after=self._dead_after)
+        return self._free(partial(self._roles.consumers[worker].claim, startable=startable), call, worker, limit)
 
     def expire(self, worker: int, limit: int) -> Call:
         return self._free(self._roles.maintenance.expire, model.expire, worker, limit)

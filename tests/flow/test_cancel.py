@@ -221,7 +221,7 @@ async def test_a_request_that_comes_while_a_task_is_being_started_keeps_it_from_
 ) -> None:
     app, signals = Horsies(rare_polls), Signals()
 
-    @app.task
+    @app.task(retry=RetryPolicy.fixed([0.01]), retry_for=("WORKER_CRASHED",))
     async def never() -> None:
         signals.runs += 1
 

@@ -9,7 +9,7 @@ import anyio
 import psycopg
 import pytest
 
-from horsies import AppConfig, Horsies, Ok, QueueConfig, Runtime, WorkerConfig
+from horsies import AppConfig, Horsies, Ok, QueueConfig, RetryPolicy, Runtime, WorkerConfig
 from horsies._worker import pump
 from horsies._worker.pace import Pace
 
@@ -38,7 +38,7 @@ class Blocking:
         self.go_on = anyio.Event()
         self.runs = Counter[int]()
 
-        @self.app.task
+        @self.app.task(retry=RetryPolicy.fixed([0.01]), retry_for=("WORKER_CRASHED",))
         async def block(n: int) -> int:
             self.runs[n] += 1
             await self.go_on.wait()

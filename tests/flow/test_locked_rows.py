@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import psycopg
 import pytest
 
-from horsies import AppConfig, Horsies, Ok, RecoveryConfig, ResilienceConfig, Runtime, WorkerConfig
+from horsies import AppConfig, Horsies, Ok, RecoveryConfig, ResilienceConfig, RetryPolicy, Runtime, WorkerConfig
 from horsies.abc import Claim, Consumer
 
 pytestmark = pytest.mark.anyio
@@ -88,7 +89,7 @@ async def test_a_task_whose_row_is_locked_when_it_is_to_start_starts_later(
     app = Horsies(AppConfig.for_database_url(postgres_url, schema=schema, recovery=RECOVERY, resilience=RESILIENCE))
     runs: list[int] = []
 
-    @app.task
+    @app.task(retry=RetryPolicy.fixed([1.0]), retry_for=("WORKER_CRASHED",))
     async def note(n: int) -> int:
         runs.append(n)
         return n
@@ -104,8 +105,8 @@ async def test_a_task_whose_row_is_locked_when_it_is_to_start_starts_later(
                 async with consumer(worker_id, queues) as real:
                     claim = real.claim
 
-                    async def lock(limit: int) -> Claim:
-                        claimed = await claim(limit)
+                    async def lock(limit: int, **given: Any) -> Claim:
+                        claimed = await claim(limit, **given)
                         locker.execute(f"SELECT FROM {schema}.tasks WHERE id = %s FOR UPDATE", (handles[2].task_id,))
                         return claimed
 

@@ -57,11 +57,11 @@ VALUES = {
     "capped": "ARRAY['queue1']",
     "ids": IDS,
     "claim_numbers": "ARRAY[1]",
-    "statuses": "ARRAY['COMPLETED']",
+    "verbs": "ARRAY['COMPLETE']",
+    "startable": "ARRAY['task']",
     "results": "ARRAY['\\x00']::bytea[]",
     "error_codes": "ARRAY[NULL]::text[]",
     "retry_ins": "ARRAY[0]",
-    "interrupteds": "ARRAY[false]",
     "delays": "ARRAY[0]",
     "retries_after_crash": "ARRAY[NULL]::float8[]",
     "shas": "ARRAY['\\x00']::bytea[]",
@@ -167,17 +167,25 @@ async def test_locks_in_the_order_of_the_index(connection: AnyioConnection[Row],
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", ["claim", "promote", "start", "finish", "give_back", "join", "beat", "leave", "pause"])
+@pytest.mark.parametrize(
+    ("name", "startable", "commit"),
+    [
+        ("claim", "'{}'::text[]", "off"),
+        ("claim", "ARRAY['task']", "on"),
+        ("promote", "", "off"),
+        *((name, "", "on") for name in ("start", "finish", "give_back", "join", "beat", "leave", "pause")),
+    ],
+)
 async def test_only_what_a_crash_may_undo_does_not_wait_for_the_disk(
-    connection: AnyioConnection[Row], schema: str, name: str
+    connection: AnyioConnection[Row], schema: str, name: str, startable: str, commit: str
 ) -> None:
-    given = {**VALUES, "queue": "'queue0'"}
+    given = {**VALUES, "queue": "'queue0'", "startable": startable}
     query = re.sub(r"%\((\w+)\)s", lambda match: given[match[1]], named_queries(schema)[name])
     await connection.execute("SET synchronous_commit = on")  # the server of the tests has it off
     async with connection.transaction(force_rollback=True):
         await connection.execute(query)
         cursor = await connection.execute("SHOW synchronous_commit")
-        assert await cursor.fetchone() == ("off" if name in ("claim", "promote") else "on",)
+        assert await cursor.fetchone() == (commit,)
     cursor = await connection.execute("SHOW synchronous_commit")
     assert await cursor.fetchone() == ("on",)
 

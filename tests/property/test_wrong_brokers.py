@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any
@@ -50,7 +50,9 @@ def query(patch: Patch, name: str, old: str, new: str) -> None:
 def claims_without_lock(patch: Patch) -> None:
     """It looks in one transaction and takes in another: two that look at once take the same."""
 
-    async def claim(self: SqliteConsumer, limit: int, *, now: datetime | None = None) -> Claim:
+    async def claim(
+        self: SqliteConsumer, limit: int, *, startable: Collection[str] = (), now: datetime | None = None
+    ) -> Claim:
         since = {"worker": self._worker_id}
 
         def look(transaction: Any) -> list[str]:
@@ -61,7 +63,9 @@ def claims_without_lock(patch: Patch) -> None:
 
         found = await self._session.read("claim", look, now=now)
         await anyio.lowlevel.checkpoint()
-        take = lambda transaction: tuple(self._take(transaction, task_id) for task_id in found)  # noqa: E731
+        take = lambda transaction: tuple(  # noqa: E731
+            self._take(transaction, task_id, frozenset(startable)) for task_id in found
+        )
         return Claim(await self._session.write("claim", take, now=now), 0)
 
     patch.setattr(SqliteConsumer, "claim", claim)
@@ -134,6 +138,22 @@ def giving_back_that_burns_an_attempt(patch: Patch) -> None:
     query(patch, "give_back", "status = 'PENDING',", "status = 'PENDING', attempt = attempt + 1,")
 
 
+def claim_that_starts_anything(patch: Patch) -> None:
+    claim = SqliteConsumer._claim
+    everything = frozenset(("a_task", "another"))
+    patch.setattr(
+        SqliteConsumer, "_claim", lambda self, transaction, limit, _: claim(self, transaction, limit, everything)
+    )
+
+
+def lost_claim_that_burns_an_attempt(patch: Patch) -> None:
+    query(patch, "give_back_unknown", "attempt - (status = 'RUNNING')", "attempt")
+
+
+def refusal_that_burns_an_attempt(patch: Patch) -> None:
+    query(patch, "unbegun", "attempt - 1", "attempt")
+
+
 def cancel_of_the_finished(patch: Patch) -> None:
     cancel = SqliteControl._cancel
 
@@ -162,6 +182,9 @@ WRONG = [
     claim_number_that_starts_anew,
     keys_that_nobody_holds,
     giving_back_that_burns_an_attempt,
+    claim_that_starts_anything,
+    lost_claim_that_burns_an_attempt,
+    refusal_that_burns_an_attempt,
 ]
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -79,7 +78,7 @@ class PostgresConsumer:
         promoted, next_due_in, _ = rows[0]
         return Promotion(promoted, 0.0 if promoted == limit else next_due_in)
 
-    async def claim(self, limit: int, *, now: datetime | None = None) -> Claim:
+    async def claim(self, limit: int, *, startable: Collection[str] = (), now: datetime | None = None) -> Claim:
         """See `horsies.abc.Consumer.claim`.
 
         A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
@@ -87,11 +86,11 @@ class PostgresConsumer:
         begins; only what looked from the front finds nothing.
         """
         if self._floors.hold:
-            claim = await self._take(limit, now)
+            claim = await self._take(limit, startable, now)
             if claim.tasks or claim.expired:
                 return claim
         self._floors.lift()
-        return await self._take(limit, now)
+        return await self._take(limit, startable, now)
 
     async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
         """See `horsies.abc.Consumer.start`. A batch that meets a locked row is halved until that row stands alone."""
@@ -147,24 +146,24 @@ class PostgresConsumer:
         due: bool = rows[0][0]
         return due
 
-    async def _take(self, limit: int, now: datetime | None) -> Claim:
+    async def _take(self, limit: int, startable: Collection[str], now: datetime | None) -> Claim:
         """Claim, from the floors on."""
         swept = 0
-        rows, expired = await self._claim(limit, now, step_over=False)
+        rows, expired = await self._claim(limit, startable, now, step_over=False)
         if expired and len(rows) < limit:
-            # What was claimed so far is this worker's, and must reach it whatever happens now.
-            with suppress(BrokerError):
-                given = {"limit": _SWEEP, "now": now}
-                ((swept, _),) = await self._intake.fetch("claim", self._sql["sweep"], given)
-                more, _ = await self._claim(limit - len(rows), now, step_over=True)
-                rows += more
+            given = {"limit": _SWEEP, "now": now}
+            ((swept, _),) = await self._intake.fetch("claim", self._sql["sweep"], given)
+            more, _ = await self._claim(limit - len(rows), startable, now, step_over=True)
+            rows += more
         rows.sort(key=self._order)
         places = [(queue, (priority, due_at)) for _, _, queue, priority, due_at, *_ in rows]
         self._floors.taken(places, obstructed=swept == _SWEEP)
         return Claim(tuple(map(_claimed_task, rows)), expired + swept)
 
-    async def _claim(self, limit: int, now: datetime | None, *, step_over: bool) -> tuple[list[Row], int]:
-        """The rows that are CLAIMED now, and how many others became EXPIRED."""
+    async def _claim(
+        self, limit: int, startable: Collection[str], now: datetime | None, *, step_over: bool
+    ) -> tuple[list[Row], int]:
+        """The rows that are CLAIMED or RUNNING now, and how many others became EXPIRED."""
         rows = await self._intake.fetch(
             "claim",
             self._sql["claim"],
@@ -179,11 +178,12 @@ class PostgresConsumer:
                 "caps": list(self._caps.queues),
                 "cluster_cap": self._caps.cluster,
                 "step_over": step_over,
+                "startable": startable,
                 "now": now,
             },
             locks=self._caps.locks,
         )
-        claimed = [row for row in rows if row[1] == TaskStatus.CLAIMED]
+        claimed = [row for row in rows if row[1] != TaskStatus.EXPIRED]
         return claimed, len(rows) - len(claimed)
 
     async def _start(self, starts: Sequence[Start], now: datetime | None) -> list[StartOutcome]:
@@ -208,11 +208,10 @@ class PostgresConsumer:
             self._sql["finish"],
             {
                 **_fences([end.lease for end in ends]),
-                "statuses": [end.status.value for end in ends],
+                "verbs": list(map(_verb, ends)),
                 "results": [end.result for end in ends],
                 "error_codes": [end.error_code for end in ends],
                 "retry_ins": [float(end.retry_in) for end in ends],
-                "interrupteds": [end.interrupted for end in ends],
                 "worker": self._worker_id,
                 "capped": list(self._caps.capped),
                 "now": now,
@@ -232,7 +231,10 @@ _START = {
 
 
 def _claimed_task(row: Row) -> ClaimedTask:
-    task_id, _, queue, priority, _, claim_number, envelope, sha, name, attempt, retries, good_until, overdue, _ = row
+    task_id, status, queue, priority, _, claim_number, envelope, sha, name, attempt, retries, good_until, overdue, _ = (
+        row
+    )
+    is_running = status == TaskStatus.RUNNING
     return ClaimedTask(
         lease=Lease(task_id, claim_number),
         envelope=envelope,
@@ -240,11 +242,21 @@ def _claimed_task(row: Row) -> ClaimedTask:
         task_name=name,
         queue=queue,
         priority=priority,
-        attempt=attempt,
+        attempt=attempt - is_running,
         retries=retries,
         good_until=in_utc(good_until),
         overdue=overdue,
+        is_running=is_running,
     )
+
+
+def _verb(end: Finish) -> str:
+    """What `finish` is asked for, in its own words."""
+    if end.status is TaskStatus.COMPLETED:
+        return "COMPLETE"
+    if end.status is TaskStatus.PENDING:
+        return "INTERRUPT" if end.interrupted else "RETRY"
+    return "FAIL" if end.has_begun else "REFUSE"
 
 
 def _fences(leases: Sequence[Lease]) -> dict[str, object]:

@@ -7,7 +7,7 @@ Nobody can come in between, because the transaction has the database's only writ
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 
@@ -107,13 +107,15 @@ class SqliteConsumer:
 
         return await self._session.write("promote", work, now=now)
 
-    async def claim(self, limit: int, *, now: datetime | None = None) -> Claim:
+    async def claim(self, limit: int, *, startable: Collection[str] = (), now: datetime | None = None) -> Claim:
         """See `horsies.abc.Consumer.claim`.
 
         A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
         what stands behind a million of them is reached at once, and each claim finds fewer.
         """
-        return await self._session.write("claim", lambda transaction: self._claim(transaction, limit), now=now)
+        return await self._session.write(
+            "claim", lambda transaction: self._claim(transaction, limit, frozenset(startable)), now=now
+        )
 
     async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
         """See `horsies.abc.Consumer.start`."""
@@ -157,7 +159,7 @@ class SqliteConsumer:
 
         return await self._session.read("has_due", work, now=now)
 
-    def _claim(self, transaction: Transaction, limit: int) -> Claim:
+    def _claim(self, transaction: Transaction, limit: int, startable: frozenset[str]) -> Claim:
         now = transaction.now
         alive_since = after(now, -self._dead_after)
         if not transaction.fetch(self._sql["alive"], {"worker": self._worker_id, "since": alive_since}):
@@ -165,7 +167,7 @@ class SqliteConsumer:
         heads = self._heads(transaction, limit, step_over=False)
         late = [task_id for *_, task_id, good_until in heads if good_until is not None and good_until <= now]
         passed_over = set(late)
-        tasks = [self._take(transaction, task_id) for *_, task_id, _ in heads if task_id not in passed_over]
+        tasks = [self._take(transaction, task_id, startable) for *_, task_id, _ in heads if task_id not in passed_over]
         for task_id in late:
             expire_one(self._sql, transaction, task_id)
         expired = len(late)
@@ -175,7 +177,7 @@ class SqliteConsumer:
                 transaction.notify(Topic.FINISHED, task_id)
             expired += len(swept)
             heads = self._heads(transaction, limit - len(tasks), step_over=True)
-            tasks += [self._take(transaction, task_id) for *_, task_id, _ in heads]
+            tasks += [self._take(transaction, task_id, startable) for *_, task_id, _ in heads]
         return Claim(tuple(tasks), expired)
 
     def _heads(self, transaction: Transaction, limit: int, *, step_over: bool) -> list[Row]:
@@ -210,11 +212,13 @@ class SqliteConsumer:
         ((held,),) = transaction.fetch(self._sql["held_of_queue"], {"queue": queue})
         return max(min(most, self._caps[queue] - held), 0)
 
-    def _take(self, transaction: Transaction, task_id: str) -> ClaimedTask:
+    def _take(self, transaction: Transaction, task_id: str, startable: frozenset[str]) -> ClaimedTask:
         (row,) = transaction.fetch(
             self._sql["claim"], {"id": task_id, "worker": self._worker_id, "now": transaction.now}
         )
         claim_number, envelope, sha, name, queue, priority, attempt, retries, good_until, first_due_at = row
+        if name in startable:
+            self._begin(transaction, task_id, None)
         return ClaimedTask(
             lease=Lease(task_id, claim_number),
             envelope=envelope,
@@ -226,6 +230,7 @@ class SqliteConsumer:
             retries=retries,
             good_until=None if good_until is None else instant(good_until),
             overdue=(transaction.now - first_due_at) / 1e6,
+            is_running=name in startable,
         )
 
     def _start(self, transaction: Transaction, start: Start) -> StartOutcome:
@@ -237,11 +242,12 @@ class SqliteConsumer:
         if good_until is not None and good_until <= transaction.now:
             expire_one(self._sql, transaction, task_id)
             return StartOutcome.EXPIRED
-        transaction.fetch(
-            self._sql["start"],
-            {"id": task_id, "now": transaction.now, "retry_after_crash": start.retry_after_crash},
-        )
+        self._begin(transaction, task_id, start.retry_after_crash)
         return StartOutcome.STARTED
+
+    def _begin(self, transaction: Transaction, task_id: str, retry_after_crash: float | None) -> None:
+        given = {"id": task_id, "now": transaction.now, "retry_after_crash": retry_after_crash}
+        transaction.fetch(self._sql["start"], given)
 
     def _finish(self, transaction: Transaction, end: Finish) -> bool:
         task_id, now = end.lease.task_id, transaction.now
@@ -251,6 +257,8 @@ class SqliteConsumer:
         status, queue, good_until, attempt, started_at, cancel_requested_at = held
         if status != TaskStatus.RUNNING and end.status is not TaskStatus.FAILED:
             return False
+        if status == TaskStatus.RUNNING and end.status is TaskStatus.FAILED and not end.has_begun:
+            transaction.fetch(self._sql["unbegun"], {"id": task_id})
         again_at = after(now, 0.0 if end.interrupted else max(end.retry_in, 0.0))
         if end.status is TaskStatus.COMPLETED:
             end_task(self._sql, transaction, task_id, TaskStatus.COMPLETED, end.error_code, end.result)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import anyio
 import pytest
 from msgspec.structs import replace
 
 from horsies.abc import (
     Consumer,
+    GiveBack,
     Start,
     StartOutcome,
     TaskStatus,
 )
 
-from .stage import T0, Stage, at, done, ids, new_task
+from .stage import T0, C, R, Stage, at, done, ids, new_task
 
 
 class Claiming:
@@ -129,13 +132,59 @@ class Claiming:
         row = await stage.row(1)
         assert (row.status, row.attempt, row.started_at, row.worker_id) == (TaskStatus.RUNNING, 1, T0, "w1")
 
+    async def test_a_claim_may_start_what_it_takes(self, stage: Stage) -> None:
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
+        await stage.send(new_task(1), new_task(2, task_name="another"), new_task(3, good_until=at(2)))
+        claim = await worker.claim(5, startable={"a_task", "unheard of"}, now=at(1))
+        assert [task.attempt for task in claim.tasks] == [0, 0, 0]
+        for task in claim.tasks:
+            row = await stage.row(UUID(task.lease.task_id).int)
+            assert (row.worker_id, row.claimed_at) == ("w1", at(1))
+            if not task.is_running:
+                assert (row.status, row.attempt, row.started_at) == (C, 0, None)
+                continue
+            assert row.task_name == "a_task"
+            assert (row.status, row.attempt, row.started_at) == (R, 1, at(1))
+            assert await worker.start([Start(task.lease)], now=at(1)) == [StartOutcome.LOST]
+            assert await other.finish([done(task.lease)], now=at(2)) == [False]
+            assert await worker.finish([done(task.lease)], now=at(2)) == [True]
+            assert await stage.status(UUID(task.lease.task_id).int) is TaskStatus.COMPLETED
+
+    async def test_what_a_claim_started_fails_with_its_worker(self, stage: Stage) -> None:
+        """Whatever an earlier attempt had stored for a crash."""
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
+        lease = await stage.started(worker, new_task(1), retry_after_crash=0.0)
+        await worker.finish([done(lease, TaskStatus.PENDING)], now=at(1))
+        await stage.begun(worker, 1, now=at(1))
+        assert (await other.beat(watching=True, now=at(20))).alive
+        assert await stage.maintenance.reap(10, now=at(20)) == 1
+        row = await stage.row(1)
+        assert (row.status, row.error_code, row.attempt) == (TaskStatus.FAILED, "WORKER_CRASHED", 2)
+
+    async def test_what_was_deferred_has_its_first_due_time_once_it_runs(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        lease = await stage.claimed(worker, new_task(1))
+        await worker.give_back([GiveBack(lease, 3.0)], now=at(1))
+        await worker.promote(1, now=at(5))
+        (lease,) = await stage.begun(worker, 1, now=at(5))
+        await worker.finish([done(lease, TaskStatus.PENDING, retry_in=1.0)], now=at(6))
+        await worker.promote(1, now=at(8))
+        (again,) = (await worker.claim(1, now=at(8))).tasks
+        assert again.attempt == 1
+        assert again.overdue == pytest.approx(1)
+
+    @pytest.mark.parametrize("startable", [(), ("a_task",)])
     @pytest.mark.parametrize(("good_until", "expired"), [(5.0, True), (5.001, False)])
-    async def test_the_deadline_is_strict_at_the_claim(self, stage: Stage, good_until: float, expired: bool) -> None:
+    async def test_the_deadline_is_strict_at_the_claim(
+        self, stage: Stage, good_until: float, expired: bool, startable: tuple[str, ...]
+    ) -> None:
         worker = await stage.worker()
         await stage.send(new_task(1, good_until=at(good_until)), new_task(2))
-        claim = await worker.claim(5, now=at(5))
+        claim = await worker.claim(5, startable=startable, now=at(5))
         assert (ids(claim.tasks), claim.expired) == (([2], 1) if expired else ([1, 2], 0))
-        assert await stage.status(1) is (TaskStatus.EXPIRED if expired else TaskStatus.CLAIMED)
+        row = await stage.row(1)
+        assert row.status is (TaskStatus.EXPIRED if expired else R if claim.tasks[0].is_running else C)
+        assert (row.attempt, row.started_at is not None) == ((1, True) if row.status is R else (0, False))
 
     @pytest.mark.parametrize(("good_until", "outcome"), [(5.0, StartOutcome.EXPIRED), (5.001, StartOutcome.STARTED)])
     async def test_the_deadline_is_strict_at_the_start(

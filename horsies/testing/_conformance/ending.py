@@ -17,7 +17,7 @@ from horsies.abc import (
     TaskStatus,
 )
 
-from .stage import CHANGES, T0, C, P, R, Stage, at, done, ids, new_task
+from .stage import STEPS, T0, C, P, R, Stage, at, done, ids, new_task
 
 
 class Ending:
@@ -133,11 +133,11 @@ class Ending:
 
     async def test_what_a_worker_does_not_know_of_is_given_back(self, stage: Stage) -> None:
         worker, other = await stage.worker("w1"), await stage.worker("w2")
-        await stage.started(worker, new_task(1))
+        running = await stage.started(worker, new_task(1))
         known = await stage.claimed(worker, new_task(2))
         await stage.claimed(other, new_task(3))
         await stage.claimed(worker, new_task(4))
-        assert await worker.give_back_unknown([known]) == 1
+        assert await worker.give_back_unknown([known, running]) == 1
         assert [await stage.status(n) for n in (1, 2, 3, 4)] == [
             TaskStatus.RUNNING,
             TaskStatus.CLAIMED,
@@ -146,7 +146,35 @@ class Ending:
         ]
         (again,) = (await worker.claim(5, now=at(1))).tasks
         assert again.attempt == 0
+        assert await worker.give_back_unknown([running]) == 2
+        assert await stage.status(1) is TaskStatus.RUNNING
+
+    async def test_what_a_lost_claim_has_started_never_began(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1), new_task(2))
+        await stage.begun(worker, 2, now=T0)
         assert await worker.give_back_unknown([]) == 2
+        rows = [await stage.row(n) for n in (1, 2)]
+        assert [(row.status, row.attempt, row.started_at, row.attempts) for row in rows] == [(P, 0, None, ())] * 2
+        again = await worker.claim(2, startable={"a_task"}, now=at(1))
+        assert [(task.lease.claim_number, task.attempt) for task in again.tasks] == [(2, 0)] * 2
+
+    async def test_what_never_began_has_burnt_no_attempt(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1), new_task(2), new_task(3))
+        leases = await stage.begun(worker, 3, now=T0)
+        assert await stage.broker.control.cancel([leases[1].task_id], now=T0) == [CancelOutcome.REQUESTED]
+        begun = (False, False, True)
+        ends = [
+            done(lease, TaskStatus.FAILED, has_begun=has_begun) for lease, has_begun in zip(leases, begun, strict=True)
+        ]
+        assert await worker.finish(ends, now=at(1)) == [True] * 3
+        rows = [await stage.row(n) for n in (1, 2, 3)]
+        assert [(row.status, row.attempt, row.started_at) for row in rows] == [
+            (TaskStatus.FAILED, 0, None),
+            (TaskStatus.CANCELLED, 0, None),
+            (TaskStatus.FAILED, 1, T0),
+        ]
 
     async def test_the_dead_hold_nothing(self, stage: Stage) -> None:
         dead, living = await stage.worker("w1"), await stage.worker("w2")
@@ -260,7 +288,8 @@ class Ending:
             match random.randrange(8):
                 case 0 | 1:
                     await worker.promote(5, now=now)
-                    leases += [task.lease for task in (await worker.claim(4, now=now)).tasks]
+                    startable = random.choice(((), ("a_task",)))
+                    leases += [task.lease for task in (await worker.claim(4, startable=startable, now=now)).tasks]
                 case 2 | 3:
                     await worker.start([Start(lease) for lease in leases[-4:]], now=now)
                 case 4 | 5:
@@ -276,6 +305,6 @@ class Ending:
             after = {row.task_id: row.status for row in rows if row is not None}
             seen |= {(before[task_id], after[task_id]) for task_id in before if before[task_id] != after[task_id]}
             before = after
-        assert seen <= CHANGES
+        assert seen <= STEPS
         assert (P, C) in seen
         assert any(old is R for old, _ in seen)

@@ -37,7 +37,9 @@ CHANGES = frozenset(
     | {(R, TaskStatus.COMPLETED), (R, TaskStatus.FAILED), (R, P)}
     | {(before, TaskStatus.CANCELLED) for before in (P, C, R)}
 )
-"""Every change of status that one call of a broker's method may make."""
+"""Every change of status that there is."""
+STEPS = CHANGES | {(P, R)}
+"""Those that one call of a broker's method may make: a claim may make two at once."""
 
 
 def at(seconds: float) -> datetime:
@@ -100,6 +102,12 @@ class Stage:
         lease = await self.claimed(consumer, task)
         assert await consumer.start([Start(lease, retry_after_crash)], now=T0) == [StartOutcome.STARTED]
         return lease
+
+    async def begun(self, consumer: Consumer, limit: int, *, now: datetime) -> list[Lease]:
+        """What a claim of `limit` brings, all of it RUNNING: started by the claim, where the broker does that."""
+        tasks = (await consumer.claim(limit, startable={"a_task"}, now=now)).tasks
+        await consumer.start([Start(task.lease) for task in tasks if not task.is_running], now=now)
+        return [task.lease for task in tasks]
 
     async def row(self, n: int) -> TaskRow:
         row = await self.broker.reader.read(str(UUID(int=n)))

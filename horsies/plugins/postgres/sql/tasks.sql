@@ -72,17 +72,22 @@ FROM clock CROSS JOIN (
 ) AS told
 
 -- name: claim
--- PENDING -> CLAIMED, by a worker that is alive. What is past its deadline becomes EXPIRED, or with `step_over` is left
+-- PENDING -> CLAIMED or RUNNING, by a worker that is alive. What is past its deadline becomes EXPIRED, or with `step_over` is left
 -- where it stands, which reaches what is behind any number of such tasks, at the price of looking at each.
 -- `floor` is where in its queue the claim begins: what is before it is not looked at.
 -- `served` are the queues that are not paused, with the room that their caps leave; where there is a cap, claims take
 -- turns by a lock that was taken before this statement began, so that what it counts is true.
 -- `share` counts how many of the best rows each queue holds, locking none; then so many are locked in each queue. So a
 -- claim locks no more rows than it takes, and claimers that meet share out what there is instead of waiting.
--- A claim does not wait for the disk: the commit of its start, which user code waits for, brings it there as well, and one
--- that a crash of the server undoes was never started, so that its fence stops whoever still believes in it.
+-- What is `startable` goes on to RUNNING at once, with no verdict for a crash; but not what was deferred, whose first due
+-- time a start restores.
+-- A claim that starts nothing does not wait for the disk: the commit of its start, which user code waits for, brings it
+-- there as well, and one that a crash of the server undoes was never started, so that its fence stops whoever still
+-- believes in it.
 WITH clock AS MATERIALIZED (
-    SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now, set_config('synchronous_commit', 'off', true)
+    SELECT
+        coalesce(%(now)s::timestamptz, clock_timestamp()) AS now,
+        CASE WHEN %(startable)s::text[] = '{}' THEN set_config('synchronous_commit', 'off', true) END
 ),
 alive AS MATERIALIZED (
     SELECT clock.now FROM clock JOIN {schema}.workers
@@ -111,9 +116,9 @@ served AS MATERIALIZED (
     )
 ),
 share AS MATERIALIZED (
-    SELECT best.queue, best.floor_priority, best.floor_due_at, count(*) AS rows
+    SELECT queue, floor_priority, floor_due_at, count(*) AS rows
     FROM (
-        SELECT served.queue, served.floor_priority, served.floor_due_at
+        SELECT queue, floor_priority, floor_due_at
         FROM served
         CROSS JOIN LATERAL (
             SELECT priority, due_at, id FROM {schema}.tasks
@@ -134,18 +139,32 @@ share AS MATERIALIZED (
             )
         END
     ) AS best
-    GROUP BY best.queue, best.floor_priority, best.floor_due_at
+    GROUP BY queue, floor_priority, floor_due_at
 ),
 taken AS (
-    UPDATE {schema}.tasks AS task SET
-        phase = CASE WHEN task.good_until <= alive.now THEN 3 ELSE 2 END,
-        status = CASE WHEN task.good_until <= alive.now THEN 'EXPIRED' ELSE 'CLAIMED' END,
-        finished_at = CASE WHEN task.good_until <= alive.now THEN alive.now END,
-        claimed_at = CASE WHEN task.good_until <= alive.now THEN NULL ELSE alive.now END,
-        worker_id = CASE WHEN task.good_until <= alive.now THEN NULL ELSE %(worker)s END,
-        claim_number = task.claim_number + 1
+    UPDATE {schema}.tasks SET
+        phase = CASE WHEN good_until <= now THEN 3 ELSE 2 END,
+        status = CASE
+            WHEN good_until <= now THEN 'EXPIRED'
+            WHEN task_name = ANY (%(startable)s::text[]) AND deferred_from IS NULL THEN 'RUNNING'
+            ELSE 'CLAIMED'
+        END,
+        finished_at = CASE WHEN good_until <= now THEN now END,
+        claimed_at = CASE WHEN good_until <= now THEN NULL ELSE now END,
+        started_at = CASE
+            WHEN good_until <= now THEN NULL
+            WHEN task_name = ANY (%(startable)s::text[]) AND deferred_from IS NULL THEN now
+        END,
+        worker_id = CASE WHEN good_until <= now THEN NULL ELSE %(worker)s END,
+        attempt = attempt + CASE
+            WHEN good_until <= now THEN 0
+            WHEN task_name = ANY (%(startable)s::text[]) AND deferred_from IS NULL THEN 1
+            ELSE 0
+        END,
+        claim_number = claim_number + 1,
+        retry_after_crash = NULL
     FROM alive
-    WHERE task.ctid = ANY (ARRAY(
+    WHERE ctid = ANY (ARRAY(
         SELECT next.ctid
         FROM alive CROSS JOIN share CROSS JOIN LATERAL (
             SELECT ctid FROM {schema}.tasks
@@ -158,9 +177,8 @@ taken AS (
         ) AS next
     ))
     RETURNING
-        task.id, task.status, task.queue, task.priority, task.due_at, task.claim_number, task.envelope, task.sha,
-        task.task_name, task.attempt, task.retries, task.good_until,
-        alive.now - coalesce(task.deferred_from, task.due_at) AS overdue
+        id, status, queue, priority, due_at, claim_number, envelope, sha, task_name, attempt, retries, good_until,
+        now - coalesce(deferred_from, due_at) AS overdue
 ),
 told AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_finished', ids)) AS finished
@@ -171,9 +189,8 @@ told AS MATERIALIZED (
     ) AS notices
 )
 SELECT
-    taken.id::text, taken.status, taken.queue, taken.priority, taken.due_at, taken.claim_number,
-    CASE taken.status WHEN 'CLAIMED' THEN taken.envelope END, taken.sha, taken.task_name, taken.attempt, taken.retries,
-    taken.good_until, extract(epoch FROM taken.overdue)::float8, told.finished
+    id::text, status, queue, priority, due_at, claim_number, CASE WHEN status <> 'EXPIRED' THEN envelope END, sha,
+    task_name, attempt, retries, good_until, extract(epoch FROM overdue)::float8, finished
 FROM taken CROSS JOIN told
 
 -- name: start
@@ -211,24 +228,26 @@ SELECT started.id::text, started.claim_number, started.status, told.finished FRO
 
 -- name: finish
 -- RUNNING (for FAILED also CLAIMED) -> the end, or PENDING for another attempt where that can begin before the deadline.
+-- What an end asks for is COMPLETE, FAIL, REFUSE (user code never began: no attempt is counted), RETRY, or INTERRUPT (at
+-- once, and no retry is counted).
 -- `verdict` reads what the update would overwrite: nobody else may change these columns while the claim holds, but for
 -- a request to cancel. One that comes in between keeps the row of a retry from being written, and whoever asks again
 -- sees it.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 asked AS (
     SELECT
-        given.id, given.claim_number, given.status, given.result, given.error_code, given.interrupted, clock.now,
-        clock.now + make_interval(secs => CASE WHEN given.interrupted THEN 0 ELSE greatest(given.retry_in, 0) END)
+        given.*, clock.now,
+        clock.now + make_interval(secs => CASE given.verb WHEN 'RETRY' THEN greatest(given.retry_in, 0) ELSE 0 END)
             AS again_at
     FROM clock CROSS JOIN unnest(
-        %(ids)s::uuid[], %(claim_numbers)s::bigint[], %(statuses)s::text[], %(results)s::bytea[],
-        %(error_codes)s::text[], %(retry_ins)s::float8[], %(interrupteds)s::boolean[]
-    ) AS given (id, claim_number, status, result, error_code, retry_in, interrupted)
+        %(ids)s::uuid[], %(claim_numbers)s::bigint[], %(verbs)s::text[], %(results)s::bytea[],
+        %(error_codes)s::text[], %(retry_ins)s::float8[]
+    ) AS given (id, claim_number, verb, result, error_code, retry_in)
 ),
 verdict AS (
     SELECT
         asked.*, task.attempt, task.started_at,
-        asked.status = 'PENDING' AND task.cancel_requested_at IS NULL
+        asked.verb IN ('RETRY', 'INTERRUPT') AND task.cancel_requested_at IS NULL
             AND (task.good_until IS NULL OR task.good_until > asked.again_at) AS again
     FROM asked JOIN {schema}.tasks AS task ON task.id = asked.id
 ),
@@ -237,22 +256,25 @@ ended AS (
         phase = CASE WHEN NOT verdict.again THEN 3 WHEN verdict.again_at > verdict.now THEN 0 ELSE 1 END,
         status = CASE
             WHEN verdict.again THEN 'PENDING'
-            WHEN verdict.status = 'COMPLETED' THEN 'COMPLETED'
+            WHEN verdict.verb = 'COMPLETE' THEN 'COMPLETED'
             WHEN task.cancel_requested_at IS NOT NULL THEN 'CANCELLED'
             ELSE 'FAILED'
         END,
-        retries = CASE WHEN verdict.again AND NOT verdict.interrupted THEN task.retries + 1 ELSE task.retries END,
+        retries = CASE WHEN verdict.again AND verdict.verb = 'RETRY' THEN task.retries + 1 ELSE task.retries END,
         due_at = CASE WHEN verdict.again THEN verdict.again_at ELSE task.due_at END,
         worker_id = CASE WHEN NOT verdict.again THEN task.worker_id END,
         claimed_at = CASE WHEN NOT verdict.again THEN task.claimed_at END,
-        started_at = CASE WHEN NOT verdict.again THEN task.started_at END,
+        started_at = CASE WHEN NOT verdict.again AND verdict.verb <> 'REFUSE' THEN task.started_at END,
+        attempt = CASE
+            WHEN verdict.verb = 'REFUSE' AND task.status = 'RUNNING' THEN task.attempt - 1 ELSE task.attempt
+        END,
         finished_at = CASE WHEN NOT verdict.again THEN verdict.now END,
         error_code = CASE WHEN NOT verdict.again THEN verdict.error_code END,
         result = CASE WHEN NOT verdict.again THEN verdict.result END
     FROM verdict
     WHERE task.id = verdict.id AND task.claim_number = verdict.claim_number
         AND task.worker_id = %(worker)s
-        AND (task.status = 'RUNNING' OR (task.status = 'CLAIMED' AND verdict.status = 'FAILED'))
+        AND (task.status = 'RUNNING' OR (task.status = 'CLAIMED' AND verdict.verb IN ('FAIL', 'REFUSE')))
         AND (task.cancel_requested_at IS NULL OR NOT verdict.again)
     RETURNING
         task.id, task.claim_number, task.queue, task.phase, verdict.attempt, verdict.started_at, verdict.now,
@@ -311,12 +333,19 @@ told AS MATERIALIZED (
 SELECT returned.id::text, returned.claim_number, told.queues FROM returned CROSS JOIN told
 
 -- name: give_back_unknown
--- What the worker holds CLAIMED without knowing, since the answer to a claim was lost -> PENDING.
+-- What the worker holds without knowing, since the answer to a claim was lost -> PENDING. What that claim has started never
+-- began.
 WITH returned AS (
-    UPDATE {schema}.tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL
+    UPDATE {schema}.tasks SET
+        phase = 1,
+        status = 'PENDING',
+        worker_id = NULL,
+        claimed_at = NULL,
+        started_at = NULL,
+        attempt = CASE status WHEN 'RUNNING' THEN attempt - 1 ELSE attempt END
     WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {schema}.tasks
-        WHERE phase = 2 AND worker_id = %(worker)s AND status = 'CLAIMED' AND id <> ALL (%(ids)s::uuid[])
+        WHERE phase = 2 AND worker_id = %(worker)s AND id <> ALL (%(ids)s::uuid[])
         FOR NO KEY UPDATE SKIP LOCKED
     ))
     RETURNING queue

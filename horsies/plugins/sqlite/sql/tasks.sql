@@ -69,6 +69,10 @@ UPDATE tasks SET
     deferred_from = NULL, retry_after_crash = :retry_after_crash
 WHERE id = :id
 
+-- name: unbegun
+-- A claim started it, and user code never began.
+UPDATE tasks SET started_at = NULL, attempt = attempt - 1 WHERE id = :id
+
 -- name: end
 -- RUNNING (for FAILED also CLAIMED) -> the end.
 UPDATE tasks SET phase = 3, status = :status, finished_at = :now, error_code = :error_code, result = :result
@@ -98,9 +102,12 @@ UPDATE tasks SET
 WHERE id = :id
 
 -- name: give_back_unknown
--- What the worker holds CLAIMED without knowing, since the answer to a claim was lost -> PENDING.
-UPDATE tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL
-WHERE phase = 2 AND worker_id = :worker AND status = 'CLAIMED' AND id NOT IN (SELECT value FROM json_each(:ids))
+-- What the worker holds without knowing, since the answer to a claim was lost -> PENDING. What that claim has started never
+-- began.
+UPDATE tasks SET
+    phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL, started_at = NULL,
+    attempt = attempt - (status = 'RUNNING')
+WHERE phase = 2 AND worker_id = :worker AND id NOT IN (SELECT value FROM json_each(:ids))
 RETURNING queue
 
 -- name: leave

@@ -1,0 +1,155 @@
+"""The claims of a worker: one at a time, and what becomes of one whose answer is lost.
+
+A claim goes on beside the rest, and the next one is sent before the answer is looked at, so that what a quick task
+costs the database and what it costs here take place at the same time. What came in stays here until the pump takes it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
+
+import anyio
+
+from .._core.config import ResilienceConfig
+from .._core.errors import BrokerError
+from ..abc import ClaimedTask, Consumer, Lease
+
+DOUBT = 5.0
+"""Seconds beyond the statement timeout for which a call that failed may still be at work on the server."""
+DOUBT_POLL = 1.0
+"""Seconds between looks meanwhile."""
+
+
+class Room(NamedTuple):
+    """How many tasks may be claimed, and the names of those that may start at once."""
+
+    tasks: int
+    startable: Collection[str] = ()
+
+
+class Claims:
+    """Claims for one worker, and remembers what it has not heard of.
+
+    Args:
+        counts: the worker's, for its statistics.
+        changed: called when an answer or a failure has come.
+
+    Attributes:
+        hungry: there may be something to claim.
+        full: the last claim brought as much as there was room for.
+    """
+
+    def __init__(
+        self, consumer: Consumer, resilience: ResilienceConfig, counts: Counter[str], changed: Callable[[], None]
+    ) -> None:
+        self._consumer = consumer
+        self._statement_timeout = resilience.statement_timeout
+        self._counts = counts
+        self._changed = changed
+        self._came: deque[ClaimedTask] = deque()
+        self._cancelled: dict[str, int] = {}
+        self._number = 0
+        self._failure: BrokerError | None = None
+        self._in_doubt_until = 0.0
+        self._look_at = 0.0
+        self.is_under_way = False
+        self.hungry = True
+        self.full = False
+
+    def __len__(self) -> int:
+        """How many tasks came in and have not been taken."""
+        return len(self._came)
+
+    @property
+    def leases(self) -> Iterator[Lease]:
+        return (row.lease for row in self._came)
+
+    async def run_once(self, room: Room) -> None:
+        """One claim.
+
+        Raises:
+            BrokerError: its answer is lost, and with it perhaps the knowledge of what it took.
+        """
+        self.hungry, self.is_under_way = False, True
+        self._number += 1
+        try:
+            claim = await self._consumer.claim(room.tasks, startable=room.startable)
+        except BaseException:
+            self.doubt()
+            raise
+        finally:
+            self.is_under_way = False
+        found = len(claim.tasks) + claim.expired
+        self.hungry = self.hungry or found > 0
+        self.full = found >= room.tasks
+        self._counts["claimed"] += len(claim.tasks)
+        self._counts["expired"] += claim.expired
+        self._came.extend(claim.tasks)
+
+    async def run_on(self, room: Room, ask: Callable[[], Room]) -> None:
+        """One claim after the other while each is full and there is room; `take` raises what fails.
+
+        Args:
+            room: for the first claim.
+            ask: tells the room for the next.
+        """
+        try:
+            while room.tasks > 0:
+                await self.run_once(room)
+                self._changed()
+                room = ask() if self.full and not self._is_time_to_look() else Room(0)
+        except BrokerError as error:
+            self._failure = error
+            self._changed()
+
+    def take(self) -> list[tuple[ClaimedTask, bool]]:
+        """What came in since, each with whether it was cancelled meanwhile.
+
+        Raises:
+            BrokerError: what a claim under way failed with; what came in stays.
+        """
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        came = [(row, row.lease.task_id in self._cancelled) for row in self._came]
+        self._came.clear()
+        if self._cancelled:
+            awaited = self._number if self.is_under_way else None
+            self._cancelled = {task_id: number for task_id, number in self._cancelled.items() if number == awaited}
+        return came
+
+    def cancel(self, task_id: str) -> None:
+        """Somebody cancelled a task that nobody here knows: a claim whose answer is under way may have started it."""
+        if self.is_under_way or self._came:
+            self._cancelled[task_id] = self._number
+
+    def doubt(self) -> None:
+        """A call has failed. What it did, it may still be doing, for as long as the server lets a statement run."""
+        self._in_doubt_until = anyio.current_time() + self._statement_timeout + DOUBT
+        self._look_at = 0.0
+
+    @property
+    def is_in_doubt(self) -> bool:
+        return anyio.current_time() < self._in_doubt_until
+
+    def _is_time_to_look(self) -> bool:
+        return self._look_at <= anyio.current_time() < self._in_doubt_until
+
+    async def give_back_lost(self, known: Callable[[], list[Lease]], *, at_once: bool = False) -> None:
+        """Give back what a claim took whose answer was lost, if there may be such. No claim may be under way.
+
+        Args:
+            known: tells all that the worker holds and knows of.
+            at_once: look although the last look was a moment ago.
+        """
+        if self._is_time_to_look() or (at_once and self.is_in_doubt):
+            self._counts["given_back"] += await self._consumer.give_back_unknown(known())
+            self._look_at = anyio.current_time() + DOUBT_POLL
+
+    def drop(self) -> None:
+        """Forget what came in and was not taken: it is to be given back."""
+        if self._came:
+            self._came.clear()
+            self.doubt()

@@ -1,0 +1,211 @@
+"""What a claim has started begins at once, or never began: whatever becomes of its answer, no attempt is burnt."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from horsies import (
+    AppConfig,
+    BrokerError,
+    CancelOutcome,
+    Horsies,
+    Ok,
+    ResilienceConfig,
+    RetryPolicy,
+    Runtime,
+    TaskStatus,
+    WorkerConfig,
+)
+from horsies.abc import Claim, Consumer
+
+pytestmark = pytest.mark.anyio
+
+OnClaim = Callable[[Claim], Awaitable[None]]
+"""Called when the broker has claimed something, before the worker hears of it."""
+
+
+class Counting:
+    """An application that counts its runs. `plain` ends with a crash of its worker, `stubborn` does not."""
+
+    def __init__(self, config: AppConfig) -> None:
+        resilience = ResilienceConfig(poll_interval=60.0, retry_initial=0.01)
+        self.app = Horsies(replace(config, resilience=resilience))
+        self.runs: list[str] = []
+
+        @self.app.task("plain")
+        async def plain() -> str:
+            self.runs.append("plain")
+            return "plain"
+
+        @self.app.task("stubborn", retry=RetryPolicy.fixed([0.01]), retry_for=("WORKER_CRASHED",))
+        async def stubborn() -> str:
+            self.runs.append("stubborn")
+            return "stubborn"
+
+        self.plain, self.stubborn = plain, stubborn
+
+
+@pytest.fixture
+def counting(config: AppConfig) -> Counting:
+    return Counting(config)
+
+
+def on_claim(rt: Runtime, monkeypatch: pytest.MonkeyPatch, act: OnClaim) -> None:
+    """Have `act` called at each claim that took something."""
+    consumer = rt.broker.consumer
+
+    @asynccontextmanager
+    async def watched(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
+        async with consumer(worker_id, queues) as real:
+            claim = real.claim
+
+            async def watch(limit: int, **given: Any) -> Claim:
+                answer = await claim(limit, **given)
+                if answer.tasks:
+                    await act(answer)
+                return answer
+
+            monkeypatch.setattr(real, "claim", watch)
+            yield real
+
+    monkeypatch.setattr(rt.broker, "consumer", watched)
+
+
+async def status_of(rt: Runtime, task_id: str) -> tuple[TaskStatus, int]:
+    info = (await rt.handle(task_id).info()).unwrap()
+    assert info is not None
+    return info.status, info.attempt
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+async def test_only_what_a_crash_ends_is_started_by_the_claim(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict on the others is stored when they start, and it takes their policy."""
+    started: dict[str, bool] = {}
+
+    async def note(claim: Claim) -> None:
+        started.update({task.task_name: task.is_running for task in claim.tasks})
+
+    async with Runtime(counting.app) as rt:
+        on_claim(rt, monkeypatch, note)
+        handles = [
+            (await counting.plain.handle(rt).send()).unwrap(),
+            (await counting.stubborn.handle(rt).send()).unwrap(),
+        ]
+        await rt.run_worker(WorkerConfig(until_idle=True))
+        assert [await handle.get(timeout=10) for handle in handles] == [Ok("plain"), Ok("stubborn")]
+    assert started == {"plain": True, "stubborn": False}
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_claim_whose_answer_is_lost_burns_no_attempt(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    lost: list[str] = []
+    go_on = anyio.Event()
+
+    async def lose(claim: Claim) -> None:
+        name = claim.tasks[0].task_name
+        if name == "plain" and not lost:
+            lost.append(name)
+            raise BrokerError("the answer is lost", retryable=True)
+
+    @counting.app.task("other")
+    async def other() -> None:
+        await go_on.wait()
+
+    async with Runtime(counting.app) as rt:
+        on_claim(rt, monkeypatch, lose)
+        worker = rt.start_worker(WorkerConfig(concurrency=2))
+        if busy:  # then the claim goes on beside it
+            await other.handle(rt).send()
+            await until(lambda: worker.statistics().running == 1)
+        handle = (await counting.plain.handle(rt).send()).unwrap()
+        assert await handle.get(timeout=20) == Ok("plain")
+        assert await status_of(rt, handle.task_id) == (TaskStatus.COMPLETED, 1)
+        assert (lost, worker.statistics().given_back) == (["plain"], 1)
+        go_on.set()
+    assert counting.runs == ["plain"]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_worker_that_stops_while_a_claim_is_under_way_gives_back_what_it_started(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    go_on = anyio.Event()
+
+    @counting.app.task("other")
+    async def other() -> None:
+        await go_on.wait()
+
+    async def stop(claim: Claim) -> None:
+        if claim.tasks[0].task_name == "plain":
+            worker.drain_nowait()
+
+    async with Runtime(counting.app) as rt:
+        on_claim(rt, monkeypatch, stop)
+        worker = rt.start_worker(WorkerConfig(concurrency=2))
+        if busy:
+            await other.handle(rt).send()
+            await until(lambda: worker.statistics().running == 1)
+        handle = (await counting.plain.handle(rt).send()).unwrap()
+        await until(lambda: worker.statistics().given_back == 1)
+        assert await status_of(rt, handle.task_id) == (TaskStatus.PENDING, 0)
+        go_on.set()
+        await worker.wait_stopped()
+        monkeypatch.undo()
+        assert counting.runs == []
+        await rt.run_worker(WorkerConfig(until_idle=True))
+        assert await status_of(rt, handle.task_id) == (TaskStatus.COMPLETED, 1)
+
+
+async def test_a_worker_that_is_cancelled_while_a_claim_is_under_way_gives_back_what_it_started(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime(counting.app) as rt:
+        with anyio.CancelScope() as scope:
+
+            async def cancel(_: Claim) -> None:
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+
+            on_claim(rt, monkeypatch, cancel)
+            handle = (await counting.plain.handle(rt).send()).unwrap()
+            await rt.run_worker()
+        monkeypatch.undo()
+        assert await status_of(rt, handle.task_id) == (TaskStatus.PENDING, 0)
+        await rt.run_worker(WorkerConfig(until_idle=True))
+        assert await status_of(rt, handle.task_id) == (TaskStatus.COMPLETED, 1)
+    assert counting.runs == ["plain"]
+
+
+async def test_a_request_that_comes_while_the_claim_is_under_way_keeps_it_from_running(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancel(claim: Claim) -> None:
+        (task,) = claim.tasks
+        assert await rt.handle(task.lease.task_id).cancel() == Ok(CancelOutcome.REQUESTED)
+        with anyio.fail_after(20):
+            while task.lease.task_id not in worker._life.pump._claims._cancelled:  # type: ignore[union-attr]  # it lives
+                await anyio.sleep(0.002)
+
+    async with Runtime(counting.app) as rt:
+        on_claim(rt, monkeypatch, cancel)
+        handle = (await counting.plain.handle(rt).send()).unwrap()
+        worker = rt.start_worker()
+        assert (await handle.get(timeout=10)).unwrap_err().code == "TASK_CANCELLED"
+        assert worker.statistics().cancelled == 1
+    assert counting.runs == []

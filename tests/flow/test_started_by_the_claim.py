@@ -23,7 +23,8 @@ from horsies import (
     TaskStatus,
     WorkerConfig,
 )
-from horsies.abc import Claim, Consumer
+from horsies._worker import claims
+from horsies.abc import Claim, Consumer, Promotion
 
 pytestmark = pytest.mark.anyio
 
@@ -57,9 +58,9 @@ def counting(config: AppConfig) -> Counting:
     return Counting(config)
 
 
-def on_claim(rt: Runtime, monkeypatch: pytest.MonkeyPatch, act: OnClaim) -> None:
-    """Have `act` called at each claim that took something."""
-    consumer = rt.broker.consumer
+def on_claim(rt: Runtime, monkeypatch: pytest.MonkeyPatch, act: OnClaim) -> list[Consumer]:
+    """Have `act` called at each claim that took something. The answer holds the consumers that there will be."""
+    consumer, consumers = rt.broker.consumer, list[Consumer]()
 
     @asynccontextmanager
     async def watched(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
@@ -73,9 +74,11 @@ def on_claim(rt: Runtime, monkeypatch: pytest.MonkeyPatch, act: OnClaim) -> None
                 return answer
 
             monkeypatch.setattr(real, "claim", watch)
+            consumers.append(real)
             yield real
 
     monkeypatch.setattr(rt.broker, "consumer", watched)
+    return consumers
 
 
 async def status_of(rt: Runtime, task_id: str) -> tuple[TaskStatus, int]:
@@ -209,3 +212,41 @@ async def test_a_request_that_comes_while_the_claim_is_under_way_keeps_it_from_r
         assert (await handle.get(timeout=10)).unwrap_err().code == "TASK_CANCELLED"
         assert worker.statistics().cancelled == 1
     assert counting.runs == []
+
+
+async def test_what_comes_in_while_the_worker_looks_for_lost_claims_is_not_lost(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In doubt it looks after each promotion; this one lasts until the answer to the claim is here."""
+    monkeypatch.setattr(claims, "DOUBT_POLL", 0.0)
+    go_on, promoting = anyio.Event(), anyio.Event()
+    failures: list[str] = []
+
+    @counting.app.task("other")
+    async def other() -> None:
+        await go_on.wait()
+
+    async def act(claim: Claim) -> None:
+        if not failures:
+            failures.append("one")
+            raise BrokerError("the answer is lost", retryable=True)
+        if claim.tasks[0].task_name == "plain":
+            monkeypatch.setattr(consumers[0], "promote", slow)
+            await counting.plain.handle(rt).schedule(3600)
+            await promoting.wait()
+
+    async def slow(limit: int) -> Promotion:
+        promoting.set()
+        await until(lambda: worker.statistics().ready == 1)
+        return await promote(limit)
+
+    async with Runtime(counting.app) as rt:
+        consumers = on_claim(rt, monkeypatch, act)
+        worker = rt.start_worker(WorkerConfig(concurrency=2))
+        await other.handle(rt).send()
+        await until(lambda: worker.statistics().running == 1)
+        promote = consumers[0].promote
+        handle = (await counting.plain.handle(rt).send()).unwrap()
+        assert await handle.get(timeout=10) == Ok("plain")
+        go_on.set()
+    assert (counting.runs, worker.statistics().lost) == (["plain"], 0)

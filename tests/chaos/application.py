@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from horsies import (
     hookimpl,
     task,
 )
-from horsies.abc import Broker, BrokerFactory, Clock, Consumer, Finish, Start, StartOutcome
+from horsies.abc import Broker, BrokerFactory, Claim, Clock, Consumer, Finish, Start, StartOutcome
 
 from .runs import Note, RunLog
 
@@ -35,7 +35,7 @@ POOL = PoolConfig(max_size=4, timeout=10.0)
 
 CLAIMED, STARTED, RUNNING, RESULT, FINISH = "claimed", "started", "running", "result", "finish"
 POINTS = (CLAIMED, STARTED, RUNNING, RESULT)
-"""Where CHAOS_HOLD makes a worker process stand still: before the start is sent, after it was written, in user code,
+"""Where CHAOS_HOLD makes a worker process stand still: with all claimed, with all started, in user code,
 before the finish is sent. Its heartbeat goes on."""
 
 TWENTY_TIMES = RetryPolicy.fixed([0.2] * 20)
@@ -161,13 +161,18 @@ class HoldingConsumer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
 
+    async def claim(self, limit: int, *, startable: Collection[str]) -> Claim:
+        point = os.environ.get("CHAOS_HOLD")
+        claim = await self._consumer.claim(limit, startable=() if point == CLAIMED else startable)
+        if claim.tasks and point == STARTED:
+            await self._consumer.start([Start(task.lease, 0.2) for task in claim.tasks if not task.is_running])
+            await hold(STARTED)
+        return claim
+
     async def start(self, starts: Sequence[Start], **given: Any) -> list[StartOutcome]:
         if starts:
             await hold(CLAIMED)
-        outcomes = await self._consumer.start(starts, **given)
-        if starts:
-            await hold(STARTED)
-        return outcomes
+        return await self._consumer.start(starts, **given)
 
     async def finish(self, ends: Sequence[Finish], **given: Any) -> list[bool]:
         if ends:

@@ -54,7 +54,7 @@ async def killed_at_each_phase(stage: Stage) -> list[Row]:
             gatekeeper.execute("SELECT pg_advisory_lock(%s)", (gate,))
             await _build_gate(stage, queue, gate)
         victims = {
-            queue: stage.workers.start("--queues", queue, hold=queue if queue in POINTS else None, concurrency=50)
+            queue: stage.workers.start("--queues", queue, hold=queue if queue in POINTS else None, concurrency=100)
             for queue in TITLES
         }
         for queue, victim in victims.items():

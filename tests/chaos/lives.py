@@ -154,7 +154,8 @@ class Script:
                 case "COMPLETED":
                     right = runs == 1 or (name == AGAIN and runs > 0)
                 case "FAILED":
-                    right = runs == 1 and name != AGAIN and code == "WORKER_CRASHED"
+                    # None: the worker was found dead before it heard of the claim that had started it.
+                    right = runs <= 1 and name != AGAIN and code == "WORKER_CRASHED"
                 case "CANCELLED":
                     right = runs <= 1 and name == ENDLESS
                 case _:

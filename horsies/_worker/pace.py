@@ -1,4 +1,7 @@
-"""How many tasks a worker claims before it has slots for them.
+"""How many tasks a worker claims at once, and how many before it has slots for them.
+
+What a claim starts begins at once, so it takes no more than there are slots for, and of many slots a part: then some
+tasks run here while the database takes others.
 
 A worker that claims only what it has slots for waits for the database between each batch and the next. So it claims
 ahead what it will begin within a tenth of a second, going by what it got through just now: hundreds of quick tasks, and
@@ -13,6 +16,16 @@ WINDOW = 0.05
 """Seconds over which ends are counted; the slower one of the last two windows says how fast the worker is."""
 PATIENCE = 0.5
 """Seconds without a start after which what was claimed ahead is given back: it stands behind slow tasks."""
+
+BEGIN_BATCH = 100
+"""The most tasks to start by one claim: more take longer in the database than the worker has others to run."""
+FEW_SLOTS = 32
+"""With fewer slots a claim may take all of them: what a statement costs by itself counts for more than what waits."""
+
+
+def begin_batch(concurrency: int) -> int:
+    """How many tasks one claim may start."""
+    return concurrency if concurrency < FEW_SLOTS else min(BEGIN_BATCH, (concurrency + 1) // 2)
 
 
 class Pace:

@@ -6,8 +6,7 @@ has ended it is in the finisher's buffer. Each is in one place only. No more run
 CLAIMED exceeds it by what is claimed ahead (see `pace`).
 
 A claim may start what leads to no other verdict than FAILED when the worker dies, because the task is not retried for
-WORKER_CRASHED: then nothing is left to decide before it begins. It is for half of the slots at most: so one half begins
-while the other half is claimed.
+WORKER_CRASHED: then nothing is left to decide before it begins.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from .backoff import pauses
 from .claims import DOUBT_POLL, Claims, Room
 from .finisher import Finisher
 from .job import Job, conclude_interrupted, prepare
-from .pace import PATIENCE, Pace
+from .pace import PATIENCE, Pace, begin_batch
 from .runner import Runner
 
 PROMOTE_BATCH = 500
@@ -85,7 +84,7 @@ class Pump:
         self.is_retiring = False
         self._wake = anyio.Event()
         self._claims = Claims(consumer, self._resilience, counts, self._wake_up)
-        self._half = (config.concurrency + 1) // 2
+        self._batch = begin_batch(config.concurrency)
         self._startable = frozenset(name for name, task in host.app.tasks.items() if self._may_start(task))
         self._next_due = 0.0
         self.last_beat = self._last_start = anyio.current_time()
@@ -216,7 +215,7 @@ class Pump:
             most = min(most, self._config.max_tasks - self.counts["started"] - self.ready)
         excess, ahead = self._excess(), self._pace.ahead(anyio.current_time())
         if excess < 0 and self._startable:
-            return Room(min(-excess, self._half, most), self._startable)
+            return Room(min(-excess, self._batch, most), self._startable)
         if excess >= 0 and (ahead - excess) * 2 < ahead:
             return Room(0)  # there is enough to do: a few at a time would cost a statement each
         return Room(min(ahead - excess, most))

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horsies._worker.pace import AHEAD, WINDOW, Pace
+from horsies._worker.pace import AHEAD, WINDOW, Pace, begin_batch
 
 
 def after(pace: Pace, *windows: tuple[int, float]) -> int:
@@ -48,3 +49,10 @@ def test_never_more_than_allowed_and_none_for_a_worker_that_stands_still(
         assert 0 <= after(pace, (ended, now)) <= most
     assert pace.ahead(now + WINDOW) == pace.ahead(now + WINDOW) <= most
     assert pace.ahead(now + 3 * WINDOW) == 0
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "batch"), [(1, 1), (10, 10), (31, 31), (32, 16), (33, 17), (100, 50), (200, 100), (1000, 100)]
+)
+def test_of_many_slots_a_claim_starts_a_part(concurrency: int, batch: int) -> None:
+    assert begin_batch(concurrency) == batch

@@ -18,11 +18,10 @@ import psycopg
 import uuid_utils
 
 from horsies._worker.finisher import BATCH
-from horsies.plugins.postgres.arrays import encode_arrays
 from horsies.plugins.postgres.broker import LOCK_WAIT
-from horsies.plugins.postgres.connection import AnyioConnection
 from horsies.plugins.postgres.queries import named_queries
-from horsies.plugins.postgres.session import Row, Target, connect_hot
+from horsies.plugins.postgres.session import Target, connect_hot
+from horsies.plugins.postgres.statements import Row, Statements
 
 from . import NOTHING
 from . import horsies as ours
@@ -49,7 +48,7 @@ class FloorQueue:
         self,
         queue: ours.HorsiesQueue,
         sending: psycopg.AsyncConnection[Row],
-        working: AnyioConnection[Row],
+        working: Statements,
         pattern: tuple[bytes, bytes, bytes],
     ) -> None:
         self._queue = queue
@@ -93,10 +92,7 @@ class FloorQueue:
         )
 
     async def _run(self, name: str, **given: Any) -> list[Row]:
-        query = self._sql[name]
-        parameters = encode_arrays(query, {"worker": self._name, "now": None, **given})
-        cursor = await self._working.execute(query, parameters, binary=True)
-        return await cursor.fetchall()
+        return await self._working.fetch(self._sql[name], {"worker": self._name, "now": None, **given})
 
 
 def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
@@ -128,6 +124,6 @@ async def _floor(url: str, queue: ours.HorsiesQueue) -> AsyncIterator[FloorQueue
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as sending:
             cursor = await sending.execute(_PATTERN, binary=True)
             (pattern,) = await cursor.fetchall()
-            yield FloorQueue(queue, sending, working, pattern)
+            yield FloorQueue(queue, sending, Statements(working), pattern)
     finally:
         await working.close()

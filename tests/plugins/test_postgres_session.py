@@ -253,3 +253,52 @@ async def test_a_statement_takes_no_longer_than_it_may(target: Target, key: int)
                 await session.fetch("ask", "SELECT pg_sleep(60)", {}, locks=locks)
             assert (caught.value.code, caught.value.retryable) == ("57014", True)
         assert await session.fetch("ask", "SELECT 1", {}) == [(1,)]
+
+
+async def test_what_no_text_can_have_is_refused_before_it_is_sent(target: Target) -> None:
+    async with open_session(target) as session:
+        with pytest.raises(BrokerError, match="DataError"):
+            await session.fetch("ask", "SELECT %(text)s::text", {"text": "a\0b"})
+        with pytest.raises(BrokerError, match="DataError"):
+            await session.fetch("ask", "SELECT %(ids)s::uuid[]", {"ids": ["nothing of the kind"]})
+        assert await session.fetch("ask", "SELECT %(text)s::text", {"text": "ab"}) == [("ab",)]
+
+
+async def test_a_parameter_that_is_named_twice_is_one(target: Target) -> None:
+    query = "SELECT %(n)s::bigint + 1, %(ids)s::bigint[], %(n)s::bigint, %(none)s::text, cardinality(%(ids)s::bigint[])"
+    async with open_session(target) as session:
+        for ids in ([7, 8], []):
+            given = {"n": 41, "ids": ids, "none": None}
+            assert await session.fetch("ask", query, given) == [(42, ids, 41, None, len(ids))]
+
+
+async def test_a_statement_is_prepared_once_for_each_connection(
+    postgres_url: str, observer: AnyioConnection[Row]
+) -> None:
+    target = Target(postgres_url, connect_timeout=10, statement_timeout=10, pooled=False)
+    async with open_session(target) as session:
+        for n in range(3):
+            query = "SELECT pg_backend_pid(), %(n)s::bigint, (SELECT count(*) FROM pg_prepared_statements)"
+            ((pid, seen, prepared),) = await session.fetch("ask", query, {"n": n})
+            assert (seen, prepared) == (n, 2)
+        await observer.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        with pytest.raises(BrokerError):
+            await session.fetch("ask", query, {"n": 3})
+        ((other, seen, prepared),) = await session.fetch("ask", query, {"n": 4})
+        assert (other != pid, seen, prepared) == (True, 4, 2)
+
+
+async def test_a_statement_that_cannot_be_prepared_says_so_each_time(target: Target) -> None:
+    async with open_session(target) as session:
+        for _ in range(2):
+            with pytest.raises(BrokerError, match="42P01"):
+                await session.fetch("ask", "SELECT FROM no_such_table", {})
+        assert await session.fetch("ask", "SELECT 1", {}) == [(1,)]
+
+
+async def test_a_statement_that_the_connection_forgot_is_prepared_again(postgres_url: str) -> None:
+    target = Target(postgres_url, connect_timeout=10, statement_timeout=10, pooled=False)
+    async with open_session(target) as session:
+        for n in range(3):
+            assert await session.fetch("ask", "SELECT %(n)s::bigint", {"n": n}) == [(n,)]
+            await session.fetch("forget", "DEALLOCATE ALL", {})

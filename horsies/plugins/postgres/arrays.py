@@ -20,7 +20,8 @@ from psycopg import DataError
 from psycopg.adapt import AdaptersMap, Buffer, Dumper
 from psycopg.pq import Format
 
-_ARRAY = re.compile(r"%\((\w+)\)s::(\w+)\[\]")
+PARAMETER = re.compile(r"%\((\w+)\)s(?:::(\w+)\[\])?")
+"""A parameter in a query, and of what its elements are when it is cast to an array."""
 _HEADER = Struct("!iiIii").pack
 _EMPTY = Struct("!iiI").pack
 _LENGTH = Struct("!i").pack
@@ -100,19 +101,27 @@ def encode_arrays(query: str, parameters: Mapping[str, object]) -> Mapping[str, 
     Raises:
         psycopg.DataError: an element is not of that type.
     """
-    encoded = dict(parameters)
-    for name, array in _arrays_of(query):
-        values: Any = parameters[name]
-        try:
-            encoded[name] = array.of(values)
-        except (TypeError, ValueError, AttributeError, OverflowError, error):
-            raise DataError(f"parameter {name!r} holds something that is not of its type") from None
-    return encoded
+    return {
+        **parameters,
+        **{name: encode_array(name, array, parameters[name]) for name, array in _arrays_of(query).items()},
+    }
+
+
+def encode_array(name: str, array: str, values: Any) -> bytes:
+    """The parameter `name` as an array of the type `array`, such as "uuid".
+
+    Raises:
+        psycopg.DataError: an element is not of that type.
+    """
+    try:
+        return _TYPES[array].of(values)
+    except (TypeError, ValueError, AttributeError, OverflowError, error):
+        raise DataError(f"parameter {name!r} holds something that is not of its type") from None
 
 
 @lru_cache
-def _arrays_of(query: str) -> tuple[tuple[str, _Type], ...]:
-    return tuple({name: _TYPES[cast] for name, cast in _ARRAY.findall(query)}.items())
+def _arrays_of(query: str) -> dict[str, str]:
+    return {name: array for name, array in PARAMETER.findall(query) if array}
 
 
 def register_arrays(adapters: AdaptersMap) -> None:

@@ -1,7 +1,7 @@
 """A connection of its own for one hot path: opened at first use, opened again after it broke.
 
-Plain statements run by themselves. What first takes locks, or runs through a pooler, runs in an explicit transaction
-that goes out as one pipeline, so that it too costs one round trip.
+Plain statements run by themselves (see `statements`). What first takes locks, or runs through a pooler, runs in an
+explicit transaction that goes out as one pipeline, so that it too costs one round trip.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from .arrays import encode_arrays, register_arrays
 from .connection import AnyioConnection, connect
 from .failures import translated
+from .statements import Statements
 
 Row: TypeAlias = tuple[Any, ...]
 Fetch: TypeAlias = Callable[[str, str, Mapping[str, object]], Awaitable[list[Row]]]
@@ -74,6 +75,7 @@ class Session:
         self._target = target
         self._lock = anyio.Lock(fast_acquire=True)  # what follows waits for the server
         self._connection: AnyioConnection[Row] | None = None
+        self._statements: Statements | None = None
 
     async def fetch(
         self, action: str, query: str, parameters: Mapping[str, object], *, locks: Sequence[int] = ()
@@ -89,14 +91,13 @@ class Session:
         """
         async with self._lock:
             with translated(action):
-                parameters = encode_arrays(query, parameters)
-                connection = await self._open()
+                connection, statements = await self._open()
                 try:
                     with anyio.fail_after(self._target.statement_timeout + _GRACE):
                         if locks or self._target.pooled:
+                            parameters = encode_arrays(query, parameters)
                             return await self._fetch_in_transaction(connection, query, parameters, sorted(set(locks)))
-                        cursor = await connection.execute(query, parameters, binary=True)
-                        return await cursor.fetchall()
+                        return await statements.fetch(query, parameters)
                 finally:
                     if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
                         connection.finish()
@@ -127,10 +128,11 @@ class Session:
             self._connection.finish()
             self._connection = None
 
-    async def _open(self) -> AnyioConnection[Row]:
-        if self._connection is None:
+    async def _open(self) -> tuple[AnyioConnection[Row], Statements]:
+        if self._connection is None or self._statements is None:
             self._connection = await connect_hot(self._target)
-        return self._connection
+            self._statements = Statements(self._connection)
+        return self._connection, self._statements
 
 
 async def connect_hot(target: Target) -> AnyioConnection[Row]:

@@ -50,13 +50,15 @@ class Ending:
         assert await worker.finish(ends, now=at(1)) == [False, True, False]
         assert await stage.status(1) is TaskStatus.COMPLETED
 
-    async def test_only_a_failure_may_end_what_never_started(self, stage: Stage) -> None:
+    @pytest.mark.parametrize("has_begun", [True, False])
+    async def test_only_a_failure_may_end_what_never_started(self, stage: Stage, has_begun: bool) -> None:
         worker = await stage.worker()
         await stage.send(new_task(1))
         (claimed,) = (await worker.claim(1, now=T0)).tasks
         assert await worker.finish([done(claimed.lease)], now=at(1)) == [False]
         assert await worker.finish([done(claimed.lease, TaskStatus.PENDING)], now=at(1)) == [False]
-        assert await worker.finish([done(claimed.lease, TaskStatus.FAILED)], now=at(1)) == [True]
+        end = done(claimed.lease, TaskStatus.FAILED, has_begun=has_begun)
+        assert await worker.finish([end], now=at(1)) == [True]
         row = await stage.row(1)
         assert (row.status, row.attempt, row.error_code) == (TaskStatus.FAILED, 0, "A_CODE")
 

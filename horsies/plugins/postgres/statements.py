@@ -1,0 +1,108 @@
+"""Statements of a hot path: prepared once for each connection, and run without a cursor.
+
+What a cursor does each time (look the query up, find each parameter's type, choose how rows are read) is 0.1 ms, which
+is a third of a statement that finds nothing. The protocol, the waiting and the reading of rows are psycopg's as ever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from typing import Any
+
+from psycopg import DataError, errors
+from psycopg.abc import PQGen
+from psycopg.adapt import Transformer
+from psycopg.generators import execute
+from psycopg.pq import ExecStatus, Format
+from psycopg.pq.abc import PGresult
+from psycopg.rows import TupleRow
+
+from .arrays import PARAMETER, encode_array
+from .connection import AnyioConnection
+
+_numbers = count()
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """A query for the server: its name, its text, and of what type each array among its parameters is."""
+
+    name: bytes
+    text: bytes
+    arrays: Mapping[str, str]
+    formats: tuple[Format, ...]
+
+
+@lru_cache
+def _statement(query: str) -> _Statement:
+    arrays = {name: array for name, array in PARAMETER.findall(query) if array}
+    names = list(dict.fromkeys(name for name, _ in PARAMETER.findall(query)))
+    text = re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", query)
+    return _Statement(
+        f"horsies_{next(_numbers)}".encode(),
+        text.encode(),
+        {name: arrays.get(name, "") for name in names},
+        tuple(Format.BINARY if name in arrays else Format.TEXT for name in names),
+    )
+
+
+class Statements:
+    """Runs statements over `connection`, one at a time."""
+
+    def __init__(self, connection: AnyioConnection[Any]) -> None:
+        self._connection = connection
+        self._rows = Transformer(connection)
+        self._prepared: set[bytes] = set()
+
+    async def fetch(self, query: str, parameters: Mapping[str, object]) -> list[TupleRow]:
+        """The rows of `query`, whose every parameter the server can tell the type of, by a cast or by its place.
+
+        Raises:
+            psycopg.Error: it failed.
+        """
+        statement = _statement(query)
+        values = [
+            encode_array(name, array, parameters[name]) if array else _scalar(name, parameters[name])
+            for name, array in statement.arrays.items()
+        ]
+        return await self._connection.wait(self._run(statement, values))
+
+    def _run(self, statement: _Statement, values: list[bytes | None]) -> PQGen[list[TupleRow]]:
+        try:
+            result = yield from self._execute(statement, values)
+        except errors.InvalidSqlStatementName:
+            # Somebody let the connection forget what was prepared, as psycopg does after a rollback. Nothing has run.
+            self._prepared.clear()
+            result = yield from self._execute(statement, values)
+        self._rows.set_pgresult(result)
+        return self._rows.load_rows(0, result.ntuples, tuple)
+
+    def _execute(self, statement: _Statement, values: list[bytes | None]) -> PQGen[PGresult]:
+        pgconn = self._connection.pgconn
+        if statement.name not in self._prepared:
+            pgconn.send_prepare(statement.name, statement.text)
+            yield from self._result()
+            self._prepared.add(statement.name)
+        pgconn.send_query_prepared(statement.name, values, statement.formats, Format.BINARY)
+        return (yield from self._result())
+
+    def _result(self) -> PQGen[PGresult]:
+        result: PGresult
+        (result,) = yield from execute(self._connection.pgconn)
+        if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            raise errors.error_from_result(result, encoding=self._connection.info.encoding)
+        return result
+
+
+def _scalar(name: str, value: object) -> bytes | None:
+    """`value` as text, which the server reads by the type it found for the parameter."""
+    if value is None:
+        return None
+    text = str(value)
+    if "\0" in text:
+        raise DataError(f"parameter {name!r} has a NUL in it, which no text in Postgres can have")
+    return text.encode()

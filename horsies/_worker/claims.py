@@ -1,7 +1,8 @@
 """The claims of a worker: one at a time, and what becomes of one whose answer is lost.
 
 A claim goes on beside the rest, and the next one is sent before the answer is looked at, so that what a quick task
-costs the database and what it costs here take place at the same time. What came in stays here until the pump takes it.
+costs the database and what it costs here take place at the same time. What came in is here until the pump takes it,
+which it does at once: it may be RUNNING already.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Claims:
 
     Args:
         counts: the worker's, for its statistics.
-        changed: called when an answer or a failure has come.
+        failed: called when a claim under way has failed.
 
     Attributes:
         hungry: there may be something to claim.
@@ -42,12 +43,12 @@ class Claims:
     """
 
     def __init__(
-        self, consumer: Consumer, resilience: ResilienceConfig, counts: Counter[str], changed: Callable[[], None]
+        self, consumer: Consumer, resilience: ResilienceConfig, counts: Counter[str], failed: Callable[[], None]
     ) -> None:
         self._consumer = consumer
         self._statement_timeout = resilience.statement_timeout
         self._counts = counts
-        self._changed = changed
+        self._failed = failed
         self._came: deque[ClaimedTask] = deque()
         self._cancelled: dict[str, int] = {}
         self._number = 0
@@ -88,31 +89,35 @@ class Claims:
         self._counts["expired"] += claim.expired
         self._came.extend(claim.tasks)
 
-    async def run_on(self, room: Room, ask: Callable[[], Room]) -> None:
-        """One claim after the other while each is full and there is room; `take` raises what fails.
+    async def run_on(self, room: Room, ask: Callable[[], Room], came: Callable[[], object]) -> None:
+        """One claim after the other while each is full and there is room; `raise_failure` tells what fails.
 
         Args:
             room: for the first claim.
             ask: tells the room for the next.
+            came: called when something has come in, to have it taken once the next claim is sent.
         """
         try:
             while room.tasks > 0:
                 await self.run_once(room)
-                self._changed()
+                came()
                 room = ask() if self.full and not self._is_time_to_look() else Room(0)
         except BrokerError as error:
-            self._failure = error
-            self._changed()
+            self.fail(error)
 
-    def take(self) -> list[tuple[ClaimedTask, bool]]:
-        """What came in since, each with whether it was cancelled meanwhile.
+    def fail(self, error: BrokerError) -> None:
+        """Have `raise_failure` raise `error`."""
+        self._failure = error
+        self._failed()
 
-        Raises:
-            BrokerError: what a claim under way failed with; what came in stays.
-        """
+    def raise_failure(self) -> None:
+        """Raise what failed beside the rest, once."""
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+
+    def take(self) -> list[tuple[ClaimedTask, bool]]:
+        """What came in since, each with whether it was cancelled meanwhile."""
         came = [(row, row.lease.task_id in self._cancelled) for row in self._came]
         self._came.clear()
         if self._cancelled:

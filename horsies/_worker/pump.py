@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -175,7 +176,7 @@ class Pump:
             running: where the started tasks go.
             claims: where a claim goes on; its answer brings about another round.
         """
-        await self._take_in(running)
+        self._claims.raise_failure()
         if anyio.current_time() >= self._next_due:
             await self._promote()
         if not self._claims.is_under_way:
@@ -187,9 +188,11 @@ class Pump:
         if self._may_claim() and (room := self._room()).tasks > 0:
             if not self._starting and not self._runner.jobs:
                 await self._claims.run_once(room)
+                await self._take_in(running)
                 return True
             self._claims.is_under_way = True
-            claims.start_soon(self._claims.run_on, room, self._room)
+            take = partial(claims.start_soon, self._take_in_aside, running)
+            claims.start_soon(self._claims.run_on, room, self._room, take)
         if not self._starting:
             return False
         await self._start(running)
@@ -276,8 +279,18 @@ class Pump:
             self._next_due = min(self._next_due, anyio.current_time() + due_in)
         self._claims.hungry = self._claims.hungry or promotion.promoted > 0
 
+    async def _take_in_aside(self, running: anyio.abc.TaskGroup) -> None:
+        """Take in what came while the pump waits for something else: what is RUNNING is not to wait for that."""
+        try:
+            await self._take_in(running)
+        except BrokerError as error:
+            self._claims.fail(error)
+        self._wake_up()
+
     async def _take_in(self, running: anyio.abc.TaskGroup) -> None:
-        """Decode what came in, and run into `running` what the claim has started."""
+        """Decode what came in, and run into `running` what the claim has started; a worker that stops gives it back."""
+        if self.is_stopping:
+            return
         gifts = []
         known = {job.claimed.lease for job in (*self._ready, *self._starting)}
         for row, is_cancelled in self._claims.take():

@@ -20,11 +20,12 @@ from horsies import (
     ResilienceConfig,
     RetryPolicy,
     Runtime,
+    TaskSendOptions,
     TaskStatus,
     WorkerConfig,
 )
 from horsies._worker import claims
-from horsies.abc import Claim, Consumer, Promotion
+from horsies.abc import Claim, Consumer, Promotion, StartOutcome
 
 pytestmark = pytest.mark.anyio
 
@@ -237,8 +238,11 @@ async def test_what_comes_in_while_the_worker_looks_for_lost_claims_is_not_lost(
 
     async def slow(limit: int) -> Promotion:
         promoting.set()
-        await until(lambda: worker.statistics().ready == 1)
-        return await promote(limit)
+        promotion = await promote(limit)
+        with anyio.fail_after(20):
+            while worker.statistics().claimed < 2:
+                await anyio.lowlevel.checkpoint()
+        return promotion
 
     async with Runtime(counting.app) as rt:
         consumers = on_claim(rt, monkeypatch, act)
@@ -250,3 +254,29 @@ async def test_what_comes_in_while_the_worker_looks_for_lost_claims_is_not_lost(
         assert await handle.get(timeout=10) == Ok("plain")
         go_on.set()
     assert (counting.runs, worker.statistics().lost) == (["plain"], 0)
+
+
+async def test_what_a_claim_has_started_does_not_wait_for_what_else_the_worker_waits_for(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first claim brings what is to be started, the second is under way meanwhile."""
+    starting = anyio.Event()
+
+    async def hang(_: object) -> list[StartOutcome]:
+        starting.set()
+        await anyio.sleep_forever()
+        return []
+
+    async def act(claim: Claim) -> None:
+        monkeypatch.setattr(consumers[0], "start", hang)
+        if any(task.is_running for task in claim.tasks):
+            await starting.wait()
+
+    async with Runtime(counting.app) as rt:
+        consumers = on_claim(rt, monkeypatch, act)
+        handle = (await counting.plain.handle(rt).with_options(TaskSendOptions(priority=100)).send()).unwrap()
+        await counting.stubborn.handle(rt).send_many([()] * 17)
+        worker = rt.start_worker(WorkerConfig(concurrency=32))
+        assert await handle.get(timeout=10) == Ok("plain")
+        assert starting.is_set()
+        worker.cut_short()

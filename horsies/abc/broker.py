@@ -109,10 +109,11 @@ class Consumer(Protocol):
         """CLAIMED -> PENDING; False where the claim was no longer this worker's. No attempt is counted."""
         ...
 
-    async def give_back_unknown(self, known: Sequence[Lease]) -> int:
+    async def give_back_unknown(self, known: Sequence[Lease], *, now: datetime | None = None) -> int:
         """Give back everything CLAIMED by this worker or RUNNING but `known`; how many. No attempt is counted.
 
         For a worker that did not get the answer to a claim, or to a giving back: what it does not know never began.
+        What is RUNNING and was asked to be cancelled becomes CANCELLED, and its waiters are notified.
         """
         ...
 

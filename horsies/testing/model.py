@@ -91,7 +91,7 @@ def leave(world: World, worker: str) -> tuple[int, World]:
     return len(held), replace(world.having(map(_returned, held)), beats=gone)
 
 
-def give_back_unknown(world: World, worker: str, known: Sequence[Lease]) -> tuple[int, World]:
+def give_back_unknown(world: World, worker: str, known: Sequence[Lease], *, now: datetime) -> tuple[int, World]:
     """See `Consumer.give_back_unknown`."""
     ids = {lease.task_id for lease in known}
     unknown = [
@@ -99,7 +99,12 @@ def give_back_unknown(world: World, worker: str, known: Sequence[Lease]) -> tupl
         for task_id, task in world.tasks.items()
         if task.row.status in HELD and task.row.worker_id == worker and task_id not in ids
     ]
-    return len(unknown), world.having(_returned(_unbegun(task)) for task in unknown)
+    return len(unknown), world.having(
+        _unstarted(_unbegun(task), TaskStatus.CANCELLED, now)
+        if task.row.cancel_requested
+        else _returned(_unbegun(task))
+        for task in unknown
+    )
 
 
 def promote(world: World, *, limit: int, now: datetime, answer: Promotion, contended: bool = False) -> Iterator[World]:
@@ -324,6 +329,10 @@ def _unbegun(task: Task) -> Task:
 def _returned(task: Task) -> Task:
     """CLAIMED -> PENDING, as if nobody had claimed it."""
     return replace(task.becoming(TaskStatus.PENDING, worker_id=None, claimed_at=None), ready=True)
+
+
+def _lost(task: Task, now: datetime) -> Task:
+    return _unstarted(task, TaskStatus.CANCELLED, now) if task.row.cancel_requested else _returned(task)
 
 
 def _unstarted(task: Task, status: TaskStatus, now: datetime, **changes: object) -> Task:

@@ -212,8 +212,8 @@ class Play:
 
     def give_back_unknown(self, leases: Sequence[tuple[int, Which]], caller: int | None) -> Call:
         worker, known = self._pick(leases, caller, TaskStatus.CLAIMED)
-        run = partial(self._roles.consumers[worker].give_back_unknown, known)
-        return exact(run, partial(model.give_back_unknown, worker=WORKERS[worker][0], known=known))
+        run = partial(self._roles.consumers[worker].give_back_unknown, known, now=self._now)
+        return exact(run, partial(model.give_back_unknown, worker=WORKERS[worker][0], known=known, now=self._now))
 
     def promote(self, worker: int, limit: int) -> Call:
         return self._free(self._roles.consumers[worker].promote, model.promote, worker, limit)

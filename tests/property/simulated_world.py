@@ -67,7 +67,7 @@ LOSABLE = (
     "receive",
 )
 ROUGH_REQUESTS = dict.fromkeys(("claim", "enqueue", "cancel", *LOSABLE), 0.03)
-ROUGH_ANSWERS = {"enqueue": 0.2, "cancel": 0.2, **dict.fromkeys(LOSABLE, 0.03)}
+ROUGH_ANSWERS = {"enqueue": 0.2, "cancel": 0.2, "claim": 0.03, **dict.fromkeys(LOSABLE, 0.03)}
 
 Plan = list[tuple[float, str]]
 """For each attempt: how many seconds it takes, and how it ends."""

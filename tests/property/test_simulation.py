@@ -412,7 +412,7 @@ class TestWorld:
         statuses = {event.details[1] for event in world.simulation.trace if event.name == "final"}
         assert statuses == {"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"}
         lost = {event.name for event in world.simulation.trace if "answer lost" in event.details}
-        assert lost >= ({"enqueue", "start", "finish", "promote", "receive"} if rough else set())
+        assert lost >= ({"enqueue", "claim", "finish", "promote", "receive"} if rough else set())
 
     @MANNERS
     def test_equal_seeds_are_equal_runs(self, rough: bool) -> None:

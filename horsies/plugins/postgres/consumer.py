@@ -132,10 +132,10 @@ class PostgresConsumer:
         )
         return _used(leases, _leases_of(rows))
 
-    async def give_back_unknown(self, known: Sequence[Lease]) -> int:
+    async def give_back_unknown(self, known: Sequence[Lease], *, now: datetime | None = None) -> int:
         """See `horsies.abc.Consumer.give_back_unknown`."""
         ids = [lease.task_id for lease in known]
-        given = {"worker": self._worker_id, "ids": ids}
+        given = {"worker": self._worker_id, "ids": ids, "now": now}
         rows = await self._intake.fetch("give back", self._sql["give_back_unknown"], given)
         returned: int = rows[0][0]
         return returned

@@ -135,17 +135,20 @@ class SqliteConsumer:
             "give back", lambda transaction: [self._give_back(transaction, task) for task in tasks], now=now
         )
 
-    async def give_back_unknown(self, known: Sequence[Lease]) -> int:
+    async def give_back_unknown(self, known: Sequence[Lease], *, now: datetime | None = None) -> int:
         """See `horsies.abc.Consumer.give_back_unknown`."""
         given = {"worker": self._worker_id, "ids": json.dumps([lease.task_id for lease in known])}
 
         def work(transaction: Transaction) -> int:
-            returned = transaction.fetch(self._sql["give_back_unknown"], given)
-            for (queue,) in returned:
-                transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
+            returned = transaction.fetch(self._sql["give_back_unknown"], given | {"now": transaction.now})
+            for task_id, queue, phase in returned:
+                if phase == 1:
+                    transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
+                else:
+                    transaction.notify(Topic.FINISHED, task_id)
             return len(returned)
 
-        return await self._session.write("give back", work)
+        return await self._session.write("give back", work, now=now)
 
     async def has_due(self, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Consumer.has_due`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from uuid import UUID
 
+import anyio
 import pytest
 from msgspec.structs import replace
 
@@ -15,9 +16,10 @@ from horsies.abc import (
     Start,
     StartOutcome,
     TaskStatus,
+    Topic,
 )
 
-from .stage import STEPS, T0, C, P, R, Stage, at, done, ids, new_task
+from .stage import STEPS, T0, C, P, R, Stage, at, done, heard, ids, new_task
 
 
 class Ending:
@@ -160,6 +162,22 @@ class Ending:
         assert [(row.status, row.attempt, row.started_at, row.attempts) for row in rows] == [(P, 0, None, ())] * 2
         again = await worker.claim(2, startable={"a_task"}, now=at(1))
         assert [(task.lease.claim_number, task.attempt) for task in again.tasks] == [(2, 0)] * 2
+
+    async def test_what_a_lost_claim_has_started_and_somebody_cancelled_is_cancelled(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(new_task(1), new_task(2))
+        leases = await stage.begun(worker, 2, now=T0)
+        assert await stage.broker.control.cancel([leases[0].task_id], now=T0) == [CancelOutcome.REQUESTED]
+        async with stage.broker.listen(Topic.FINISHED) as listener:
+            assert await worker.give_back_unknown([], now=at(1)) == 2
+            with anyio.fail_after(10):
+                assert await heard(listener, {leases[0].task_id})
+        rows = [await stage.row(n) for n in (1, 2)]
+        assert [(row.status, row.attempt, row.finished_at) for row in rows] == [
+            (TaskStatus.CANCELLED, 0, at(1)),
+            (P, 0, None),
+        ]
+        assert (await worker.beat(watching=True, now=at(1))).to_cancel == ()
 
     async def test_what_never_began_has_burnt_no_attempt(self, stage: Stage) -> None:
         worker = await stage.worker()

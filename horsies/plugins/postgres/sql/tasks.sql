@@ -334,27 +334,38 @@ SELECT returned.id::text, returned.claim_number, told.queues FROM returned CROSS
 
 -- name: give_back_unknown
 -- What the worker holds without knowing, since the answer to a claim was lost -> PENDING. What that claim has started never
--- began.
-WITH returned AS (
-    UPDATE {schema}.tasks SET
-        phase = 1,
-        status = 'PENDING',
+-- began; where somebody has asked to cancel it meanwhile -> CANCELLED.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+returned AS (
+    UPDATE {schema}.tasks AS task SET
+        phase = CASE WHEN task.cancel_requested_at IS NULL THEN 1 ELSE 3 END,
+        status = CASE WHEN task.cancel_requested_at IS NULL THEN 'PENDING' ELSE 'CANCELLED' END,
+        finished_at = CASE WHEN task.cancel_requested_at IS NOT NULL THEN clock.now END,
         worker_id = NULL,
         claimed_at = NULL,
         started_at = NULL,
-        attempt = CASE status WHEN 'RUNNING' THEN attempt - 1 ELSE attempt END
-    WHERE ctid = ANY (ARRAY(
+        attempt = CASE task.status WHEN 'RUNNING' THEN task.attempt - 1 ELSE task.attempt END
+    FROM clock
+    WHERE task.ctid = ANY (ARRAY(
         SELECT ctid FROM {schema}.tasks
         WHERE phase = 2 AND worker_id = %(worker)s AND id <> ALL (%(ids)s::uuid[])
         FOR NO KEY UPDATE SKIP LOCKED
     ))
-    RETURNING queue
-)
-SELECT (SELECT count(*) FROM returned), told.queues
-FROM (
+    RETURNING task.id, task.queue, task.phase
+),
+told AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
+    FROM (
+        SELECT string_agg(id::text, ',') AS ids
+        FROM (SELECT id, row_number() OVER () - 1 AS n FROM returned WHERE phase = 3) AS numbered
+        GROUP BY n / 150
+    ) AS notices
+),
+called AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_work', 'ready:' || queue)) AS queues
-    FROM (SELECT DISTINCT queue FROM returned) AS names
-) AS told
+    FROM (SELECT DISTINCT queue FROM returned WHERE phase = 1) AS names
+)
+SELECT (SELECT count(*) FROM returned), told.finished, called.queues FROM told CROSS JOIN called
 
 -- name: leave
 -- Everything still CLAIMED by the worker -> PENDING, found by the worker's name and not by what it remembers; then the

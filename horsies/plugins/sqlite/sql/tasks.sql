@@ -103,12 +103,13 @@ WHERE id = :id
 
 -- name: give_back_unknown
 -- What the worker holds without knowing, since the answer to a claim was lost -> PENDING. What that claim has started never
--- began.
+-- began; where somebody has asked to cancel it meanwhile -> CANCELLED.
 UPDATE tasks SET
-    phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL, started_at = NULL,
-    attempt = attempt - (status = 'RUNNING')
+    phase = iif(cancel_requested_at IS NULL, 1, 3), status = iif(cancel_requested_at IS NULL, 'PENDING', 'CANCELLED'),
+    finished_at = iif(cancel_requested_at IS NULL, NULL, :now),
+    worker_id = NULL, claimed_at = NULL, started_at = NULL, attempt = attempt - (status = 'RUNNING')
 WHERE phase = 2 AND worker_id = :worker AND id NOT IN (SELECT value FROM json_each(:ids))
-RETURNING queue
+RETURNING id, queue, phase
 
 -- name: leave
 -- Everything still CLAIMED by the worker -> PENDING, found by the worker's name and not by what it remembers.

@@ -55,6 +55,7 @@ class Claims:
         self._failure: BrokerError | None = None
         self._in_doubt_until = 0.0
         self._look_at = 0.0
+        self._has_looked = True
         self.is_under_way = False
         self.hungry = True
         self.full = False
@@ -134,13 +135,15 @@ class Claims:
         """A call has failed. What it did, it may still be doing, for as long as the server lets a statement run."""
         self._in_doubt_until = anyio.current_time() + self._statement_timeout + DOUBT
         self._look_at = 0.0
+        self._has_looked = False
 
     @property
     def is_in_doubt(self) -> bool:
-        return anyio.current_time() < self._in_doubt_until
+        """Until it has looked once, however long that takes, and then for as long as the call may be at work."""
+        return not self._has_looked or anyio.current_time() < self._in_doubt_until
 
     def _is_time_to_look(self) -> bool:
-        return self._look_at <= anyio.current_time() < self._in_doubt_until
+        return self.is_in_doubt and self._look_at <= anyio.current_time()
 
     async def give_back_lost(self, known: Callable[[], list[Lease]], *, at_once: bool = False) -> None:
         """Give back what a claim took whose answer was lost, if there may be such. No claim may be under way.
@@ -150,6 +153,7 @@ class Claims:
             at_once: look although the last look was a moment ago.
         """
         if self._is_time_to_look() or (at_once and self.is_in_doubt):
+            self._has_looked = True  # a failure brings another doubt
             self._counts["given_back"] += await self._consumer.give_back_unknown(known())
             self._look_at = anyio.current_time() + DOUBT_POLL
 

@@ -296,6 +296,17 @@ async def test_a_statement_that_cannot_be_prepared_says_so_each_time(target: Tar
         assert await session.fetch("ask", "SELECT 1", {}) == [(1,)]
 
 
+async def test_a_statement_keeps_its_name_however_many_others_there_are(postgres_url: str) -> None:
+    target = Target(postgres_url, connect_timeout=10, statement_timeout=10, pooled=False)
+    async with open_session(target) as session, open_session(target) as other:
+        for _ in range(2):
+            await session.fetch("ask", "SELECT 1", {})
+            for n in range(200):
+                await other.fetch("ask", f"SELECT {n}", {})
+        query = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT 1'"
+        assert await session.fetch("ask", query, {}) == [(1,)]
+
+
 async def test_a_statement_that_the_connection_forgot_is_prepared_again(postgres_url: str) -> None:
     target = Target(postgres_url, connect_timeout=10, statement_timeout=10, pooled=False)
     async with open_session(target) as session:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import count
 from typing import Any
 
@@ -24,26 +24,22 @@ from psycopg.rows import TupleRow
 from .arrays import PARAMETER, encode_array
 from .connection import AnyioConnection
 
-_numbers = count()
-
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """A query for the server: its name, its text, and of what type each array among its parameters is."""
+    """A query for the server: its text, and of what type each array among its parameters is."""
 
-    name: bytes
     text: bytes
     arrays: Mapping[str, str]
     formats: tuple[Format, ...]
 
 
-@lru_cache
+@cache
 def _statement(query: str) -> _Statement:
     arrays = {name: array for name, array in PARAMETER.findall(query) if array}
     names = list(dict.fromkeys(name for name, _ in PARAMETER.findall(query)))
     text = re.sub(r"%\((\w+)\)s", lambda match: f"${names.index(match[1]) + 1}", query)
     return _Statement(
-        f"horsies_{next(_numbers)}".encode(),
         text.encode(),
         {name: arrays.get(name, "") for name in names},
         tuple(Format.BINARY if name in arrays else Format.TEXT for name in names),
@@ -56,7 +52,8 @@ class Statements:
     def __init__(self, connection: AnyioConnection[Any]) -> None:
         self._connection = connection
         self._rows = Transformer(connection)
-        self._prepared: set[bytes] = set()
+        self._names = (f"horsies_{number}".encode() for number in count())
+        self._prepared: dict[str, bytes] = {}
 
     async def fetch(self, query: str, parameters: Mapping[str, object]) -> list[TupleRow]:
         """The rows of `query`, whose every parameter the server can tell the type of, by a cast or by its place.
@@ -69,25 +66,27 @@ class Statements:
             encode_array(name, array, parameters[name]) if array else _scalar(name, parameters[name])
             for name, array in statement.arrays.items()
         ]
-        return await self._connection.wait(self._run(statement, values))
+        return await self._connection.wait(self._run(query, statement, values))
 
-    def _run(self, statement: _Statement, values: list[bytes | None]) -> PQGen[list[TupleRow]]:
+    def _run(self, query: str, statement: _Statement, values: list[bytes | None]) -> PQGen[list[TupleRow]]:
         try:
-            result = yield from self._execute(statement, values)
+            result = yield from self._execute(query, statement, values)
         except errors.InvalidSqlStatementName:
             # Somebody let the connection forget what was prepared, as psycopg does after a rollback. Nothing has run.
-            self._prepared.clear()
-            result = yield from self._execute(statement, values)
+            del self._prepared[query]
+            result = yield from self._execute(query, statement, values)
         self._rows.set_pgresult(result)
         return self._rows.load_rows(0, result.ntuples, tuple)
 
-    def _execute(self, statement: _Statement, values: list[bytes | None]) -> PQGen[PGresult]:
+    def _execute(self, query: str, statement: _Statement, values: list[bytes | None]) -> PQGen[PGresult]:
         pgconn = self._connection.pgconn
-        if statement.name not in self._prepared:
-            pgconn.send_prepare(statement.name, statement.text)
+        name = self._prepared.get(query)
+        if name is None:
+            name = next(self._names)
+            pgconn.send_prepare(name, statement.text)
             yield from self._result()
-            self._prepared.add(statement.name)
-        pgconn.send_query_prepared(statement.name, values, statement.formats, Format.BINARY)
+            self._prepared[query] = name
+        pgconn.send_query_prepared(name, values, statement.formats, Format.BINARY)
         return (yield from self._result())
 
     def _result(self) -> PQGen[PGresult]:

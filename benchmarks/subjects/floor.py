@@ -75,7 +75,7 @@ class FloorQueue:
         given = {"dead_after": 3600.0, "queues": ["default"], "ranks": [1], "limit": limit, "caps": [None]}
         begin = {"floor_priorities": [0], "floor_due_ats": [None]}
         return await self._run(
-            "claim", **given, **begin, cluster_cap=None, step_over=False, startable=["bench.nothing"]
+            "claim", **given, **begin, cluster_cap=None, step_over=False, startable=["bench.nothing"], relaxed=False
         )
 
     async def _finish(self, rows: Sequence[Row]) -> None:

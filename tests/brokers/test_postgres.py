@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -260,3 +261,24 @@ async def test_the_verdict_reaches_the_row_with_the_start(stage: Stage) -> None:
     await worker.start([Start(first, 3.0), Start(second)], now=T0)
     await stage.maintenance.reap(10, now=at(60))
     assert (await stage.row(1)).due_at == at(63)
+
+
+async def test_who_has_started_by_claims_claims_for_good(config: AppConfig) -> None:
+    """A claim that a crash undid could be made again under its number, and started, while the first is believed."""
+    config = replace(config, url=f"{config.url}&options=-c%20synchronous_commit%3Don")
+    factory = Runtime(Horsies(config)).broker_factory()
+    async with factory.open(config, clock=lambda: T0) as broker, Stage.on(broker) as stage:
+        with psycopg.connect(config.url, autocommit=True) as connection:
+            for statement in (
+                "CREATE TABLE {s}.seen (n serial, waits text)",
+                "CREATE FUNCTION {s}.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                " INSERT INTO {s}.seen (waits) VALUES (current_setting('synchronous_commit')); RETURN NEW; END $$",
+                "CREATE TRIGGER see BEFORE UPDATE ON {s}.tasks FOR EACH ROW EXECUTE FUNCTION {s}.see()",
+            ):
+                connection.execute(statement.replace("{s}", config.schema).encode())
+            worker = await stage.worker()
+            await stage.send(new_task(1), new_task(2), new_task(3))
+            for startable in ((), ("a_task",), ()):
+                assert len((await worker.claim(1, startable=startable, now=at(1))).tasks) == 1
+            rows = connection.execute(f"SELECT waits FROM {config.schema}.seen ORDER BY n".encode()).fetchall()
+            assert rows == [("off",), ("on",), ("on",)]

@@ -59,6 +59,7 @@ VALUES = {
     "claim_numbers": "ARRAY[1]",
     "verbs": "ARRAY['COMPLETE']",
     "startable": "ARRAY['task']",
+    "relaxed": "true",
     "results": "ARRAY['\\x00']::bytea[]",
     "error_codes": "ARRAY[NULL]::text[]",
     "retry_ins": "ARRAY[0]",
@@ -168,18 +169,18 @@ async def test_locks_in_the_order_of_the_index(connection: AnyioConnection[Row],
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("name", "startable", "commit"),
+    ("name", "relaxed", "commit"),
     [
-        ("claim", "'{}'::text[]", "off"),
-        ("claim", "ARRAY['task']", "on"),
+        ("claim", "true", "off"),
+        ("claim", "false", "on"),
         ("promote", "", "off"),
         *((name, "", "on") for name in ("start", "finish", "give_back", "join", "beat", "leave", "pause")),
     ],
 )
 async def test_only_what_a_crash_may_undo_does_not_wait_for_the_disk(
-    connection: AnyioConnection[Row], schema: str, name: str, startable: str, commit: str
+    connection: AnyioConnection[Row], schema: str, name: str, relaxed: str, commit: str
 ) -> None:
-    given = {**VALUES, "queue": "'queue0'", "startable": startable}
+    given = {**VALUES, "queue": "'queue0'", "relaxed": relaxed}
     query = re.sub(r"%\((\w+)\)s", lambda match: given[match[1]], named_queries(schema)[name])
     await connection.execute("SET synchronous_commit = on")  # the server of the tests has it off
     async with connection.transaction(force_rollback=True):

@@ -51,6 +51,7 @@ class PostgresConsumer:
         self._sql = sql
         self._dead_after = float(dead_after)
         self._caps = caps
+        self._starts_by_claims = False
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
@@ -85,6 +86,8 @@ class PostgresConsumer:
         what stands behind a million of them is reached at once, and each claim finds fewer. See `floors` for where it
         begins; only what looked from the front finds nothing.
         """
+        if startable:
+            self._starts_by_claims = True
         if self._floors.hold:
             claim = await self._take(limit, startable, now)
             if claim.tasks or claim.expired:
@@ -179,6 +182,8 @@ class PostgresConsumer:
                 "cluster_cap": self._caps.cluster,
                 "step_over": step_over,
                 "startable": startable,
+                # A claim that a crash undid could be made again under its number, and started this time.
+                "relaxed": not self._starts_by_claims,
                 "now": now,
             },
             locks=self._caps.locks,

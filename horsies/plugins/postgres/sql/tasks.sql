@@ -72,8 +72,9 @@ FROM clock CROSS JOIN (
 ) AS told
 
 -- name: claim
--- PENDING -> CLAIMED or RUNNING, by a worker that is alive. What is past its deadline becomes EXPIRED, or with `step_over` is left
--- where it stands, which reaches what is behind any number of such tasks, at the price of looking at each.
+-- PENDING -> CLAIMED or RUNNING, by a worker that is alive. What is past its deadline becomes EXPIRED, or with
+-- `step_over` is left where it stands, which reaches what is behind any number of such tasks, at the price of looking at
+-- each.
 -- `floor` is where in its queue the claim begins: what is before it is not looked at.
 -- `served` are the queues that are not paused, with the room that their caps leave; where there is a cap, claims take
 -- turns by a lock that was taken before this statement began, so that what it counts is true.
@@ -81,13 +82,13 @@ FROM clock CROSS JOIN (
 -- claim locks no more rows than it takes, and claimers that meet share out what there is instead of waiting.
 -- What is `startable` goes on to RUNNING at once, with no verdict for a crash; but not what was deferred, whose first due
 -- time a start restores.
--- A claim that starts nothing does not wait for the disk: the commit of its start, which user code waits for, brings it
--- there as well, and one that a crash of the server undoes was never started, so that its fence stops whoever still
--- believes in it.
+-- Of a worker whose claims start nothing they are `relaxed`, they do not wait for the disk: the commit of the start, which
+-- user code waits for, brings them there as well, and one that a crash of the server undoes was never started, so that its
+-- fence stops whoever still believes in it.
 WITH clock AS MATERIALIZED (
     SELECT
         coalesce(%(now)s::timestamptz, clock_timestamp()) AS now,
-        CASE WHEN %(startable)s::text[] = '{}' THEN set_config('synchronous_commit', 'off', true) END
+        CASE WHEN %(relaxed)s::boolean THEN set_config('synchronous_commit', 'off', true) END
 ),
 alive AS MATERIALIZED (
     SELECT clock.now FROM clock JOIN {schema}.workers

@@ -184,7 +184,7 @@ class Pump:
         await self._give_back_excess()
         if not self._finisher.has_room:
             return False  # it goes on when that is written which has ended
-        self._take_startable()
+        self._take_what_fits()
         if self._may_claim() and (room := self._room()).tasks > 0:
             if not self._starting and not self._runner.jobs:
                 await self._claims.run_once(room)
@@ -324,7 +324,7 @@ class Pump:
         if gifts:
             self.counts["given_back"] += sum(await self._consumer.give_back(gifts))
 
-    def _take_startable(self) -> None:
+    def _take_what_fits(self) -> None:
         """Take out of `_ready` all for which there is a slot where they run."""
         waiting, slots = deque[Job](), dict(self._runner.free)
         now = anyio.current_time()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,13 @@ class Bench:
     seen: list[Any] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
     tasks: dict[str, Task[..., Any]] = field(default_factory=dict)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what no event tells, such as a number in a worker's statistics."""
+    with anyio.fail_after(20):
+        while not condition():
+            await anyio.sleep(0.005)
 
 
 @pytest.fixture

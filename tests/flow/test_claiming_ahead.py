@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 import anyio
 import psycopg
@@ -12,6 +11,8 @@ import pytest
 from horsies import AppConfig, Horsies, Ok, QueueConfig, RetryPolicy, Runtime, WorkerConfig
 from horsies._worker import pump
 from horsies._worker.pace import Pace
+
+from .conftest import until
 
 pytestmark = pytest.mark.anyio
 
@@ -45,12 +46,6 @@ class Blocking:
             return n
 
         self.block = block
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
-        while not condition():
-            await anyio.sleep(0.005)
 
 
 async def test_what_stands_behind_slow_tasks_goes_to_another_worker(

@@ -33,6 +33,8 @@ from horsies import (
 )
 from horsies.abc import Consumer, Heartbeat
 
+from .conftest import until
+
 pytestmark = pytest.mark.anyio
 
 QUICK = RecoveryConfig(heartbeat_interval=0.02, dead_after=0.5, reap_interval=0.05)
@@ -59,12 +61,6 @@ def declare_wait(app: Horsies, seen: list[str], *, retried: bool) -> Task[[], st
             raise
 
     return wait
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
-        while not condition():
-            await anyio.sleep(0.005)
 
 
 async def bury(rt: Runtime) -> int:

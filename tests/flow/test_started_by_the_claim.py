@@ -27,6 +27,8 @@ from horsies import (
 from horsies._worker import claims
 from horsies.abc import Claim, Consumer, Promotion, StartOutcome
 
+from .conftest import until
+
 pytestmark = pytest.mark.anyio
 
 OnClaim = Callable[[Claim], Awaitable[None]]
@@ -88,12 +90,6 @@ async def status_of(rt: Runtime, task_id: str) -> tuple[TaskStatus, int]:
     return info.status, info.attempt
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
-        while not condition():
-            await anyio.sleep(0.005)
-
-
 async def test_only_what_a_crash_ends_is_started_by_the_claim(
     counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,10 +110,14 @@ async def test_only_what_a_crash_ends_is_started_by_the_claim(
     assert started == {"plain": True, "stubborn": False}
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("busy", [False, True])
 async def test_a_claim_whose_answer_is_lost_burns_no_attempt(
-    counting: Counting, monkeypatch: pytest.MonkeyPatch, busy: bool
+    counting: Counting, monkeypatch: pytest.MonkeyPatch, busy: bool, late: bool
 ) -> None:
+    """`late`: the worker tries again only when the lost call can be at work no longer."""
+    if late:
+        monkeypatch.setattr(claims, "DOUBT", -counting.app.config.resilience.statement_timeout)
     lost: list[str] = []
     go_on = anyio.Event()
 

@@ -57,6 +57,7 @@ LOSABLE = (
     "start",
     "finish",
     "give_back",
+    "give_back_unknown",
     "promote",
     "beat",
     "expire",

@@ -110,7 +110,7 @@ async def around_rebirth(scene: Scene) -> None:
         await rt.run_worker(WorkerConfig(until_idle=True))
         scene.faults += script.faults(scene.ground.rows(TASKS, rt))
     if scene.steps.cancelled_at is None:
-        assert script.runs.total() >= 3
+        assert script.runs.total() >= 4
 
 
 async def around_processes(scene: Scene) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -280,3 +281,26 @@ async def test_what_a_claim_has_started_does_not_wait_for_what_else_the_worker_w
         assert await handle.get(timeout=10) == Ok("plain")
         assert starting.is_set()
         worker.cut_short()
+
+
+async def test_a_worker_that_is_found_dead_while_a_claim_is_under_way_runs_none_of_it(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can know that it never began, so it has failed with its worker."""
+    dead_after = timedelta(seconds=counting.app.config.recovery.dead_after + 1)
+
+    async def bury(_: Claim) -> None:
+        # A worker whose heartbeat is just being written is passed over.
+        with anyio.fail_after(20):
+            async with rt.broker.maintenance("undertaker") as undertaker:
+                while not await undertaker.reap(100, now=datetime.now(UTC) + dead_after):
+                    await anyio.lowlevel.checkpoint()
+
+    async with Runtime(counting.app) as rt:
+        on_claim(rt, monkeypatch, bury)
+        handle = (await counting.plain.handle(rt).send()).unwrap()
+        worker = rt.start_worker()
+        assert (await handle.get(timeout=20)).unwrap_err().code == "WORKER_CRASHED"
+        assert await status_of(rt, handle.task_id) == (TaskStatus.FAILED, 1)
+        worker.drain_nowait()
+        await worker.wait_stopped()

@@ -19,12 +19,15 @@ from ._payload.envelope import TaskSendPayload
 from ._runtime.blocking import BlockingRuntime, blocking
 from ._runtime.queues import QueueInfo
 from ._runtime.runtime import Runtime
+from ._runtime.schedules import BackfillInfo, ScheduleInfo
+from ._schedule.patterns import Cron, Daily, Every, Hourly, Monthly, Weekly
 from ._task.app import Horsies
 from ._task.context import TaskContext, TaskInterrupted
 from ._task.declare import Task, task
 from ._task.handle import AttemptInfo, TaskHandle, TaskInfo, TaskResult
 from ._task.host import Environment
 from ._task.options import TaskSendOptions
+from ._task.recurring import Pattern, Schedule
 from ._task.send import TaskFunction, TaskSendResult
 from ._worker.worker import Worker, WorkerStatistics
 from .hookspecs import hookimpl
@@ -36,6 +39,17 @@ __all__ = [
     "Task",
     "TaskContext",
     "RetryPolicy",
+    # scheduling
+    "Schedule",
+    "Every",
+    "Hourly",
+    "Daily",
+    "Weekly",
+    "Monthly",
+    "Cron",
+    "Pattern",
+    "ScheduleInfo",
+    "BackfillInfo",
     # running
     "Runtime",
     "Environment",

@@ -1,10 +1,22 @@
-"""Task ids: UUID version 7, so that they sort by time and the primary key grows at one end."""
+"""Task ids: UUID version 7, so that they sort by time and the primary key grows at one end.
+
+A task that comes from a schedule has a version 8, made in the same way of its slot and the schedule's name, so that
+whoever makes it makes the same.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import uuid_utils
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MARKS = 0xF << 76 | 0b11 << 62
+_VERSION_8 = 0x8 << 76 | 0b10 << 62
+"""Version and variant, where RFC 9562 has them."""
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
@@ -12,6 +24,13 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 def new_task_id() -> str:
     """A new id: a UUID version 7 as lower-case text."""
     return str(uuid_utils.uuid7())
+
+
+def slot_task_id(schedule: str, slot: datetime) -> str:
+    """The id of the task that a schedule sends for a slot: milliseconds since 1970, then 74 bits of a SHA-256."""
+    micros = (slot - _EPOCH) // timedelta(microseconds=1)
+    digest = int.from_bytes(hashlib.sha256(f"{micros} {schedule}".encode()).digest()[:16])
+    return str(UUID(int=(micros // 1000 % 2**48) << 80 | digest % 2**80 & ~_MARKS | _VERSION_8))
 
 
 def is_task_id(value: object) -> bool:

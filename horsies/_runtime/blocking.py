@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -25,6 +25,7 @@ from .._task.send import TaskFunction, TaskSendResult
 from .._worker.worker import Worker, WorkerStatistics
 from .queues import QueueInfo
 from .runtime import Runtime
+from .schedules import BackfillInfo, ScheduleInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -193,6 +194,29 @@ class BlockingRuntime:
     def resume_queue(self, name: str) -> Result[bool, BrokerError]:
         """See `Runtime.resume_queue`."""
         return self._portal.call(self._runtime.resume_queue, name)
+
+    def schedules(self) -> Result[list[ScheduleInfo], BrokerError]:
+        """See `Runtime.schedules`."""
+        return self._portal.call(self._runtime.schedules)
+
+    def pause_schedule(self, name: str) -> Result[bool, BrokerError]:
+        """See `Runtime.pause_schedule`."""
+        return self._portal.call(self._runtime.pause_schedule, name)
+
+    def resume_schedule(self, name: str) -> Result[bool, BrokerError]:
+        """See `Runtime.resume_schedule`."""
+        return self._portal.call(self._runtime.resume_schedule, name)
+
+    def trigger_schedule(self, name: str) -> TaskSendResult[BlockingTaskHandle[Any]]:
+        """See `Runtime.trigger_schedule`."""
+        sent = self._portal.call(self._runtime.trigger_schedule, name)
+        return Ok(BlockingTaskHandle(self._portal, sent.value)) if isinstance(sent, Ok) else sent
+
+    def backfill_schedule(
+        self, name: str, start: datetime, end: datetime
+    ) -> Result[BackfillInfo, TaskSendError | BrokerError]:
+        """See `Runtime.backfill_schedule`."""
+        return self._portal.call(self._runtime.backfill_schedule, name, start, end)
 
     def check(self) -> None:
         """See `Runtime.check`."""

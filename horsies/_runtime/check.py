@@ -9,6 +9,7 @@ from .._core.urls import scheme_of
 from .._task.app import Horsies
 from .._task.declare import Task
 from .._task.place import Place, address_of
+from .._task.recurring import problems_with_call
 from .plugins import Plugins, chosen, load_plugins
 
 
@@ -34,6 +35,13 @@ def check(app: Horsies) -> Plugins:
             chosen(offered, name, kind)
         except HorsiesError as error:
             problems.append(error)
+    serializer = plugins.serializers.get(app.config.serializer)
+    if serializer is not None:
+        problems += [
+            HorsiesError("HRS-205", f"schedule {schedule.name!r}: {what}")
+            for schedule in app.schedules.values()
+            for what in problems_with_call(schedule, serializer, app.queues, plugins.retry_policies)
+        ]
     problems += [problem for task in app.tasks.values() if (problem := _lost_to_processes(task)) is not None]
     raise_all(problems)
     return plugins

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from typing import Any, ParamSpec, TypeVar
 
 import anyio
 import anyio.abc
 
 from .._core.config import WorkerConfig
-from .._core.errors import BrokerError, HorsiesError
+from .._core.errors import BrokerError, HorsiesError, TaskSendError
 from .._core.result import Err, Ok, Result
 from .._core.urls import scheme_of
+from .._schedule.scheduler import Scheduler
 from .._task.ambient import registered
 from .._task.app import Horsies
 from .._task.declare import Task
 from .._task.handle import TaskHandle
 from .._task.host import Environment
 from .._task.nursery import open_nursery
-from .._task.send import TaskFunction, bind
+from .._task.recurring import Schedule
+from .._task.send import TaskFunction, TaskSendResult, bind
 from .._worker.process import refuse_while_loading
 from .._worker.worker import Worker
 from ..abc import (
@@ -28,17 +31,20 @@ from ..abc import (
     CancelOutcome,
     Enqueued,
     NewTask,
+    Schedules,
     Serializer,
     StoredResult,
     SupportsDelay,
     TaskRow,
     Transactional,
 )
+from . import schedules
 from .check import check
 from .completed import completed
 from .flusher import Flusher
 from .plugins import Plugins
 from .queues import QueueInfo, queue_infos, require_queue
+from .schedules import BackfillInfo, ScheduleInfo, require_schedule, require_store
 from .waiters import Waiters
 
 P = ParamSpec("P")
@@ -72,6 +78,8 @@ class Runtime(anyio.AsyncContextManagerMixin):
         refuse_while_loading()
         config = self.app.config
         async with self.broker_factory().open(config, clock=self.environment.clock) as self._broker:
+            if self.app.schedules:
+                require_store(self._broker)
             self._waiters = Waiters(self._broker, config.resilience, self.environment)
             self._flusher = Flusher(self._broker)
             with registered(self):
@@ -222,6 +230,79 @@ class Runtime(anyio.AsyncContextManagerMixin):
             return Ok(await self.broker.control.resume(name))
         except BrokerError as error:
             return Err(error)
+
+    async def schedules(self) -> Result[list[ScheduleInfo], BrokerError]:
+        """Where each schedule stands: those of the application in their order, then others that the database has.
+
+        Raises:
+            HorsiesError: HRS-205, the broker keeps no schedules. So do the methods below.
+        """
+        try:
+            return Ok(schedules.schedule_infos(self.app, await require_store(self.broker).read()))
+        except BrokerError as error:
+            return Err(error)
+
+    async def pause_schedule(self, name: str) -> Result[bool, BrokerError]:
+        """Send nothing for a schedule any more; what was sent goes on. Whether it was not paused before.
+
+        Raises:
+            HorsiesError: HRS-205, the application has no such schedule. So do the methods below.
+        """
+        return await self._with_schedule(schedules.pause, name)
+
+    async def resume_schedule(self, name: str) -> Result[bool, BrokerError]:
+        """Send for a schedule again, from its first slot after now on. Whether it was paused."""
+        return await self._with_schedule(schedules.resume, name)
+
+    async def _with_schedule(
+        self, change: Callable[[Schedule, Schedules], Awaitable[bool]], name: str
+    ) -> Result[bool, BrokerError]:
+        schedule, store = require_schedule(self.app, name), require_store(self.broker)
+        try:
+            return Ok(await change(schedule, store))
+        except BrokerError as error:
+            return Err(error)
+
+    async def trigger_schedule(self, name: str) -> TaskSendResult[TaskHandle[Any]]:
+        """Send a schedule's task now, beside its slots, paused or not; returns as `TaskFunction.send` does.
+
+        With overlap="skip" and an unfinished task, the handle is that one's.
+        """
+        return await schedules.trigger(self, require_schedule(self.app, name))
+
+    async def backfill_schedule(
+        self, name: str, start: datetime, end: datetime
+    ) -> Result[BackfillInfo, TaskSendError | BrokerError]:
+        """Send for each slot from `start` to `end`, both included, that has come and has no task.
+
+        A slot that was sent for is not sent for again, for as long as its task is kept, so what failed half-way is
+        simply run again. `good_until` counts from now; overlap and jitter do not apply.
+
+        Args:
+            start, end: aware; a range that reaches into the future ends now.
+
+        Raises:
+            ValueError: an instant is not aware.
+        """
+        schedule, store = require_schedule(self.app, name), require_store(self.broker)
+        if start.utcoffset() is None or end.utcoffset() is None:
+            raise ValueError("backfill_schedule needs instants with a time zone")
+        try:
+            return await schedules.backfill(self, store, schedule, start, end)
+        except BrokerError as error:
+            return Err(error)
+
+    async def run_scheduler(self) -> None:
+        """Send for the application's schedules until cancelled, without running tasks. Workers do it as well.
+
+        Raises:
+            BrokerError: the database refuses, and trying again would change nothing.
+        """
+        await self.keep_schedules(lambda: True)
+
+    async def keep_schedules(self, goes_first: Callable[[], bool]) -> None:
+        """For workers: see `horsies._worker.life.WorkerHost`."""
+        await Scheduler(self, require_store(self.broker), goes_first).run()
 
     def as_completed(
         self, handles: Iterable[TaskHandle[T]]

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 import anyio
 import anyio.lowlevel
 
+from .._core.backoff import pauses
 from .._core.config import ResilienceConfig
 from .._core.errors import BrokerError
 from .._task.host import Environment
-from .._worker.backoff import pauses
 from ..abc import Broker, StoredResult, Topic
 
 logger = logging.getLogger("horsies.wait")

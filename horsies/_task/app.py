@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._core.config import AppConfig, QueueConfig
 from .._core.errors import HorsiesError, raise_all
+from .._core.retry import RetryPolicy
 from .declare import Task, TaskDeclarer, declaring
+from .options import TaskSendOptions
+from .recurring import CatchUp, Overlap, Pattern, Schedule, make_schedule
 
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
@@ -20,7 +24,7 @@ L = TypeVar("L", bound="Lifespan")
 
 
 class Horsies:
-    """An application: its configuration, tasks and plugins.
+    """An application: its configuration, tasks, schedules and plugins.
 
     Args:
         config: where and how.
@@ -35,6 +39,7 @@ class Horsies:
         self.plugins = tuple(plugins)
         self.block_plugins = tuple(block_plugins)
         self._tasks: dict[str, Task[Any, Any]] = {}
+        self._schedules: dict[str, Schedule] = {}
         self._lifespan: Lifespan | None = None
         self.queues: Mapping[str, QueueConfig] = {queue.name: queue for queue in config.queues}
 
@@ -42,6 +47,11 @@ class Horsies:
     def tasks(self) -> Mapping[str, Task[Any, Any]]:
         """The registered tasks by name."""
         return self._tasks
+
+    @property
+    def schedules(self) -> Mapping[str, Schedule]:
+        """The declared schedules by name."""
+        return self._schedules
 
     @property
     def lifespan_factory(self) -> Lifespan | None:
@@ -77,6 +87,76 @@ class Horsies:
             except HorsiesError as error:
                 problems.append(error)
         raise_all(problems)
+
+    def schedule(
+        self,
+        name: str,
+        task: Task[Any, Any],
+        pattern: Pattern,
+        *,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        timeout: float | timedelta | None = None,
+        retry: RetryPolicy | str | None = None,
+        unique_key: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        good_until: timedelta | None = None,
+        catch_up: CatchUp = "none",
+        overlap: Overlap = "allow",
+        jitter: float = 0.0,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        enabled: bool = True,
+    ) -> Schedule:
+        """Declare that `task` is sent once for each slot of `pattern`, by whichever worker or scheduler is running.
+
+        Args:
+            name: 1..200 bytes. It is the schedule's identity in the database: under another one it begins anew.
+            pattern: Every, Hourly, Daily, Weekly, Monthly, Cron, or a `Pattern` of your own.
+            args, kwargs: the arguments of each call.
+            queue, priority, timeout, retry, unique_key, metadata: as in `TaskSendOptions`.
+            good_until: how long after its slot a task may begin.
+            catch_up: what becomes of slots that are more than a minute late, because nobody was there to send: "none"
+                leaves them out; "latest" sends for the last of them alone; "all" for each, but a thousand at most.
+            overlap: when the task of an earlier slot has not ended: "allow" both, "skip" the new one, or
+                "cancel_previous".
+            jitter: seconds; each task falls due up to so long after its slot, always as long after the same slot.
+            start, end: aware; the first and last instant at which a slot can be. `Every` counts from `start`.
+            enabled: False keeps the schedule and sends nothing.
+
+        Raises:
+            HorsiesError: HRS-205, everything that is wrong at once; HRS-301 for a name that is taken.
+        """
+        if name in self._schedules:
+            raise HorsiesError("HRS-301", f"two schedules are named {name!r}", ["give one of them another name"])
+        schedule = make_schedule(
+            name,
+            task,
+            pattern,
+            tasks=self._tasks,
+            queues=self.queues,
+            args=args,
+            kwargs=kwargs,
+            options=TaskSendOptions(
+                queue=queue,
+                priority=priority,
+                timeout=timeout,
+                retry=retry,
+                unique_key=unique_key,
+                metadata=metadata,
+            ),
+            good_until=good_until,
+            catch_up=catch_up,
+            overlap=overlap,
+            jitter=jitter,
+            start=start,
+            end=end,
+            enabled=enabled,
+        )
+        self._schedules[name] = schedule
+        return schedule
 
     def lifespan(self, factory: L) -> L:
         """Decorator: an async context manager that each worker enters before its first claim.

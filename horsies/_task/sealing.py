@@ -33,8 +33,11 @@ def seal(
     delay: timedelta,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    *,
+    task_id: str | None = None,
+    sent_at: datetime | None = None,
 ) -> Ok[TaskSendPayload] | Err[TaskSendError]:
-    """The payload of one call, or what is wrong with it."""
+    """The payload of one call, or what is wrong with it. Its id and its instant are new ones unless they are given."""
     config, settings = host.app.config, task.settings
     wrong = problem_with(options, host.app.queues, host.retry_policies)
     if wrong is not None:
@@ -43,13 +46,13 @@ def seal(
         arguments = task.signature.encode(host.serializers[config.serializer], args, kwargs)
         payload = TaskSendPayload.seal(
             Envelope(
-                task_id=host.environment.new_id(),
+                task_id=task_id or host.environment.new_id(),
                 task_name=task.name,
                 queue=options.queue or host.app.queue_of(task),
                 priority=settings.priority if options.priority is None else options.priority,
                 serializer=config.serializer,
                 arguments=arguments,
-                sent_at=host.environment.clock(),
+                sent_at=sent_at or host.environment.clock(),
                 delay=delay,
                 good_until=options.good_until,
                 timeout=settings.timeout if options.timeout is None else as_timedelta(options.timeout),

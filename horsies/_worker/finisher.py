@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import anyio
 
+from .._core.backoff import pauses
 from .._core.codes import TaskErrorCode
 from .._core.config import ResilienceConfig
 from .._core.errors import BrokerError, TaskError
@@ -26,7 +27,6 @@ from .._payload.result import encode_result
 from .._task.context import ContextLogger
 from .._task.host import Environment
 from ..abc import Consumer, Finish, Lease
-from .backoff import pauses
 
 BATCH = 200
 BUFFER = 2_000

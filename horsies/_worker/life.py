@@ -42,6 +42,14 @@ class WorkerHost(Host, Protocol):
     @property
     def broker(self) -> Broker: ...
 
+    async def keep_schedules(self, goes_first: Callable[[], bool]) -> None:
+        """Send for the application's schedules until cancelled.
+
+        Args:
+            goes_first: whether the worker leads the others, as of now.
+        """
+        ...
+
 
 class Life:
     """One identity and what it does.
@@ -177,6 +185,8 @@ class Life:
                 group.start_soon(self._shielded, services.notice_freezes)
                 group.start_soon(services.listen)
                 group.start_soon(leader.run)
+                if host.app.schedules:
+                    group.start_soon(host.keep_schedules, lambda: leader.leads)
                 if self._config.max_memory is not None:
                     group.start_soon(watch, self._config.max_memory, pump.retire_nowait)
                 try:

@@ -20,6 +20,7 @@ import anyio
 import anyio.abc
 from msgspec.structs import replace
 
+from .._core.backoff import pauses
 from .._core.config import WorkerConfig
 from .._core.errors import BrokerError
 from .._core.outcome import outlives_crash
@@ -29,7 +30,6 @@ from .._task.declare import Task
 from .._task.host import Host
 from .._task.nursery import open_nursery
 from ..abc import Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
-from .backoff import pauses
 from .claims import DOUBT_POLL, Claims, Room
 from .finisher import Finisher
 from .job import Job, conclude_interrupted, prepare

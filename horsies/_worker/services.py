@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import anyio
 
+from .._core.backoff import pauses
 from .._core.config import AppConfig
 from .._core.errors import BrokerError
 from .._task.context import ContextLogger
 from .._task.host import Environment
 from ..abc import Broker, Consumer, Topic
-from .backoff import pauses
 from .leader import Leader
 from .pump import Pump
 

@@ -35,6 +35,7 @@ from .records import (
     StoredResult,
     TaskRow,
 )
+from .schedules import Firing, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
 from .serializer import Plain, Serializer
 
 __all__ = [
@@ -51,11 +52,13 @@ __all__ = [
     "EnqueueOutcome",
     "Enqueued",
     "Finish",
+    "Firing",
     "GiveBack",
     "Heartbeat",
     "Lease",
     "Listener",
     "Maintenance",
+    "NewSchedule",
     "NewTask",
     "Notice",
     "Plain",
@@ -63,6 +66,10 @@ __all__ = [
     "Promotion",
     "QueueRow",
     "Reader",
+    "ScheduleBook",
+    "ScheduleRow",
+    "Schedules",
+    "Scheduling",
     "Serializer",
     "Start",
     "StartOutcome",

@@ -11,7 +11,7 @@ import anyio
 import psycopg
 
 from horsies import AppConfig, HorsiesError
-from horsies.abc import Broker, Clock, Consumer, Control, Listener, Maintenance, Producer, Reader, Topic
+from horsies.abc import Broker, Clock, Consumer, Control, Listener, Maintenance, Producer, Reader, Schedules, Topic
 
 from .caps import Caps
 from .connection import AnyioConnection, connect
@@ -26,6 +26,7 @@ from .pooler import is_direct, keeps_session
 from .producer import PostgresProducer
 from .queries import named_queries
 from .reader import PostgresReader
+from .schedules import PostgresSchedules
 from .schema import migrate, schema_sql
 from .session import Row, Session, Target, open_session
 from .target import describe, require_conninfo
@@ -46,6 +47,9 @@ class PostgresBroker:
         self._listening = Listening(config, reaches=way.reaches)
         self.reader: Reader = PostgresReader(self._fetch, results.fetch, self._sql)
         self.control: Control = PostgresControl(self._fetch, self._sql)
+        self.schedules: Schedules = PostgresSchedules(
+            self._fetch, pool.connection, self._sql, timeout=self._statement_timeout
+        )
 
     @asynccontextmanager
     async def producer(self, *, lock_wait: float | None = None) -> AsyncIterator[Producer]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from horsies import AppConfig, HorsiesError
-from horsies.abc import Broker, Clock, Consumer, Control, Listener, Maintenance, Producer, Reader, Topic
+from horsies.abc import Broker, Clock, Consumer, Control, Listener, Maintenance, Producer, Reader, Schedules, Topic
 
 from .consumer import SqliteConsumer
 from .control import SqliteControl
@@ -15,6 +15,7 @@ from .listener import Subscriptions
 from .maintenance import SqliteMaintenance
 from .producer import SqliteProducer
 from .reader import SqliteReader
+from .schedules import SqliteSchedules
 from .schema import schema_sql
 from .session import Session, open_session
 from .target import database_path, describe
@@ -35,6 +36,7 @@ class SqliteBroker:
         self._place = place
         self.reader: Reader = SqliteReader(session)
         self.control: Control = SqliteControl(session)
+        self.schedules: Schedules = SqliteSchedules(session)
 
     @asynccontextmanager
     async def producer(self, *, lock_wait: float | None = None) -> AsyncIterator[Producer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from horsies.abc import CancelOutcome, Notice, TaskStatus, Topic
@@ -22,7 +22,7 @@ class SqliteControl:
     async def cancel(self, task_ids: Sequence[str], *, now: datetime | None = None) -> list[CancelOutcome]:
         """See `horsies.abc.Control.cancel`."""
         return await self._session.write(
-            "cancel", lambda transaction: [self._cancel(transaction, task_id) for task_id in task_ids], now=now
+            "cancel", lambda transaction: [cancel_one(self._sql, transaction, one) for one in task_ids], now=now
         )
 
     async def pause(self, queue: str, *, now: datetime | None = None) -> bool:
@@ -44,19 +44,21 @@ class SqliteControl:
 
         return await self._session.write("resume a queue", work)
 
-    def _cancel(self, transaction: Transaction, task_id: str) -> CancelOutcome:
-        given: dict[str, object] = {"id": task_id, "now": transaction.now}
-        rows = transaction.fetch(self._sql["status"], {"id": task_id}) if is_id(task_id) else []
-        if not rows:
-            return CancelOutcome.NOT_FOUND
-        match rows[0][0]:
-            case TaskStatus.PENDING | TaskStatus.CLAIMED:
-                transaction.fetch(self._sql["cancel"], given)
-                transaction.notify(Topic.FINISHED, task_id)
-                return CancelOutcome.CANCELLED
-            case TaskStatus.RUNNING:
-                transaction.fetch(self._sql["request_cancel"], given)
-                transaction.notify(Topic.WORK, f"{Notice.CANCEL}{task_id}")
-                return CancelOutcome.REQUESTED
-            case _:
-                return CancelOutcome.ALREADY_FINISHED
+
+def cancel_one(sql: Mapping[str, str], transaction: Transaction, task_id: str) -> CancelOutcome:
+    """Cancel one task, or ask for it."""
+    given: dict[str, object] = {"id": task_id, "now": transaction.now}
+    rows = transaction.fetch(sql["status"], {"id": task_id}) if is_id(task_id) else []
+    if not rows:
+        return CancelOutcome.NOT_FOUND
+    match rows[0][0]:
+        case TaskStatus.PENDING | TaskStatus.CLAIMED:
+            transaction.fetch(sql["cancel"], given)
+            transaction.notify(Topic.FINISHED, task_id)
+            return CancelOutcome.CANCELLED
+        case TaskStatus.RUNNING:
+            transaction.fetch(sql["request_cancel"], given)
+            transaction.notify(Topic.WORK, f"{Notice.CANCEL}{task_id}")
+            return CancelOutcome.REQUESTED
+        case _:
+            return CancelOutcome.ALREADY_FINISHED

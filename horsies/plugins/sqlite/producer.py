@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from horsies.abc import BrokerError, Enqueued, EnqueueOutcome, NewTask, Notice, Topic
@@ -31,33 +31,35 @@ class SqliteProducer:
         if not all(is_id(task.task_id) for task in tasks):
             raise BrokerError("enqueue: a task id is not a UUID in lower-case canonical form")
         return await self._session.write(
-            "enqueue", lambda transaction: [self._enqueue(transaction, task) for task in tasks], now=now
+            "enqueue", lambda transaction: [enqueue_one(self._sql, transaction, task) for task in tasks], now=now
         )
 
-    def _enqueue(self, transaction: Transaction, task: NewTask) -> Enqueued:
-        delayed = task.due_in > 0
-        inserted = transaction.fetch(
-            self._sql["enqueue"],
-            {
-                "id": task.task_id,
-                "phase": 0 if delayed else 1,
-                "queue": task.queue,
-                "priority": task.priority,
-                "due_at": after(transaction.now, max(task.due_in, 0.0)),
-                "good_until": None if task.good_until is None else microseconds(task.good_until),
-                "sent_at": microseconds(task.sent_at),
-                "task_name": task.task_name,
-                "envelope": task.envelope,
-                "sha": task.sha,
-                "unique_key": task.unique_key,
-            },
-        )
-        if inserted:
-            transaction.notify(Topic.WORK, f"{Notice.DELAYED if delayed else Notice.READY}{task.queue}")
-            return Enqueued(EnqueueOutcome.INSERTED, task.task_id)
-        for (sha,) in transaction.fetch(self._sql["sha"], {"id": task.task_id}):
-            same = sha == task.sha
-            return Enqueued(EnqueueOutcome.REPLAYED if same else EnqueueOutcome.MISMATCH, task.task_id)
-        key = {"task_name": task.task_name, "unique_key": task.unique_key}
-        ((holder,),) = transaction.fetch(self._sql["holder"], key)
-        return Enqueued(EnqueueOutcome.DEDUPLICATED, holder)
+
+def enqueue_one(sql: Mapping[str, str], transaction: Transaction, task: NewTask) -> Enqueued:
+    """Insert one task, unless its id is there or its unique key is taken."""
+    delayed = task.due_in > 0
+    inserted = transaction.fetch(
+        sql["enqueue"],
+        {
+            "id": task.task_id,
+            "phase": 0 if delayed else 1,
+            "queue": task.queue,
+            "priority": task.priority,
+            "due_at": after(transaction.now, max(task.due_in, 0.0)),
+            "good_until": None if task.good_until is None else microseconds(task.good_until),
+            "sent_at": microseconds(task.sent_at),
+            "task_name": task.task_name,
+            "envelope": task.envelope,
+            "sha": task.sha,
+            "unique_key": task.unique_key,
+        },
+    )
+    if inserted:
+        transaction.notify(Topic.WORK, f"{Notice.DELAYED if delayed else Notice.READY}{task.queue}")
+        return Enqueued(EnqueueOutcome.INSERTED, task.task_id)
+    for (sha,) in transaction.fetch(sql["sha"], {"id": task.task_id}):
+        same = sha == task.sha
+        return Enqueued(EnqueueOutcome.REPLAYED if same else EnqueueOutcome.MISMATCH, task.task_id)
+    key = {"task_name": task.task_name, "unique_key": task.unique_key}
+    ((holder,),) = transaction.fetch(sql["holder"], key)
+    return Enqueued(EnqueueOutcome.DEDUPLICATED, holder)

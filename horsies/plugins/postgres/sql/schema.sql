@@ -5,6 +5,7 @@
 --   workers      one row for each living worker: when it was last seen
 --   leases       one row, 'leader': the worker that looks after what nobody holds, whether it may find others dead, until when
 --   queues       one row for each queue that was ever paused: since when it is, or NULL
+--   schedules    one row for each schedule: its timing, where it stands, what it sent last, and what is wrong with it
 --   migrations   which numbered files have been applied
 --
 -- How a task moves (the status is for people, the phase is what the indexes go by):
@@ -115,3 +116,17 @@ CREATE TABLE {schema}.queues (
     name text PRIMARY KEY,
     paused_at timestamptz
 );
+
+-- timing: everything its slots follow from, as text; one with another timing begins anew.
+-- next_slot: the first that has not been dealt with; NULL: there is none left.
+-- last_slot, last_task_id: of the last task sent. problem: why nothing was sent for the slot last dealt with.
+
+CREATE TABLE {schema}.schedules (
+    name text PRIMARY KEY,
+    timing text NOT NULL,
+    next_slot timestamptz,
+    paused_at timestamptz,
+    last_slot timestamptz,
+    last_task_id uuid,
+    problem text
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);

@@ -5,6 +5,7 @@
 --   workers    one row for each living worker: when it was last seen
 --   leases     one row, 'leader': the worker that looks after what nobody holds, whether it may find others dead, until when
 --   queues     one row for each queue that was ever paused: since when it is, or NULL
+--   schedules  one row for each schedule: its timing, where it stands, what it sent last, and what is wrong with it
 --
 -- How a task moves (the status is for people, the phase is what the indexes go by):
 --
@@ -13,7 +14,7 @@
 --   phase 2 held      CLAIMED, then RUNNING           -> 3 by finish, 0 or 1 by a retry, by giving back or by reaping
 --   phase 3 done      COMPLETED, FAILED, CANCELLED, EXPIRED
 --
--- Instants (*_at, deferred_from, good_until) are microseconds since 1970 in UTC.
+-- Instants (*_at, *_slot, deferred_from, good_until) are microseconds since 1970 in UTC.
 --
 -- due_at: when it may be claimed; giving back with a delay moves it and keeps the first due time in deferred_from.
 -- attempt: how often user code has started. retries: how many of these were retries that count.
@@ -21,6 +22,9 @@
 -- unique_key: of the tasks of one name that have not ended, at most one has it.
 -- cancel_requested_at: somebody cancelled the task while it was running; it is not tried again.
 -- retry_after_crash: the verdict stored at the start: seconds to the retry if the worker dies; NULL: the task FAILED.
+-- timing: everything a schedule's slots follow from, as text; one with another timing begins anew.
+-- next_slot: the first that has not been dealt with; NULL: there is none left.
+-- last_slot, last_task_id: of the last task sent. problem: why nothing was sent for the slot last dealt with.
 
 CREATE TABLE tasks (
     id TEXT NOT NULL PRIMARY KEY,
@@ -94,4 +98,14 @@ INSERT INTO leases (name, holder, expires_at) VALUES ('leader', NULL, 0);
 CREATE TABLE queues (
     name TEXT NOT NULL PRIMARY KEY,
     paused_at INTEGER
+) WITHOUT ROWID;
+
+CREATE TABLE schedules (
+    name TEXT NOT NULL PRIMARY KEY,
+    timing TEXT NOT NULL,
+    next_slot INTEGER,
+    paused_at INTEGER,
+    last_slot INTEGER,
+    last_task_id TEXT,
+    problem TEXT
 ) WITHOUT ROWID;

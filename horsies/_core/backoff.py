@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from .._core.config import ResilienceConfig
+from .config import ResilienceConfig
 
 
 def pauses(config: ResilienceConfig, random: Random) -> Iterator[float]:

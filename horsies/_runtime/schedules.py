@@ -1,0 +1,159 @@
+"""Schedules at run time: where they stand, and what may be done about them from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from .._core.codes import TaskSendErrorCode
+from .._core.errors import BrokerError, HorsiesError, TaskSendError
+from .._core.limits import SEND_ROWS
+from .._core.result import Err, Ok
+from .._schedule.scheduler import first_slot
+from .._schedule.slot_tasks import tasks_for
+from .._task.app import Horsies
+from .._task.handle import TaskHandle
+from .._task.host import Host
+from .._task.recurring import Schedule
+from .._task.send import TaskSendResult, bind
+from ..abc import Broker, EnqueueOutcome, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
+
+_INSTANT = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleInfo:
+    """One schedule as it stands in the database.
+
+    Attributes:
+        task_name: of the task it sends; None: this application does not declare it, and leaves it alone.
+        timing: its pattern, with what bounds it.
+        enabled: as this application declares it; None where it does not.
+        paused_at: since when it sends nothing; None: it is not paused.
+        next_slot: the first that has not been dealt with; None: there is none, or it is not enabled.
+        last_slot, last_task_id: of the last task sent.
+        problem: why nothing was sent for the slot last dealt with; None: there was nothing wrong.
+    """
+
+    name: str
+    task_name: str | None
+    timing: str
+    enabled: bool | None
+    paused_at: datetime | None
+    next_slot: datetime | None
+    last_slot: datetime | None
+    last_task_id: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillInfo:
+    """What a backfill did: for how many slots it sent, and how many had their task already."""
+
+    sent: int
+    present: int
+
+
+def schedule_infos(app: Horsies, book: ScheduleBook) -> list[ScheduleInfo]:
+    """The schedules of the application in their order, then those that only the database knows."""
+    found = {row.name: row for row in book.rows}
+    rows = [standing(schedule, found.get(schedule.name), book.now) for schedule in app.schedules.values()]
+    rows += [found[name] for name in sorted(found.keys() - app.schedules.keys())]
+    return [_info(app.schedules.get(row.name), row) for row in rows]
+
+
+def standing(schedule: Schedule, row: ScheduleRow | None, now: datetime) -> ScheduleRow:
+    """Where a schedule stands, or will once it has begun."""
+    if row is not None and row.timing == schedule.timing:
+        return row
+    begun = row or ScheduleRow(schedule.name, schedule.timing, None, None, None, None, None)
+    return replace(begun, timing=schedule.timing, next_slot=first_slot(schedule, now))
+
+
+def _info(declared: Schedule | None, row: ScheduleRow) -> ScheduleInfo:
+    return ScheduleInfo(
+        name=row.name,
+        task_name=None if declared is None else declared.task.name,
+        timing=row.timing,
+        enabled=None if declared is None else declared.enabled,
+        paused_at=row.paused_at,
+        next_slot=row.next_slot,
+        last_slot=row.last_slot,
+        last_task_id=row.last_task_id,
+        problem=row.problem,
+    )
+
+
+def require_schedule(app: Horsies, name: str) -> Schedule:
+    """The schedule; HRS-205 when the application has none of that name."""
+    if name not in app.schedules:
+        known = ", ".join(app.schedules) or "none"
+        raise HorsiesError("HRS-205", f"the application has no schedule {name!r}", [f"its schedules: {known}"])
+    return app.schedules[name]
+
+
+def require_store(broker: Broker) -> Schedules:
+    """Where the broker keeps schedules; HRS-205 when it keeps none."""
+    if not isinstance(broker, Scheduling):
+        raise HorsiesError("HRS-205", "this runtime's broker keeps no schedules", ["postgresql:// and sqlite:// do"])
+    return broker.schedules
+
+
+async def pause(schedule: Schedule, store: Schedules) -> bool:
+    """Pause a schedule, which need not have begun; whether it was not paused. Raises: BrokerError."""
+    book = await store.read()
+    await store.declare([NewSchedule(schedule.name, schedule.timing, first_slot(schedule, book.now))])
+    return await store.pause(schedule.name)
+
+
+async def resume(schedule: Schedule, store: Schedules) -> bool:
+    """Let a schedule go on with its first slot from now; whether it was paused. Raises: BrokerError."""
+    book = await store.read()
+    slot = first_slot(schedule, book.now)
+    await store.declare([NewSchedule(schedule.name, schedule.timing, slot)])
+    return await store.resume(schedule.name, slot)
+
+
+async def trigger(host: Host, schedule: Schedule) -> TaskSendResult[TaskHandle[Any]]:
+    """Send what the schedule would, now, beside its slots."""
+    good_until = None if schedule.good_until is None else host.environment.clock() + schedule.good_until
+    options = replace(schedule.options, good_until=good_until, unique_key=schedule.unique_key)
+    return await bind(host, schedule.task).with_options(options).send(*schedule.args, **schedule.kwargs)
+
+
+async def backfill(
+    host: Host, store: Schedules, schedule: Schedule, start: datetime, end: datetime
+) -> Ok[BackfillInfo] | Err[TaskSendError]:
+    """Send for each slot from `start` to `end` that has come and has no task. Raises: BrokerError."""
+    now = (await store.read()).now
+    # However late, they are wanted now, and each of them.
+    wanted = replace(schedule, overlap="allow", jitter=0.0, good_until=None)
+    until = None if schedule.good_until is None else now + schedule.good_until
+    wanted = replace(wanted, options=replace(schedule.options, good_until=until))
+    slots = _between(schedule, start.astimezone(UTC), min(end.astimezone(UTC), now))
+    outcomes: list[EnqueueOutcome] = []
+    while some := list(islice(slots, SEND_ROWS)):
+        tasks = tasks_for(host, wanted, some, now)
+        if isinstance(tasks, Err):
+            return tasks
+        for answer in await host.submit(tasks.value, replay=True, connection=None):
+            if isinstance(answer, BrokerError):
+                return _stopped(schedule, answer, len(outcomes))
+            outcomes.append(answer.outcome)
+    sent = outcomes.count(EnqueueOutcome.INSERTED)
+    return Ok(BackfillInfo(sent, len(outcomes) - sent))
+
+
+def _between(schedule: Schedule, start: datetime, end: datetime) -> Iterator[datetime]:
+    slot = schedule.next_after(start - _INSTANT)
+    while slot is not None and slot <= end:
+        yield slot
+        slot = schedule.next_after(slot)
+
+
+def _stopped(schedule: Schedule, error: BrokerError, done: int) -> Err[TaskSendError]:
+    message = f"schedule {schedule.name!r}: stopped after {done} slots: {error.message}; run it again to go on"
+    return Err(TaskSendError(TaskSendErrorCode.ENQUEUE_FAILED, message, retryable=error.retryable))

@@ -1,0 +1,294 @@
+"""When a schedule's slots are. Each pattern is a value, and gives the next slot after an instant: nothing else decides.
+
+So slots do not drift: they follow from the pattern alone, not from when a scheduler came to look. A pattern of your own
+is any object with `next_after` and a `str()` that says all of it, because a schedule whose `str()` has changed begins
+anew.
+
+Wall-clock times that a clock change skips or repeats: `Daily`, `Weekly`, `Monthly` and a `Cron` whose minute and hour
+do not begin with a star mean each time once a day; what is skipped comes when the gap ends. `Hourly` and other `Cron`
+patterns come whenever the clock shows such a time: 25 times in a day of 25 hours. It is what Debian's cron does.
+"""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from itertools import count
+from typing import Literal, TypeAlias
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from .._core.errors import HorsiesError, raise_all
+from .zones import Times, next_each, next_once, zone_named
+
+ShortMonths: TypeAlias = Literal["skip", "last"]
+Reading: TypeAlias = Callable[[datetime, ZoneInfo, Times], datetime | None]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SHORTEST = timedelta(milliseconds=100)
+_INSTANT, _HOUR, _DAY = timedelta(microseconds=1), timedelta(hours=1), timedelta(days=1)
+_LONG = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_WEEKDAYS = tuple(name[:3] for name in _LONG)
+_NAMES = {name: name[:3] for name in (*_LONG, *_WEEKDAYS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Every `interval`, counted from the schedule's `start`, or without one from 1970-01-01 00:00 UTC.
+
+    Args:
+        interval: a timedelta, or seconds; 0.1 s at least.
+
+    Raises:
+        HorsiesError: HRS-205.
+    """
+
+    interval: timedelta
+
+    def __init__(self, interval: float | timedelta) -> None:
+        span = interval
+        if isinstance(span, (int, float)) and not isinstance(span, bool):
+            try:
+                span = timedelta(seconds=span)
+            except (OverflowError, ValueError):
+                span = timedelta(0)
+        if not isinstance(span, timedelta) or span < _SHORTEST:
+            raise _bad("Every", "interval is neither a timedelta nor a number of seconds, or is below 0.1 s")
+        object.__setattr__(self, "interval", span)
+
+    def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
+        """The first slot later than `after`."""
+        anchor = start or _EPOCH
+        if start is not None and after < start:
+            return start
+        return anchor + ((after - anchor) // self.interval + 1) * self.interval
+
+    def __str__(self) -> str:
+        return f"every {self.interval}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hourly:
+    """Whenever the clock shows `minute`.
+
+    Args:
+        minute: 0..59.
+        tz: IANA time zone; it matters where offsets are no whole hours.
+
+    Raises:
+        HorsiesError: HRS-205.
+    """
+
+    minute: int = 0
+    tz: str = "UTC"
+
+    def __post_init__(self) -> None:
+        raise_all([*_number("Hourly", "minute", self.minute, 0, 59), *_zone("Hourly", self.tz)])
+
+    def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
+        """The first slot later than `after`."""
+        return _next(next_each, after, start, self.tz, self._times)
+
+    def _times(self, wall: datetime) -> Iterator[datetime]:
+        first = wall.replace(minute=self.minute, second=0, microsecond=0)
+        return (first + hours * _HOUR for hours in count(int(first <= wall)))
+
+    def __str__(self) -> str:
+        return f"hourly at :{self.minute:02} {self.tz}"
+
+
+@dataclass(frozen=True, slots=True)
+class Daily:
+    """Every day at one time.
+
+    Args:
+        at: wall-clock time, without a time zone of its own.
+        tz: IANA time zone.
+
+    Raises:
+        HorsiesError: HRS-205.
+    """
+
+    at: time
+    tz: str = "UTC"
+
+    def __post_init__(self) -> None:
+        raise_all([*_time("Daily", self.at), *_zone("Daily", self.tz)])
+
+    def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
+        """The first slot later than `after`."""
+        return _next(next_once, after, start, self.tz, lambda wall: _days(wall, self.at))
+
+    def __str__(self) -> str:
+        return f"daily at {self.at} {self.tz}"
+
+
+@dataclass(frozen=True, slots=True)
+class Weekly:
+    """On some days of the week at one time.
+
+    Args:
+        days: "mon" or "monday", or several of them, in any order.
+        at: wall-clock time, without a time zone of its own.
+        tz: IANA time zone.
+
+    Raises:
+        HorsiesError: HRS-205.
+    """
+
+    days: tuple[str, ...]
+    at: time
+    tz: str
+
+    def __init__(self, days: str | Iterable[str], at: time = time(0), tz: str = "UTC") -> None:
+        given = [days] if isinstance(days, str) else list(days) if isinstance(days, Iterable) else []
+        named = {_NAMES.get(day.lower()) if isinstance(day, str) else None for day in given}
+        problems = []
+        if not named or None in named:
+            problems.append(_bad("Weekly", "days are not names of weekdays", "for example 'mon', or ('mon', 'friday')"))
+        raise_all([*problems, *_time("Weekly", at), *_zone("Weekly", tz)])
+        object.__setattr__(self, "days", tuple(day for day in _WEEKDAYS if day in named))
+        object.__setattr__(self, "at", at)
+        object.__setattr__(self, "tz", tz)
+
+    def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
+        """The first slot later than `after`."""
+        wanted = {_WEEKDAYS.index(day) for day in self.days}
+
+        def times(wall: datetime) -> Iterator[datetime]:
+            return (day for day in _days(wall, self.at) if day.weekday() in wanted)
+
+        return _next(next_once, after, start, self.tz, times)
+
+    def __str__(self) -> str:
+        return f"weekly on {', '.join(self.days)} at {self.at} {self.tz}"
+
+
+@dataclass(frozen=True, slots=True)
+class Monthly:
+    """On one day of every month at one time.
+
+    Args:
+        day: 1..31.
+        at: wall-clock time, without a time zone of its own.
+        tz: IANA time zone.
+        short_months: where a month has no such day: "skip" the month, or take its "last" day.
+
+    Raises:
+        HorsiesError: HRS-205.
+    """
+
+    day: int
+    at: time = time(0)
+    tz: str = "UTC"
+    short_months: ShortMonths = "skip"
+
+    def __post_init__(self) -> None:
+        problems = [*_number("Monthly", "day", self.day, 1, 31), *_time("Monthly", self.at), *_zone("Monthly", self.tz)]
+        if self.short_months not in ("skip", "last"):
+            problems.append(_bad("Monthly", "short_months is neither 'skip' nor 'last'"))
+        raise_all(problems)
+
+    def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
+        """The first slot later than `after`."""
+        return _next(next_once, after, start, self.tz, self._times)
+
+    def _times(self, wall: datetime) -> Iterator[datetime]:
+        for month in count(wall.year * 12 + wall.month - 1):
+            year, index = divmod(month, 12)
+            length = calendar.monthrange(year, index + 1)[1]
+            if self.day > length and self.short_months == "skip":
+                continue
+            found = datetime.combine(datetime(year, index + 1, min(self.day, length)), self.at)
+            if found > wall:
+                yield found
+
+    def __str__(self) -> str:
+        short = ", or its last" if self.short_months == "last" and self.day > 28 else ""
+        return f"monthly on day {self.day}{short} at {self.at} {self.tz}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """A cron expression of five fields: minute, hour, day of month, month, day of week.
+
+    Numbers, names (`jan`, `mon`), `*`, lists, ranges and steps, and for days `L`, `LW`, `5L` (the last Friday) and
+    `1#2` (the second Monday); read by cronsim, as Debian's cron does.
+
+    Args:
+        expression: for example "*/15 9-17 * * mon-fri".
+        tz: IANA time zone.
+
+    Raises:
+        HorsiesError: HRS-205, it cannot be read, or names no date that ever comes.
+    """
+
+    expression: str
+    tz: str = "UTC"
+
+    def __post_init__(self) -> None:
+        problems = _zone("Cron", self.tz)
+        text = self.expression
+        if not isinstance(text, str) or len(text.split()) != 5:
+            fields = "minute, hour, day of month, month, day of week"
+            problems.append(_bad("Cron", f"{text!r} is not five fields", fields))
+        else:
+            object.__setattr__(self, "expression", " ".join(text.lower().split()))
+            try:
+                if next(CronSim(text, _EPOCH.replace(tzinfo=None)), None) is None:
+                    problems.append(_bad("Cron", f"{text!r} names no date that ever comes"))
+            except (CronSimError, ValueError, AssertionError) as error:
+                problems.append(_bad("Cron", f"{text!r} cannot be read: {error}"))
+        raise_all(problems)
+
+    def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
+        """The first slot later than `after`."""
+        minute, hour, *_ = self.expression.split()
+        reading = next_each if minute.startswith("*") or hour.startswith("*") else next_once
+        return _next(reading, after, start, self.tz, lambda wall: CronSim(self.expression, wall))
+
+    def __str__(self) -> str:
+        return f"cron {self.expression} {self.tz}"
+
+
+def _next(reading: Reading, after: datetime, start: datetime | None, tz: str, times: Times) -> datetime | None:
+    """The first slot after `after` and from `start` on; None when the calendar ends before."""
+    zone = zone_named(tz)
+    assert zone is not None, "the pattern has seen to it"
+    try:
+        if start is not None and start > after:
+            after = start.astimezone(UTC) - _INSTANT
+        return reading(after.astimezone(UTC), zone, times)
+    except (OverflowError, ValueError):  # both are said of dates beyond year 9999
+        return None
+
+
+def _days(wall: datetime, at: time) -> Iterator[datetime]:
+    first = datetime.combine(wall, at)
+    return (first + days * _DAY for days in count(int(first <= wall)))
+
+
+def _zone(pattern: str, tz: object) -> list[HorsiesError]:
+    if isinstance(tz, str) and zone_named(tz) is not None:
+        return []
+    remedy = "IANA names, such as Europe/Paris; where the system has none at all: pip install tzdata"
+    return [_bad(pattern, f"there is no time zone {tz!r}", remedy)]
+
+
+def _time(pattern: str, at: object) -> list[HorsiesError]:
+    if isinstance(at, time) and at.tzinfo is None:
+        return []
+    return [_bad(pattern, "at is not a time without a time zone", "for example time(3, 0); the zone is tz=...")]
+
+
+def _number(pattern: str, what: str, value: object, least: int, most: int) -> list[HorsiesError]:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return []
+    return [_bad(pattern, f"{what} is not a whole number of {least}..{most}")]
+
+
+def _bad(pattern: str, what: str, *notes: str) -> HorsiesError:
+    return HorsiesError("HRS-205", f"{pattern}: {what}", notes)

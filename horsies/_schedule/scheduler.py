@@ -1,0 +1,170 @@
+"""The scheduler: sends for each slot that has come, once, however many schedulers there are.
+
+Which slots have come is decided by the database's clock, and who deals with them by the database too: a schedule moves
+on, and its tasks are put in, in one transaction that is guarded by where it stood. So the others need not wait for
+anybody in particular. One goes first and the rest come `LAG` later, to find that there is nothing left to do: the
+first is whoever leads the workers, whoever runs `horsies scheduler`, and whoever was quickest last time, which is how
+an application whose workers do not lead has somebody, too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import anyio
+
+from .._core.backoff import pauses
+from .._core.errors import BrokerError
+from .._core.result import Err
+from .._task.host import Host
+from .._task.recurring import Schedule
+from ..abc import Firing, NewSchedule, ScheduleRow, Schedules
+from .due import due
+from .slot_tasks import tasks_for
+
+LAG = 2.0
+"""Seconds after a slot when those who do not go first come to look."""
+
+logger = logging.getLogger("horsies.schedule")
+
+
+class Scheduler:
+    """Sends for the schedules of one application.
+
+    Args:
+        goes_first: whether it has a reason to, as of now.
+    """
+
+    def __init__(self, host: Host, store: Schedules, goes_first: Callable[[], bool]) -> None:
+        self._host = host
+        self._store = store
+        self._goes_first = goes_first
+        self._was_first = False
+        self._has_declared = False
+        self._left_alone: set[str] = set()
+
+    async def run(self) -> None:
+        """Send until cancelled.
+
+        Raises:
+            BrokerError: the database refuses, and trying again would change nothing.
+        """
+        resilience = self._host.app.config.resilience
+        waits = pauses(resilience, self._host.environment.random)
+        while True:
+            try:
+                pause = min(await self.run_once(), resilience.poll_interval)
+                waits = pauses(resilience, self._host.environment.random)
+            except BrokerError as error:
+                if not error.retryable:
+                    raise
+                pause = next(waits)
+                logger.warning("cannot look after the schedules: %s; trying again in %.1f s", error.message, pause)
+            await anyio.sleep(pause)
+
+    async def run_once(self) -> float:
+        """Deal with what is due; in how many seconds to look again, at the latest."""
+        book = await self._store.read()
+        standing = {row.name: row for row in book.rows}
+        lag = 0.0 if self._was_first or self._goes_first() else LAG
+        firings: list[Firing] = []
+        fresh: list[NewSchedule] = []
+        next_slots: list[datetime] = []
+        for schedule in self._host.app.schedules.values():
+            row = standing.get(schedule.name)
+            if row is None or (row.timing != schedule.timing and not self._has_declared):
+                fresh.append(NewSchedule(schedule.name, schedule.timing, first_slot(schedule, book.now)))
+            elif row.timing != schedule.timing:
+                self._leave_alone(schedule)
+            elif row.next_slot is not None and row.paused_at is None and schedule.enabled:
+                if row.next_slot + timedelta(seconds=lag) > book.now:
+                    next_slots.append(row.next_slot)
+                else:
+                    firings.append(self._firing(schedule, row, row.next_slot, book.now))
+        if fresh:
+            await self._store.declare(fresh)
+        self._has_declared = True
+        if firings:
+            await self._fire(firings)
+        if fresh or firings:
+            return 0.0
+        if not next_slots:
+            return float("inf")
+        return max(0.0, (min(next_slots) - book.now).total_seconds() + lag)
+
+    def _firing(self, schedule: Schedule, row: ScheduleRow, slot: datetime, now: datetime) -> Firing:
+        found = due(schedule, slot, now)
+        if found.missed_from is not None:
+            logger.warning(
+                "schedule %r: slots from %s on were missed, and catch_up=%r leaves them out",
+                schedule.name,
+                found.missed_from,
+                schedule.catch_up,
+            )
+        # Of several at once all but the last would be cancelled as they come.
+        slots = found.slots[-1:] if schedule.overlap == "cancel_previous" else found.slots
+        firing = Firing(schedule.name, row.timing, slot, found.next_slot)
+        if not slots:
+            return firing
+        tasks = tasks_for(self._host, schedule, slots, now)
+        if isinstance(tasks, Err):
+            return _left_out(firing, tasks.error.message)
+        return replace(firing, tasks=tasks.value, cancel_previous=schedule.overlap == "cancel_previous")
+
+    async def _fire(self, firings: Sequence[Firing]) -> None:
+        """Write all in one go. Where the database refuses that, one by one, and leave out what it refuses then."""
+        try:
+            self._note(firings, await self._store.fire(firings))
+        except BrokerError as error:
+            if not _is_of_a_row(error):
+                raise
+            failure = None
+            for firing in firings:
+                failure = await self._fire_alone(firing) or failure
+            if failure is not None:
+                raise failure from None
+
+    async def _fire_alone(self, firing: Firing) -> BrokerError | None:
+        """Write one; why it stays due, where that is so."""
+        try:
+            self._note([firing], await self._store.fire([firing]))
+        except BrokerError as error:
+            if not _is_of_a_row(error):
+                raise
+            if error.retryable or not firing.tasks:
+                return error
+            return await self._fire_alone(_left_out(firing, error.message))
+        return None
+
+    def _note(self, firings: Sequence[Firing], fired: Sequence[bool]) -> None:
+        self._was_first = all(fired)
+        for firing, is_ours in zip(firings, fired, strict=True):
+            if is_ours and firing.tasks:
+                last = firing.tasks[-1].sent_at
+                logger.info("schedule %r: sent %d for its slots up to %s", firing.name, len(firing.tasks), last)
+
+    def _leave_alone(self, schedule: Schedule) -> None:
+        if schedule.name not in self._left_alone:
+            self._left_alone.add(schedule.name)
+            logger.warning(
+                "schedule %r is left alone: another version of the application has begun it anew meanwhile",
+                schedule.name,
+            )
+
+
+def first_slot(schedule: Schedule, now: datetime) -> datetime | None:
+    """Where a schedule begins: with its first slot after `now`."""
+    return schedule.next_after(now) if schedule.enabled else None
+
+
+def _is_of_a_row(error: BrokerError) -> bool:
+    """Whether the firing itself may be to blame: it is refused, or it met a row that somebody has locked."""
+    return error.locked or not error.retryable
+
+
+def _left_out(firing: Firing, why: str) -> Firing:
+    logger.error("schedule %r: nothing is sent for its slots from %s on: %s", firing.name, firing.slot, why)
+    return replace(firing, tasks=(), cancel_previous=False, problem=why)

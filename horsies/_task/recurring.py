@@ -1,0 +1,202 @@
+"""Declaring a schedule: a task, and the pattern of instants at which it is sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+from .._core.config import is_name
+from .._core.errors import HorsiesError, raise_all
+from .._payload.signature import ArgumentError
+from ..abc import Plain, Serializer
+from .declare import Task
+from .options import TaskSendOptions, problem_with
+
+CatchUp: TypeAlias = Literal["none", "latest", "all"]
+Overlap: TypeAlias = Literal["allow", "skip", "cancel_previous"]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INSTANT = timedelta(microseconds=1)
+
+
+@runtime_checkable
+class Pattern(Protocol):
+    """When slots are. `str()` of a pattern says all of it: another text is another pattern, which begins anew."""
+
+    def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
+        """The first slot later than `after` and not before `start`, aware; None: there is none.
+
+        It must depend on nothing else, and slots that are asked for one after the other must be the same as those asked
+        for from anywhere in between.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """A declared schedule; `Horsies.schedule` makes it and says what its fields mean."""
+
+    name: str
+    task: Task[Any, Any]
+    pattern: Pattern
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    options: TaskSendOptions
+    good_until: timedelta | None
+    catch_up: CatchUp
+    overlap: Overlap
+    jitter: float
+    start: datetime | None
+    end: datetime | None
+    enabled: bool
+
+    @property
+    def timing(self) -> str:
+        """Everything that the slots follow from, as text: a schedule whose timing has changed begins anew."""
+        parts = [str(self.pattern)]
+        parts += [f"from {self.start.astimezone(UTC).isoformat()}"] if self.start is not None else []
+        parts += [f"to {self.end.astimezone(UTC).isoformat()}"] if self.end is not None else []
+        parts += [] if self.enabled else ["disabled"]
+        return ", ".join(parts)
+
+    @property
+    def unique_key(self) -> str | None:
+        """The unique key of its tasks; with overlap="skip" one that its unfinished task has."""
+        return f"schedule {self.name}" if self.overlap == "skip" else self.options.unique_key
+
+    def next_after(self, after: datetime) -> datetime | None:
+        """The first slot later than `after`, in UTC; None where `end` comes first."""
+        slot = self.pattern.next_after(after, start=self.start)
+        if slot is None or (self.end is not None and slot > self.end):
+            return None
+        return slot.astimezone(UTC)
+
+    def first(self) -> datetime | None:
+        """The first slot of all since 1970."""
+        return self.next_after(EPOCH - _INSTANT)
+
+    def __repr__(self) -> str:
+        return f"<Schedule {self.name!r} of task {self.task.name!r}, {self.timing}>"
+
+
+class _Nowhere:
+    """A serializer for seeing whether arguments fit: the application's own is known only to an open runtime."""
+
+    def dumps(self, value: Plain) -> bytes:
+        return b""
+
+    def loads(self, data: bytes) -> Plain:
+        raise NotImplementedError
+
+
+def make_schedule(
+    name: str,
+    task: object,
+    pattern: object,
+    *,
+    tasks: Mapping[str, Task[Any, Any]],
+    queues: Mapping[str, Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    options: TaskSendOptions,
+    good_until: timedelta | None,
+    catch_up: CatchUp,
+    overlap: Overlap,
+    jitter: float,
+    start: datetime | None,
+    end: datetime | None,
+    enabled: bool,
+) -> Schedule:
+    """A schedule, or one `HorsiesError` with everything that is wrong with its declaration."""
+    is_sequence = isinstance(args, Sequence) and not isinstance(args, (str, bytes))
+    is_mapping = kwargs is None or (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs))
+    is_pattern = isinstance(pattern, Pattern) and not isinstance(pattern, type)
+    instants = [(what, value) for what, value in (("start", start), ("end", end)) if value is not None]
+    wrong = [
+        *(f"{what} is not a datetime with a time zone" for what, value in instants if not _is_aware(value)),
+        *(
+            what
+            for is_wrong, what in (
+                (not _is_short_name(name), "its name is not 1..200 bytes without NUL"),
+                (not isinstance(task, Task), "task is not a declared task"),
+                (not is_pattern, "pattern is none of Every, Hourly, Daily, Weekly, Monthly, Cron, nor one of your own"),
+                (not is_sequence, "args is not a tuple of positional arguments"),
+                (not is_mapping, "kwargs is not a dict of keyword arguments"),
+                (not _is_positive(good_until), "good_until is not a positive timedelta, counted from the slot"),
+                (catch_up not in ("none", "latest", "all"), "catch_up is none of 'none', 'latest', 'all'"),
+                (overlap not in _OVERLAPS, "overlap is none of 'allow', 'skip', 'cancel_previous'"),
+                (not _is_span(jitter), "jitter is not a number of seconds from 0"),
+                (not isinstance(enabled, bool), "enabled is neither True nor False"),
+                (
+                    overlap == "skip" and options.unique_key is not None,
+                    "overlap='skip' needs the unique key itself: leave out one of the two",
+                ),
+            )
+            if is_wrong
+        ),
+    ]
+    schedule = Schedule(
+        name=name,
+        task=task,  # type: ignore[arg-type]  # what is none is among the problems
+        pattern=pattern,  # type: ignore[arg-type]
+        args=tuple(args) if is_sequence else (),
+        kwargs=dict(kwargs or {}) if is_mapping else {},
+        options=options,
+        good_until=good_until,
+        catch_up=catch_up,
+        overlap=overlap,
+        jitter=jitter,
+        start=start,
+        end=end,
+        enabled=enabled,
+    )
+    if isinstance(task, Task):
+        if tasks.get(task.name) is not task:
+            wrong.append(f"its task {task.name!r} is not registered with this application: app.include(the_task)")
+        known = [options.retry] if isinstance(options.retry, str) else []
+        if is_sequence and is_mapping:
+            wrong += problems_with_call(schedule, _Nowhere(), queues, known)
+    if is_pattern and all(_is_aware(value) for _, value in instants):
+        if start is not None and end is not None and end < start:
+            wrong.append("end is before start")
+        elif schedule.first() is None:
+            wrong.append("its pattern has no slot between start and end")
+    raise_all([HorsiesError("HRS-205", f"schedule {name!r}: {what}") for what in wrong])
+    return schedule
+
+
+def problems_with_call(
+    schedule: Schedule, serializer: Serializer, queues: Mapping[str, Any], policies: Sequence[str] | Mapping[str, Any]
+) -> list[str]:
+    """What is wrong with the arguments and options that a schedule's sends would have."""
+    problems = []
+    if (problem := problem_with(schedule.options, queues, policies)) is not None:
+        problems.append(problem)
+    try:
+        schedule.task.signature.encode(serializer, schedule.args, dict(schedule.kwargs))
+    except ArgumentError as error:
+        problems.append(str(error))
+    return problems
+
+
+_OVERLAPS = ("allow", "skip", "cancel_previous")
+
+
+def _is_short_name(name: object) -> bool:
+    # The unique key of overlap='skip' holds it, and has 255.
+    return is_name(name) and len(str(name).encode()) <= 200
+
+
+def _is_aware(value: object) -> bool:
+    return isinstance(value, datetime) and value.utcoffset() is not None
+
+
+def _is_positive(value: object) -> bool:
+    return value is None or (isinstance(value, timedelta) and value > timedelta(0))
+
+
+def _is_span(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0

@@ -39,6 +39,20 @@ async def table(observer: AnyioConnection[Row]) -> AsyncIterator[str]:
     await observer.execute(f"CREATE TABLE {name} (n bigint)")
     yield name
     await observer.execute(f"DROP TABLE {name}")
+    await observer.execute(f"DROP FUNCTION IF EXISTS {name}")
+
+
+@pytest.fixture
+async def refusing_table(observer: AnyioConnection[Row], table: str, request: pytest.FixtureRequest) -> str:
+    """A table whose every insert goes well until its commit, where the parameter happens."""
+    await observer.execute(
+        f"CREATE FUNCTION {table}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {request.param}; RETURN NULL; END'"
+    )
+    await observer.execute(
+        f"CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED"
+        f" FOR EACH ROW EXECUTE FUNCTION {table}()"
+    )
+    return table
 
 
 @pytest.fixture
@@ -313,3 +327,22 @@ async def test_a_statement_that_the_connection_forgot_is_prepared_again(postgres
         for n in range(3):
             assert await session.fetch("ask", "SELECT %(n)s::bigint", {"n": n}) == [(n,)]
             await session.fetch("forget", "DEALLOCATE ALL", {})
+
+
+@pytest.mark.parametrize(
+    ("refusing_table", "retryable"),
+    [
+        pytest.param("RAISE EXCEPTION ''refused''", False, id="error"),
+        pytest.param("PERFORM pg_terminate_backend(pg_backend_pid())", True, id="terminated"),
+    ],
+    indirect=["refusing_table"],
+)
+async def test_what_fails_at_the_commit_has_failed(
+    target: Target, observer: AnyioConnection[Row], refusing_table: str, retryable: bool
+) -> None:
+    """The server has said by then that the statement is done, so there are two answers to it."""
+    async with open_session(target) as session:
+        with pytest.raises(BrokerError) as caught:
+            await session.fetch("insert", f"INSERT INTO {refusing_table} VALUES (1)", {})
+        assert caught.value.retryable is retryable
+        assert await session.fetch("count", f"SELECT count(*) FROM {refusing_table}", {}) == [(0,)]

@@ -90,11 +90,12 @@ class Statements:
         return (yield from self._result())
 
     def _result(self) -> PQGen[PGresult]:
-        result: PGresult
-        (result,) = yield from execute(self._connection.pgconn)
-        if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-            raise errors.error_from_result(result, encoding=self._connection.info.encoding)
-        return result
+        results: list[PGresult] = yield from execute(self._connection.pgconn)
+        for result in results:
+            # What fails at the commit comes after the answer that the statement is done.
+            if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+                raise errors.error_from_result(result, encoding=self._connection.info.encoding)
+        return results[0]
 
 
 def _scalar(name: str, value: object) -> bytes | None:

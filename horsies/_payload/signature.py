@@ -7,6 +7,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,8 +167,7 @@ def _hints(fn: Callable[..., Any], context_type: type) -> dict[str, Any]:
     """The resolved annotations; one that cannot be resolved stands as `_Unresolved`, and spoils no other."""
     target = inspect.unwrap(fn)
     annotations = dict(getattr(target, "__annotations__", {}))
-    known = dict(inspect.getclosurevars(target).nonlocals) if inspect.isfunction(target) else {}
-    known = {context_type.__name__: context_type, **getattr(target, "__globals__", {}), **known}
+    known = {context_type.__name__: context_type, **getattr(target, "__globals__", {}), **_nonlocals(target)}
     resolved = {}
     for name, annotation in annotations.items():
         holder = types.SimpleNamespace(__annotations__={name: annotation})
@@ -176,6 +176,16 @@ def _hints(fn: Callable[..., Any], context_type: type) -> dict[str, Any]:
         except Exception as error:
             resolved[name] = _Unresolved(f"{type(error).__name__}: {error}")
     return resolved
+
+
+def _nonlocals(fn: Callable[..., Any]) -> dict[str, Any]:
+    """What `fn` sees of the functions around it, but for what has no value yet."""
+    found = {}
+    names = getattr(getattr(fn, "__code__", None), "co_freevars", ())
+    for name, cell in zip(names, getattr(fn, "__closure__", None) or (), strict=True):
+        with suppress(ValueError):
+            found[name] = cell.cell_contents
+    return found
 
 
 def _codec(annotation: Any) -> Codec[Any]:

@@ -25,8 +25,8 @@ from ..abc import Firing, NewSchedule, ScheduleRow, Schedules
 from .due import due
 from .slot_tasks import tasks_for
 
-LAG = 2.0
-"""Seconds after a slot when those who do not go first come to look."""
+LAG = timedelta(seconds=2)
+"""How long after a slot those come to look who do not go first."""
 
 logger = logging.getLogger("horsies.schedule")
 
@@ -68,8 +68,9 @@ class Scheduler:
     async def run_once(self) -> float:
         """Deal with what is due; in how many seconds to look again, at the latest."""
         book = await self._store.read()
+        read_at = anyio.current_time()
         standing = {row.name: row for row in book.rows}
-        lag = 0.0 if self._was_first or self._goes_first() else LAG
+        lag = self._lag
         firings: list[Firing] = []
         fresh: list[NewSchedule] = []
         next_slots: list[datetime] = []
@@ -80,20 +81,25 @@ class Scheduler:
             elif row.timing != schedule.timing:
                 self._leave_alone(schedule)
             elif row.next_slot is not None and row.paused_at is None and schedule.enabled:
-                if row.next_slot + timedelta(seconds=lag) > book.now:
+                if row.next_slot + lag > book.now:
                     next_slots.append(row.next_slot)
                 else:
                     firings.append(self._firing(schedule, row, row.next_slot, book.now))
         if fresh:
             await self._store.declare(fresh)
         self._has_declared = True
-        if firings:
-            await self._fire(firings)
-        if fresh or firings:
+        as_expected = not firings or await self._fire(firings)
+        if fresh or not as_expected:
             return 0.0
+        next_slots += [firing.next_slot for firing in firings if firing.next_slot is not None]
         if not next_slots:
             return float("inf")
-        return max(0.0, (min(next_slots) - book.now).total_seconds() + lag)
+        ahead = min(next_slots) + self._lag - book.now
+        return max(0.0, ahead.total_seconds() - (anyio.current_time() - read_at))
+
+    @property
+    def _lag(self) -> timedelta:
+        return timedelta(0) if self._was_first or self._goes_first() else LAG
 
     def _firing(self, schedule: Schedule, row: ScheduleRow, slot: datetime, now: datetime) -> Firing:
         found = due(schedule, slot, now)
@@ -114,18 +120,20 @@ class Scheduler:
             return _left_out(firing, tasks.error.message)
         return replace(firing, tasks=tasks.value, cancel_previous=schedule.overlap == "cancel_previous")
 
-    async def _fire(self, firings: Sequence[Firing]) -> None:
-        """Write all in one go. Where the database refuses that, one by one, and leave out what it refuses then."""
+    async def _fire(self, firings: Sequence[Firing]) -> bool:
+        """Write all in one go. Where the database refuses that, one by one, and leave out what it refuses then.
+
+        Returns whether all was written, and as it was asked for.
+        """
         try:
-            self._note(firings, await self._store.fire(firings))
+            return self._note(firings, await self._store.fire(firings))
         except BrokerError as error:
             if not _is_of_a_row(error):
                 raise
-            failure = None
-            for firing in firings:
-                failure = await self._fire_alone(firing) or failure
-            if failure is not None:
-                raise failure from None
+        failures = [failure for firing in firings if (failure := await self._fire_alone(firing)) is not None]
+        if failures:
+            raise failures[0]
+        return False
 
     async def _fire_alone(self, firing: Firing) -> BrokerError | None:
         """Write one; why it stays due, where that is so."""
@@ -139,12 +147,13 @@ class Scheduler:
             return await self._fire_alone(_left_out(firing, error.message))
         return None
 
-    def _note(self, firings: Sequence[Firing], fired: Sequence[bool]) -> None:
+    def _note(self, firings: Sequence[Firing], fired: Sequence[bool]) -> bool:
         self._was_first = all(fired)
         for firing, is_ours in zip(firings, fired, strict=True):
             if is_ours and firing.tasks:
                 last = firing.tasks[-1].sent_at
                 logger.info("schedule %r: sent %d for its slots up to %s", firing.name, len(firing.tasks), last)
+        return self._was_first
 
     def _leave_alone(self, schedule: Schedule) -> None:
         if schedule.name not in self._left_alone:

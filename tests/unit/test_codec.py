@@ -614,6 +614,25 @@ class TestSignature:
             dict(zip(("tree", "box", "here"), call, strict=True)),
         )
 
+    def test_a_body_may_use_what_has_no_value_yet(self) -> None:
+        """As in an application made by a function, whose tasks send one another."""
+
+        @dataclass
+        class Here:
+            value: int
+
+        def f(a: int, here: Here) -> int:
+            assert type(here) is Here
+            return g(a)
+
+        signature = signature_of(f)
+
+        def g(a: int) -> int:
+            return f(a, Here(a))
+
+        data = signature.encode(SERIALIZERS["msgpack"], (1, Here(2)), {})
+        assert signature.decode(SERIALIZERS["msgpack"], data) == ((), {"a": 1, "here": Here(2)})
+
     @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x01", b"\x91\x01", b"\x91" * 100_000, b"\x80" * 2])
     def test_bytes_that_no_send_wrote_are_corrupt(self, data: bytes) -> None:
         def f(a: int = 1) -> None: ...

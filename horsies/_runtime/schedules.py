@@ -17,7 +17,7 @@ from .._schedule.slot_tasks import tasks_for
 from .._task.app import Horsies
 from .._task.handle import TaskHandle
 from .._task.host import Host
-from .._task.recurring import Schedule
+from .._task.recurring import EPOCH, Schedule
 from .._task.send import TaskSendResult, bind
 from ..abc import Broker, EnqueueOutcome, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
 
@@ -133,7 +133,9 @@ async def backfill(
     wanted = replace(schedule, overlap="allow", jitter=0.0, good_until=None)
     until = None if schedule.good_until is None else now + schedule.good_until
     wanted = replace(wanted, options=replace(schedule.options, good_until=until))
-    slots = _between(schedule, start.astimezone(UTC), min(end.astimezone(UTC), now))
+    last = min(end, now)
+    # Instants at the ends of the calendar cannot be reckoned with: they have no other time zone, nor one before.
+    slots = _between(schedule, max(start, EPOCH).astimezone(UTC), last) if start <= last else iter(())
     outcomes: list[EnqueueOutcome] = []
     while some := list(islice(slots, SEND_ROWS)):
         tasks = tasks_for(host, wanted, some, now)

@@ -219,7 +219,7 @@ class Cron:
     `1#2` (the second Monday); read by cronsim, as Debian's cron does.
 
     Args:
-        expression: for example "*/15 9-17 * * mon-fri".
+        expression: for example `*/15 9-17 * * mon-fri`.
         tz: IANA time zone.
 
     Raises:

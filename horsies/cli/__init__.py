@@ -1,4 +1,4 @@
-"""The command line: `horsies worker|queue|check|migrate|demo`.
+"""The command line: `horsies worker|scheduler|queue|schedule|check|migrate|demo`.
 
 Exit codes: 0 done or stopped in order, 1 failed, 2 wrong usage.
 """
@@ -16,11 +16,13 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from horsies import BrokerError, HorsiesError, Runtime, WorkerConfig
+from horsies import BrokerError, HorsiesError, Runtime, TaskSendError, WorkerConfig
 
 from .locate import Locator, factory_for, load_app
 from .logs import LogFormat, LogLevel, configure
 from .queues import app as queue_commands
+from .scheduler import keep_schedules
+from .schedules import app as schedule_commands
 from .supervisor import Supervisor, child_arguments
 from .worker import Surroundings, serve
 
@@ -36,8 +38,10 @@ LAST_PORT = 65_535
 USAGE = frozenset(("HRS-206", "HRS-207", "HRS-215"))
 """Codes of errors that only another command line mends."""
 
+_TOLD = (HorsiesError, BrokerError, TaskSendError)
 
 app.add_typer(queue_commands, name="queue")
+app.add_typer(schedule_commands, name="schedule")
 
 
 class Backend(StrEnum):
@@ -112,6 +116,19 @@ async def _supervise(processes: int, config: WorkerConfig, options: Mapping[str,
 
 
 @app.command()
+def scheduler(
+    locator: Locator,
+    backend: Annotated[Backend, typer.Option(help="the event loop")] = Backend.asyncio,
+    log_format: Annotated[LogFormat, typer.Option(help="how logs are written")] = LogFormat.text,
+    log_level: Annotated[LogLevel | None, typer.Option(help="the least that is logged; default: warning")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="short for --log-level info")] = False,
+) -> None:
+    """Send for the schedules until SIGTERM or SIGINT, without running tasks; workers do it as well."""
+    configure(log_format, log_level or (LogLevel.info if verbose else LogLevel.warning))
+    anyio.run(keep_schedules, load_app(locator), backend=backend.value)
+
+
+@app.command()
 def check(
     locator: Locator,
     live: Annotated[bool, typer.Option("--live", help="also reach the database")] = False,
@@ -122,7 +139,8 @@ def check(
     found = load_app(locator)
     runtime = Runtime(found)
     runtime.check()
-    typer.echo(f"{locator}: {len(found.tasks)} tasks, {len(found.queues)} queues, {found.config.masked_url}: fine")
+    counts = f"{len(found.tasks)} tasks, {len(found.queues)} queues, {len(found.schedules)} schedules"
+    typer.echo(f"{locator}: {counts}, {found.config.masked_url}: fine")
     if live:
         typer.echo(anyio.run(_check_live, runtime, backend=backend.value))
 
@@ -160,13 +178,13 @@ def demo(
 
 
 def main() -> None:
-    """Run the command line; a `HorsiesError` becomes one message and exit code 1 (2 for wrong usage)."""
+    """Run the command line; an error of horsies becomes one message and exit code 1 (2 for wrong usage)."""
     try:
         app()
-    except (HorsiesError, BrokerError) as error:
+    except _TOLD as error:
         raise SystemExit(_told(error)) from None
     except BaseExceptionGroup as group:
-        matched, rest = group.split((HorsiesError, BrokerError))
+        matched, rest = group.split(_TOLD)
         if matched is None or rest is not None:
             raise
         raise SystemExit(_told(_first(matched))) from None

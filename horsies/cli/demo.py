@@ -1,4 +1,4 @@
-"""`horsies demo`: a runtime, a worker in it, and some thousand tasks of every kind."""
+"""`horsies demo`: a runtime, a worker in it, some thousand tasks of every kind, and a schedule beside them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from rich.table import Table
 from horsies import (
     AppConfig,
     Err,
+    Every,
     Horsies,
     HorsiesError,
     Ok,
     Runtime,
+    TaskContext,
     TaskError,
     TaskHandle,
     TaskSendOptions,
@@ -37,6 +40,9 @@ from horsies.testing.postgres import embedded_postgres
 
 SENDERS = 50
 ROUND_TRIPS = 200
+BEAT = timedelta(seconds=0.5)
+PATIENCE = 20.0
+"""Seconds for the first two beats, which come in one where nothing is amiss."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,33 @@ KINDS = (
 )
 
 
+@dataclass(slots=True)
+class Pulse:
+    """A schedule, and the slots for which its task came, in any order.
+
+    Each demo begins it anew, from its own start, and leaves out what an earlier one has left behind in the database.
+    """
+
+    start: datetime = field(default_factory=lambda: datetime.now(UTC))
+    slots: list[datetime] = field(default_factory=list)
+    beats: anyio.Event = field(default_factory=anyio.Event)
+
+    def declare(self, app: Horsies) -> None:
+        @app.task("demo.beat", priority=1)
+        async def beat(ctx: TaskContext) -> None:
+            info = (await ctx.runtime.handle(ctx.task_id).info()).unwrap()
+            assert info is not None, "it is running"
+            if info.sent_at >= self.start:
+                self.slots.append(info.sent_at)
+            if len(self.slots) >= 2:
+                self.beats.set()
+
+        app.schedule("demo.pulse", beat, Every(BEAT), start=self.start, catch_up="all")
+
+    def came_once_each(self) -> bool:
+        return self.beats.is_set() and all(later - earlier == BEAT for earlier, later in pairwise(sorted(self.slots)))
+
+
 def run_demo(db: str, backend: str, tasks: int) -> None:
     """Run the demo on `db` (empty: an embedded Postgres; `sqlite`; or a URL) and print what came of it."""
     console = Console()
@@ -106,8 +139,10 @@ def run_demo(db: str, backend: str, tasks: int) -> None:
         app = Horsies(config)
         for one in (add, in_thread, slow, failing, ship):
             app.include(one)
+        pulse = Pulse()
+        pulse.declare(app)
         console.print(f"horsies on [bold]{config.masked_url}[/bold], {backend}")
-        anyio.run(_demo, app, tasks, console, backend=backend)
+        anyio.run(_demo, app, tasks, pulse, console, backend=backend)
 
 
 @contextmanager
@@ -122,7 +157,7 @@ def _database(db: str) -> Iterator[str]:
             yield url
 
 
-async def _demo(app: Horsies, tasks: int, console: Console) -> None:
+async def _demo(app: Horsies, tasks: int, pulse: Pulse, console: Console) -> None:
     sends = [kind for n in range(tasks) for kind in KINDS if n % 100 in _slots(kind)]
     ends: dict[str, Counter[str]] = {kind.name: Counter() for kind in KINDS}
     async with Runtime(app) as rt:
@@ -143,8 +178,15 @@ async def _demo(app: Horsies, tasks: int, console: Console) -> None:
             await _send_and_wait(rt, sends, ends, lambda: bar.advance(sent_bar), lambda: bar.advance(ended_bar))
             took = time.perf_counter() - began
         trips = [await _round_trip(rt, n) for n in range(ROUND_TRIPS)]
+        with anyio.move_on_after(PATIENCE):
+            await pulse.beats.wait()
         await worker.drain()
     _report(console, ends, tasks, took, trips)
+    if not pulse.came_once_each():
+        raise HorsiesError(
+            "HRS-206", "the demo lost a slot of its schedule, or sent twice for it", ["please report this"]
+        )
+    console.print(f"schedule    {len(pulse.slots)} slots, {BEAT.total_seconds()} s apart, each sent for once")
 
 
 def _slots(kind: Kind) -> range:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import subprocess
 import sys
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import horsies
-from horsies import hookspecs
+from horsies import Horsies, ResilienceConfig, hookspecs
 from horsies._core.limits import SEND_ROWS, STATEMENT_BYTES
+from horsies._schedule.due import LATE, MOST
+from horsies._schedule.scheduler import LAG
 from horsies._worker.finisher import BATCH, BUFFER, BUFFER_BYTES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -81,18 +85,43 @@ def test_the_operations_page_has_the_bounds_on_what_waits() -> None:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_the_program_in_the_readme_runs(backend: str, tmp_path: Path) -> None:
-    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert program is not None
-    (tmp_path / "app.py").write_text(program[1])
+    assert output_of(program_in(ROOT / "README.md"), backend, tmp_path) == "Ok(value=5)\n"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_program_of_schedules_prints_what_the_page_says(backend: str, tmp_path: Path) -> None:
+    page = DOCS / "schedules.md"
+    [printed] = re.findall(r"```text\n(.*?)```", page.read_text(), re.DOTALL)
+    assert output_of(program_in(page), backend, tmp_path) == printed
+
+
+def program_in(page: Path) -> str:
+    """The one block of the page that is a whole program."""
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    [program] = [block for block in blocks if "__main__" in block]
+    return program
+
+
+def output_of(program: str, backend: str, folder: Path) -> str:
+    (folder / "app.py").write_text(program)
     done = subprocess.run(
         [sys.executable, "-W", "error", "app.py", backend],
-        cwd=tmp_path,
+        cwd=folder,
         check=False,
         capture_output=True,
         text=True,
         timeout=30,
     )
-    assert (done.stdout, done.stderr, done.returncode) == ("Ok(value=5)\n", "", 0)
+    assert (done.stderr, done.returncode) == ("", 0)
+    return done.stdout
+
+
+def test_the_schedules_page_has_the_bounds() -> None:
+    page = (DOCS / "schedules.md").read_text()
+    assert (LATE, LAG, ResilienceConfig().poll_interval) == (timedelta(minutes=1), 2.0, 5.0)
+    assert f"the last {MOST:,} at most" in page
+    for option in inspect.signature(Horsies.schedule).parameters.keys() - {"self", "name", "task", "pattern"}:
+        assert f"`{option}`" in page
 
 
 def test_the_python_in_the_documentation_is_python() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -73,15 +74,18 @@ class Shell:
         )
         return done.stdout.strip()
 
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "horsies", *args],
-            cwd=self.folder,
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *args: str, stderr: Path | None = None) -> subprocess.Popen[str]:
+        """A running `horsies`; what it logs comes through a pipe, or goes to the file `stderr`."""
+        with ExitStack() as stack:
+            log = subprocess.PIPE if stderr is None else stack.enter_context(stderr.open("w"))
+            return subprocess.Popen(
+                [sys.executable, "-m", "horsies", *args],
+                cwd=self.folder,
+                env=self.env,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
 
 
 stored = pytest.mark.parametrize("database_url", ["postgresql", "sqlite-file"], indirect=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from datetime import datetime
 
 import psycopg
 import pytest
 
-from .shell import Shell, once, stored
+from .shell import Shell, both_loops, once, stored
 
 
 @stored
@@ -142,6 +143,14 @@ def test_a_bad_variable_is_one_message_that_names_it(shell: Shell, variable: str
     assert "HRS-203" in done.stderr
     assert variable in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@once
+@both_loops
+def test_the_demo_loses_nothing(shell: Shell, backend: str) -> None:
+    done = shell.run("demo", "--db", "sqlite", "--tasks", "100", "--backend", backend)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"schedule +\d+ slots, 0.5 s apart, each sent for once", done.stdout)
 
 
 HASTY = """

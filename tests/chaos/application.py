@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import anyio
 
 from horsies import (
     AppConfig,
+    Every,
     Horsies,
     PoolConfig,
     QueueConfig,
@@ -40,7 +42,7 @@ before the finish is sent. Its heartbeat goes on."""
 
 TWENTY_TIMES = RetryPolicy.fixed([0.2] * 20)
 CRASHES = ("WORKER_CRASHED",)
-RETRYING = frozenset({"again", "again_in_thread", "patient_again"})
+RETRYING = frozenset({"again", "again_in_thread", "patient_again", "tick"})
 """Tasks that may run more than once."""
 
 
@@ -115,6 +117,19 @@ async def novelty(context: TaskContext, number: int, seconds: float) -> int:
     return await _run(context, number, seconds)
 
 
+TICK = timedelta(seconds=0.5)
+
+
+@task("tick", retry=TWENTY_TIMES, retry_for=CRASHES)
+async def tick(context: TaskContext) -> None:
+    """What a schedule sends. Its number is the slot, in milliseconds since 1970, with which its id begins."""
+    await _run(context, slot_number(context.task_id), 0.0)
+
+
+def slot_number(task_id: str) -> int:
+    return int(task_id.replace("-", "")[:12], 16)
+
+
 OLD = (once, once_in_thread, again, again_in_thread, patient_again)
 NEW = (*OLD, novelty)
 
@@ -142,6 +157,13 @@ def make_app(environ: Mapping[str, str], tasks: Sequence[Any] = NEW) -> Horsies:
     app = Horsies(config, plugins=[Holding()], block_plugins=["horsies.plugins.postgres"]) if held else Horsies(config)
     for one in tasks:
         app.include(one)
+    return app
+
+
+def make_scheduled_app(environ: Mapping[str, str]) -> Horsies:
+    """As `make_app`, with a schedule."""
+    app = make_app(environ, (tick,))
+    app.schedule("tick", tick, Every(TICK), catch_up="all")
     return app
 
 

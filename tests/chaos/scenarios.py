@@ -14,6 +14,7 @@ from .fleet import CAPS, burst, caps, rolling_restart
 from .freezing import frozen_worker
 from .harness import Row, Stage, open_stage
 from .outages import away_for_twice_dead_after, backends_terminated, connections_exhausted, server_restarts
+from .scheduling import schedulers_killed
 from .transactions import locked_rows, old_snapshot
 
 Scenario = Callable[[Stage], Awaitable[list[Row]]]
@@ -33,6 +34,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         burst,
         rolling_restart,
         caps,
+        schedulers_killed,
     )
 }
 

@@ -20,20 +20,28 @@ BOOT = 30.0
 
 
 class WorkerProcess:
-    """One `python -m horsies worker`.
+    """One `python -m horsies worker`, or another service.
 
     Attributes:
         killed_at: the monotonic instant of SIGKILL.
     """
 
-    def __init__(self, release: str, backend: str, environ: Mapping[str, str], output: Path, options: tuple[str, ...]):
+    def __init__(
+        self,
+        release: str,
+        backend: str,
+        environ: Mapping[str, str],
+        output: Path,
+        options: tuple[str, ...],
+        service: str = "worker",
+    ):
         self.backend = backend
         self._output = output
         self.killed_at: float | None = None
-        command = [sys.executable, "-m", "horsies", "worker", f"tests.chaos.serving:{release}", "--verbose"]
+        command = [sys.executable, "-m", "horsies", service, f"tests.chaos.serving:{release}", "--verbose"]
         with output.open("wb") as file:
             self._process = subprocess.Popen(
-                [*command, "--backend", backend, "--name", output.stem, *options],
+                [*command, "--backend", backend, *options],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **environ},
                 stdin=subprocess.PIPE,  # its end is how the worker learns that the test is gone
@@ -109,10 +117,18 @@ class Workers:
             self._loops[number % 2],
             environ,
             self._folder / f"w{number}.log",
-            ("--concurrency", str(concurrency), *options),
+            ("--name", f"w{number}", "--concurrency", str(concurrency), *options),
         )
         self.all.append(worker)
         return worker
+
+    def start_scheduler(self, release: str) -> WorkerProcess:
+        """Start one `python -m horsies scheduler`, without waiting for anything."""
+        number = len(self.all)
+        output = self._folder / f"s{number}.log"
+        scheduler = WorkerProcess(release, self._loops[number % 2], self._environ, output, (), "scheduler")
+        self.all.append(scheduler)
+        return scheduler
 
     async def start_many(self, count: int, *options: str, **given: object) -> list[WorkerProcess]:
         """Start `count` workers and wait until all are ready."""

@@ -118,7 +118,7 @@ def output_of(program: str, backend: str, folder: Path) -> str:
 
 def test_the_schedules_page_has_the_bounds() -> None:
     page = (DOCS / "schedules.md").read_text()
-    assert (LATE, LAG, ResilienceConfig().poll_interval) == (timedelta(minutes=1), 2.0, 5.0)
+    assert (LATE, LAG, ResilienceConfig().poll_interval) == (timedelta(minutes=1), timedelta(seconds=2), 5.0)
     assert f"the last {MOST:,} at most" in page
     for option in inspect.signature(Horsies.schedule).parameters.keys() - {"self", "name", "task", "pattern"}:
         assert f"`{option}`" in page

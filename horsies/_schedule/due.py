@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from .._task.recurring import Schedule
 
@@ -56,7 +56,7 @@ def _last(schedule: Schedule, slot: datetime, until: datetime, most: int) -> dat
     Patterns know only forwards, and there may be millions, so the look back becomes twice as long until it has enough.
     """
     if schedule.end is not None:
-        until = min(until, schedule.end.astimezone(UTC))
+        until = min(until, schedule.end)
     span = LATE
     while True:
         reaches_it = span >= until - slot

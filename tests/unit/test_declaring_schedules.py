@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 from uuid import RFC_4122, UUID
 from zoneinfo import ZoneInfo
@@ -29,11 +30,15 @@ from horsies import (
     QueueConfig,
     RetryPolicy,
     Runtime,
+    Schedule,
+    TaskSendPayload,
     Weekly,
     hookimpl,
 )
 from horsies._payload.ids import is_task_id, slot_task_id
+from horsies._schedule.slot_tasks import seal_slot
 from horsies.abc import Plain, Serializer
+from horsies.plugins.serializers import horsies_serializers
 
 SLOT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECRET = "s3cret"
@@ -425,6 +430,35 @@ def test_slot_task_ids(name: str, other: str, slot: datetime, later: datetime) -
 
 def test_slot_task_ids_stay_what_they_are() -> None:
     assert slot_task_id("nightly", SLOT) == "019ca945-0a00-832f-a36f-944703fd4a39"
+
+
+def sealed(schedule: Schedule, app: Horsies, slot: datetime = SLOT) -> TaskSendPayload:
+    host: Any = SimpleNamespace(app=app, serializers=horsies_serializers(), retry_policies={})
+    return seal_slot(host, schedule, slot).unwrap()
+
+
+def test_a_slot_has_the_options_of_its_schedule(app: Horsies, resize: Any) -> None:
+    schedule = app.schedule(
+        "x", resize, Every(60), args=["a.png"], queue="images", priority=7, timeout=3, good_until=timedelta(hours=1)
+    )
+    payload = sealed(schedule, app)
+    assert (payload.task_name, payload.queue, payload.priority) == ("resize", "images", 7)
+    assert (payload.sent_at, payload.delay, payload.timeout) == (SLOT, timedelta(0), timedelta(seconds=3))
+    assert (payload.good_until, payload.unique_key) == (SLOT + timedelta(hours=1), None)
+
+
+def test_a_unique_key_of_ones_own_and_that_of_skipping(app: Horsies, ping: Any) -> None:
+    assert sealed(app.schedule("x", ping, Every(60), unique_key="mine"), app).unique_key == "mine"
+    assert sealed(app.schedule("y", ping, Every(60), overlap="skip"), app).unique_key == "schedule y"
+
+
+def test_jitter_is_of_the_slot_and_the_schedule(app: Horsies, ping: Any) -> None:
+    one, other = (app.schedule(name, ping, Every(60), jitter=10.0) for name in "ab")
+    slots = [SLOT + number * timedelta(minutes=1) for number in range(50)]
+    delays = [sealed(schedule, app, slot).delay for schedule in (one, other) for slot in slots]
+    assert len(set(delays)) == len(delays)
+    assert all(timedelta(0) <= delay <= timedelta(seconds=10) for delay in delays)
+    assert delays == [sealed(schedule, app, slot).delay for schedule in (one, other) for slot in slots]
 
 
 PROGRAM = """

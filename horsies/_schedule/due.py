@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,9 +11,11 @@ from .._task.recurring import Schedule
 LATE = timedelta(minutes=1)
 """Up to so much a slot is sent for as if it were on time; beyond, it was missed, and `catch_up` says what follows."""
 MOST = 1_000
-"""Slots that `catch_up="all"` makes up for."""
+"""Missed slots that `catch_up="all"` makes up for."""
 BATCH = 100
 """Slots that are dealt with at a time."""
+
+_INSTANT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,46 +32,39 @@ class Due:
 
 def due(schedule: Schedule, slot: datetime, now: datetime) -> Due:
     """What becomes of the slots from `slot` on that have come at `now`, which is not before `slot`."""
-    punctual = now - LATE
-    if slot >= punctual:
-        return _in_turn(schedule, slot, now)
-    if schedule.catch_up == "all":
-        first = _last(schedule, slot, now, MOST)[0]
-        found = _in_turn(schedule, first, now)
-        return found if first == slot else Due(found.slots, found.next_slot, slot)
-    if schedule.catch_up == "latest":
-        (last,) = _last(schedule, slot, now, 1)
-        return Due((last,), schedule.next_after(last), slot if slot < last else None)
-    resumed = schedule.next_after(punctual - timedelta(microseconds=1))
-    if resumed is None or resumed > now:
-        return Due((), resumed, slot)
-    found = _in_turn(schedule, resumed, now)
-    return Due(found.slots, found.next_slot, slot)
-
-
-def _in_turn(schedule: Schedule, slot: datetime, now: datetime) -> Due:
-    """All that have come from `slot` on, as far as one batch goes."""
+    first = _first(schedule, slot, now - LATE)
     slots: list[datetime] = []
-    following: datetime | None = slot
+    following = first
     while following is not None and following <= now and len(slots) < BATCH:
         slots.append(following)
         following = schedule.next_after(following)
-    return Due(tuple(slots), following)
+    return Due(tuple(slots), following, None if first == slot else slot)
 
 
-def _last(schedule: Schedule, slot: datetime, now: datetime, most: int) -> list[datetime]:
-    """The last `most` of the slots from `slot` to `now`, fewer where there are fewer.
+def _first(schedule: Schedule, slot: datetime, punctual: datetime) -> datetime | None:
+    """The first that is not left out, of `slot` and those after it: of the ones before `punctual` some may be."""
+    if slot >= punctual:
+        return slot
+    if schedule.catch_up == "none":
+        return schedule.next_after(punctual - _INSTANT)
+    return _last(schedule, slot, punctual - _INSTANT, MOST if schedule.catch_up == "all" else 1)
+
+
+def _last(schedule: Schedule, slot: datetime, until: datetime, most: int) -> datetime:
+    """The first of the last `most` slots from `slot` to `until`, or `slot` where there are fewer.
 
     Patterns know only forwards, and there may be millions, so the look back becomes twice as long until it has enough.
     """
+    if schedule.end is not None:
+        until = min(until, schedule.end)
     span = LATE
     while True:
-        begin = max(slot, now - span)
-        slots = [slot] if begin == slot else []
-        following = schedule.next_after(begin if begin == slot else begin - timedelta(microseconds=1))
-        while following is not None and following <= now:
-            slots.append(following)
+        reaches_it = span >= until - slot
+        following = slot if reaches_it else schedule.next_after(until - span)
+        found: deque[datetime] = deque(maxlen=most)
+        while following is not None and following <= until:
+            found.append(following)
             following = schedule.next_after(following)
-        if begin == slot or len(slots) >= most:
-            return slots[-most:]
+        if reaches_it or len(found) == most:
+            return found[0]
         span *= 2

@@ -61,10 +61,14 @@ class Every:
 
     def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
         """The first slot later than `after`."""
-        anchor = start or _EPOCH
-        if start is not None and after < start:
-            return start
-        return anchor + ((after - anchor) // self.interval + 1) * self.interval
+        # In UTC, because between two datetimes of one zone Python counts by the wall clock.
+        try:
+            anchor, after = (start or _EPOCH).astimezone(UTC), after.astimezone(UTC)
+            if start is not None and after < anchor:
+                return anchor
+            return anchor + ((after - anchor) // self.interval + 1) * self.interval
+        except OverflowError:  # beyond year 9999
+            return None
 
     def __str__(self) -> str:
         return f"every {self.interval}"
@@ -259,9 +263,10 @@ def _next(reading: Reading, after: datetime, start: datetime | None, tz: str, ti
     zone = zone_named(tz)
     assert zone is not None, "the pattern has seen to it"
     try:
-        if start is not None and start > after:
+        after = after.astimezone(UTC)
+        if start is not None and after < start.astimezone(UTC):
             after = start.astimezone(UTC) - _INSTANT
-        return reading(after.astimezone(UTC), zone, times)
+        return reading(after, zone, times)
     except (OverflowError, ValueError):  # both are said of dates beyond year 9999
         return None
 

@@ -24,8 +24,9 @@ Times: TypeAlias = Callable[[datetime], Iterator[datetime]]
 _NEAR = timedelta(days=2)
 """No clock change is larger: whole days have been skipped and repeated, where an island changed sides."""
 _SECOND = timedelta(seconds=1)
-_TRIES = 1_000
-"""How many times in a row may be skipped, or lie in the past of a clock that was set back, before it is given up."""
+_TRIES = 3_000
+"""How many times in a row may be skipped, or lie in the past of a clock that was set back, before it is given up: more
+than there are minutes in two days."""
 
 
 @lru_cache(maxsize=256)

@@ -129,7 +129,7 @@ class Horsies:
         Raises:
             HorsiesError: HRS-205, everything that is wrong at once; HRS-301 for a name that is taken.
         """
-        if name in self._schedules:
+        if isinstance(name, str) and name in self._schedules:
             raise HorsiesError("HRS-301", f"two schedules are named {name!r}", ["give one of them another name"])
         schedule = make_schedule(
             name,

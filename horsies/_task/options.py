@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
@@ -46,10 +45,10 @@ def as_timedelta(value: object) -> timedelta | None:
     """Seconds or a timedelta as a timedelta; None when it is neither, or not finite."""
     if isinstance(value, timedelta):
         return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return timedelta(seconds=value)
-        except OverflowError:
+        except (OverflowError, ValueError):  # ValueError: it is not a number
             return None
     return None
 
@@ -59,7 +58,7 @@ def problem_with(options: TaskSendOptions, queues: Collection[str], policies: Co
     good_until, timeout, retry = options.good_until, options.timeout, options.retry
     if good_until is not None and (not isinstance(good_until, datetime) or good_until.utcoffset() is None):
         return "good_until is not a datetime with a time zone"
-    if options.queue is not None and options.queue not in queues:
+    if options.queue is not None and (not isinstance(options.queue, str) or options.queue not in queues):
         return f"queue {options.queue!r} is not one of the application's: {', '.join(sorted(queues))}"
     if options.priority is not None and not is_priority(options.priority):
         return "priority is not a whole number of 1..100"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -20,6 +19,8 @@ Overlap: TypeAlias = Literal["allow", "skip", "cancel_previous"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INSTANT = timedelta(microseconds=1)
+_LONGEST = timedelta(days=365_000)
+"""What is added to a slot must not lead out of the calendar."""
 
 
 @runtime_checkable
@@ -37,7 +38,7 @@ class Pattern(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A declared schedule; `Horsies.schedule` makes it and says what its fields mean."""
+    """A declared schedule; `Horsies.schedule` makes it and says what its fields mean. `start` and `end` are in UTC."""
 
     name: str
     task: Task[Any, Any]
@@ -57,8 +58,8 @@ class Schedule:
     def timing(self) -> str:
         """Everything that the slots follow from, as text: a schedule whose timing has changed begins anew."""
         parts = [str(self.pattern)]
-        parts += [f"from {self.start.astimezone(UTC).isoformat()}"] if self.start is not None else []
-        parts += [f"to {self.end.astimezone(UTC).isoformat()}"] if self.end is not None else []
+        parts += [f"from {self.start.isoformat()}"] if self.start is not None else []
+        parts += [f"to {self.end.isoformat()}"] if self.end is not None else []
         parts += [] if self.enabled else ["disabled"]
         return ", ".join(parts)
 
@@ -114,9 +115,10 @@ def make_schedule(
     is_sequence = isinstance(args, Sequence) and not isinstance(args, (str, bytes))
     is_mapping = kwargs is None or (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs))
     is_pattern = isinstance(pattern, Pattern) and not isinstance(pattern, type)
-    instants = [(what, value) for what, value in (("start", start), ("end", end)) if value is not None]
+    bounds = {what: value for what, value in (("start", start), ("end", end)) if value is not None}
+    utc = {what: instant for what, value in bounds.items() if (instant := _in_utc(value)) is not None}
     wrong = [
-        *(f"{what} is not a datetime with a time zone" for what, value in instants if not _is_aware(value)),
+        *(f"{what} is not a datetime with a time zone" for what in bounds if what not in utc),
         *(
             what
             for is_wrong, what in (
@@ -125,10 +127,13 @@ def make_schedule(
                 (not is_pattern, "pattern is none of Every, Hourly, Daily, Weekly, Monthly, Cron, nor one of your own"),
                 (not is_sequence, "args is not a tuple of positional arguments"),
                 (not is_mapping, "kwargs is not a dict of keyword arguments"),
-                (not _is_positive(good_until), "good_until is not a positive timedelta, counted from the slot"),
+                (
+                    not _is_time_to_live(good_until),
+                    "good_until is not a positive timedelta, counted from the slot, of at most 1,000 years",
+                ),
                 (catch_up not in ("none", "latest", "all"), "catch_up is none of 'none', 'latest', 'all'"),
                 (overlap not in _OVERLAPS, "overlap is none of 'allow', 'skip', 'cancel_previous'"),
-                (not _is_span(jitter), "jitter is not a number of seconds from 0"),
+                (not _is_span(jitter), "jitter is not a number of seconds from 0 to 1,000 years"),
                 (not isinstance(enabled, bool), "enabled is neither True nor False"),
                 (
                     overlap == "skip" and options.unique_key is not None,
@@ -149,8 +154,8 @@ def make_schedule(
         catch_up=catch_up,
         overlap=overlap,
         jitter=jitter,
-        start=start,
-        end=end,
+        start=utc.get("start"),
+        end=utc.get("end"),
         enabled=enabled,
     )
     if isinstance(task, Task):
@@ -159,11 +164,8 @@ def make_schedule(
         known = [options.retry] if isinstance(options.retry, str) else []
         if is_sequence and is_mapping:
             wrong += problems_with_call(schedule, _Nowhere(), queues, known)
-    if is_pattern and all(_is_aware(value) for _, value in instants):
-        if start is not None and end is not None and end < start:
-            wrong.append("end is before start")
-        elif schedule.first() is None:
-            wrong.append("its pattern has no slot between start and end")
+    if is_pattern and bounds.keys() == utc.keys() and (problem := _problem_with_slots(schedule)) is not None:
+        wrong.append(problem)
     raise_all([HorsiesError("HRS-205", f"schedule {name!r}: {what}") for what in wrong])
     return schedule
 
@@ -172,14 +174,33 @@ def problems_with_call(
     schedule: Schedule, serializer: Serializer, queues: Mapping[str, Any], policies: Sequence[str] | Mapping[str, Any]
 ) -> list[str]:
     """What is wrong with the arguments and options that a schedule's sends would have."""
-    problems = []
-    if (problem := problem_with(schedule.options, queues, policies)) is not None:
-        problems.append(problem)
+    alone = [TaskSendOptions(**{one.name: getattr(schedule.options, one.name)}) for one in fields(TaskSendOptions)]
+    problems = [problem for option in alone if (problem := problem_with(option, queues, policies)) is not None]
     try:
         schedule.task.signature.encode(serializer, schedule.args, dict(schedule.kwargs))
     except ArgumentError as error:
         problems.append(str(error))
     return problems
+
+
+def _problem_with_slots(schedule: Schedule) -> str | None:
+    """What is wrong with when the slots are, as far as the first two show."""
+    pattern, start, end = schedule.pattern, schedule.start, schedule.end
+    if type(pattern).__str__ is object.__str__ and type(pattern).__repr__ is object.__repr__:
+        return "str() of its pattern does not say what it is, so that it would begin anew in every process"
+    if start is not None and end is not None and end < start:
+        return "end is before start"
+    slot = pattern.next_after(EPOCH - _INSTANT, start=start)
+    if slot is not None and slot.utcoffset() is None:
+        return "its pattern gives slots without a time zone"
+    if slot is not None and start is not None and slot < start:
+        return "its pattern gives a slot before start"
+    if slot is None or (end is not None and slot > end):
+        return "its pattern has no slot between start and end"
+    following = pattern.next_after(slot, start=start)
+    if following is not None and following <= slot:
+        return "its pattern gives a slot that is not later than the one before"
+    return None
 
 
 _OVERLAPS = ("allow", "skip", "cancel_previous")
@@ -190,13 +211,21 @@ def _is_short_name(name: object) -> bool:
     return is_name(name) and len(str(name).encode()) <= 200
 
 
-def _is_aware(value: object) -> bool:
-    return isinstance(value, datetime) and value.utcoffset() is not None
+def _in_utc(value: object) -> datetime | None:
+    """An aware datetime in UTC; None when it is none, or the calendar there does not have it."""
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        return None
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        return None
 
 
-def _is_positive(value: object) -> bool:
-    return value is None or (isinstance(value, timedelta) and value > timedelta(0))
+def _is_time_to_live(value: object) -> bool:
+    return value is None or (isinstance(value, timedelta) and timedelta(0) < value <= _LONGEST)
 
 
 def _is_span(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return 0 <= value <= _LONGEST.total_seconds()

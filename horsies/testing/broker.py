@@ -7,6 +7,8 @@
         @pytest.fixture
         async def capped_broker(self, anyio_backend): ...   # the same, configured with CAPS
 
+A broker that keeps schedules passes `ScheduleConformance` as well, which needs the fixture `broker` only.
+
 Instants are parameters throughout; no test sleeps. The suite needs pytest and anyio's plugin.
 """
 
@@ -25,6 +27,7 @@ from ._conformance.claiming import Claiming
 from ._conformance.ending import Ending
 from ._conformance.looking_after import LookingAfter
 from ._conformance.noticing import Noticing
+from ._conformance.scheduling import Scheduling
 from ._conformance.sending import Sending
 from ._conformance.stage import CHANGES, T0, Stage, at, new_task
 
@@ -34,14 +37,21 @@ CAPS: Mapping[str, Any] = {
 }
 """Fields of the `AppConfig` of the fixture `capped_broker`."""
 
-__all__ = ["CAPS", "CHANGES", "T0", "BrokerConformance", "Stage", "at", "new_task"]
+__all__ = ["CAPS", "CHANGES", "T0", "BrokerConformance", "ScheduleConformance", "Stage", "at", "new_task"]
 
 
-@pytest.mark.anyio
-class BrokerConformance(LookingAfter, Capping, Noticing, Ending, Claiming, Sending):
-    """Subclass it and provide the fixtures `broker` and `capped_broker`."""
-
+class _OnStage:
     @pytest.fixture
     async def stage(self, broker: Broker) -> AsyncIterator[Stage]:
         async with Stage.on(broker) as stage:
             yield stage
+
+
+@pytest.mark.anyio
+class BrokerConformance(LookingAfter, Capping, Noticing, Ending, Claiming, Sending, _OnStage):
+    """Subclass it and provide the fixtures `broker` and `capped_broker`."""
+
+
+@pytest.mark.anyio
+class ScheduleConformance(Scheduling, _OnStage):
+    """For a broker that keeps schedules: subclass it, beside the other, and provide the fixture `broker`."""

@@ -32,7 +32,7 @@ from horsies import (
     TaskSendOptions,
 )
 from horsies.abc import Broker, EnqueueOutcome, Topic, Transactional
-from horsies.testing.broker import CAPS, T0, BrokerConformance, new_task
+from horsies.testing.broker import CAPS, T0, BrokerConformance, ScheduleConformance, new_task
 from horsies.testing.postgres import embedded_server
 
 needs_pgbouncer = pytest.mark.skipif(BINARY is None, reason="PgBouncer is not installed here")
@@ -118,7 +118,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @needs_pgbouncer
-class TestConformance(BrokerConformance):
+class TestConformance(BrokerConformance, ScheduleConformance):
     """The suite that third parties run."""
 
     @pytest.fixture

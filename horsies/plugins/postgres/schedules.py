@@ -21,6 +21,9 @@ Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[AnyioConnection[Ro
 LOCK_WAIT = "250ms"
 """How long a firing waits for somebody's open transaction; it stays due, and others go on."""
 
+_SETTINGS = "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{lock_wait}'"
+"""A firing that has waited for another must see where that left the schedules, whatever the default of the role."""
+
 
 class PostgresSchedules:
     """See `horsies.abc.Schedules`.
@@ -103,12 +106,13 @@ class PostgresSchedules:
     @asynccontextmanager
     async def _transaction(self, action: str) -> AsyncIterator[Fetch]:
         with translated(action):
-            async with self._connect() as connection, connection.transaction():
-                with anyio.fail_after(self._timeout):
-                    await connection.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_WAIT,))
+            async with self._connect() as connection:
+                with anyio.fail_after(self._timeout):  # around the commit, which can be slow as well
+                    async with connection.transaction():
+                        await connection.execute(_SETTINGS.format(lock_wait=LOCK_WAIT), prepare=False)
 
-                    async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-                        cursor = await connection.execute(query, parameters, prepare=False, binary=True)
-                        return await cursor.fetchall() if cursor.description else []
+                        async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+                            cursor = await connection.execute(query, parameters, prepare=False, binary=True)
+                            return await cursor.fetchall() if cursor.description else []
 
-                    yield fetch
+                        yield fetch

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from horsies.abc import EnqueueOutcome, Firing, NewSchedule, ScheduleBook, ScheduleRow
+from horsies.abc import BrokerError, EnqueueOutcome, Firing, NewSchedule, ScheduleBook, ScheduleRow
 
 from .control import cancel_one
-from .producer import enqueue_one
+from .producer import enqueue_one, is_id
 from .queries import named_queries
 from .session import Session, Transaction, instant, microseconds
 
@@ -74,6 +74,8 @@ class SqliteSchedules:
         standing = transaction.fetch(self._sql["standing_at"], expected)
         if not standing:
             return False
+        if not all(is_id(task.task_id) for task in one.tasks):
+            raise BrokerError("send for schedules: a task id is not a UUID in lower-case canonical form")
         ((previous,),) = standing
         if one.cancel_previous and previous is not None:
             cancel_one(self._sql, transaction, previous)

@@ -3,5 +3,5 @@
 import pytest
 
 # Before they are imported, so that a failure shows what was compared.
-parts = ("sending", "claiming", "ending", "noticing", "capping", "looking_after")
+parts = ("sending", "claiming", "ending", "noticing", "capping", "looking_after", "scheduling")
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in parts))

@@ -32,10 +32,11 @@ def list_schedules(
         typer.echo(json.dumps([asdict(info) for info in infos], default=datetime.isoformat))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("schedule", "task", "timing", "next slot (UTC)", "last slot (UTC)", "", box=None)
+    slots = (Column(f"{which} slot (UTC)", no_wrap=True) for which in ("next", "last"))
+    table = Table("schedule", "task", "timing", *slots, "", box=None)
     for info in infos:
         # As they are: in a plain string rich would take list[int] for a style.
         table.add_row(*(Text(cell) for cell in _cells(info)))

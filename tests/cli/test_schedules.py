@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ async def tidy() -> None: ...
 
 app = Horsies(AppConfig.from_env())
 app.include(tidy)
-app.schedule("elsewhere", tidy, Every(3600))
+app.schedule("else[where]", tidy, Every(3600))
 """
 PATIENCE = 30.0
 
@@ -107,13 +108,13 @@ def test_a_schedule_is_paused_and_resumed(rota: Shell) -> None:
 @stored
 def test_schedules_of_others_are_shown_and_not_touched(rota: Shell) -> None:
     (rota.folder / "other.py").write_text(OTHER)
-    assert rota.run("schedule", "pause", "other:app", "elsewhere").returncode == 0
-    info = listed(rota)["elsewhere"]
+    assert rota.run("schedule", "pause", "other:app", "else[where]").returncode == 0
+    info = listed(rota)["else[where]"]
     assert (info["task_name"], info["enabled"], info["timing"]) == (None, None, "every 1:00:00")
-    assert "not of this application; paused since" in table(rota)["elsewhere"]
-    done = rota.run("schedule", "resume", "rota:app", "elsewhere")
+    assert "not of this application; paused since" in table(rota)["else[where]"]
+    done = rota.run("schedule", "resume", "rota:app", "else[where]")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "'elsewhere'" in done.stderr
+    assert "'else[where]'" in done.stderr
 
 
 @stored
@@ -265,6 +266,34 @@ def test_what_cannot_be_sent_is_shown_and_stops_nothing_else(shell: Shell, backe
     assert "400" in str(info["problem"])
     assert info["last_slot"] is None
     assert "400" in table(shell)["wordy"]
+
+
+@once
+@both_loops
+def test_a_scheduler_that_waits_for_its_database_leaves_when_told(rota: Shell, backend: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        rota.env["HORSIES_DATABASE_URL"] = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x"
+        with rota.start("scheduler", "rota:app", "--backend", backend) as process:
+            assert process.stderr is not None
+            connection, _ = silent.accept()
+            with connection:
+                process.terminate()
+                assert process.wait(PATIENCE) == 0
+            assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@both_loops
+def test_a_schema_that_is_dropped_under_a_scheduler_is_one_message(rota: Shell, backend: str) -> None:
+    log = rota.folder / "log"
+    with scheduler(rota, log, "--backend", backend) as process:
+        eventually_logged(log, "schedule 'often': sent 1")
+        with psycopg.connect(rota.env["HORSIES_DATABASE_URL"], autocommit=True) as connection:
+            connection.execute(f"DROP SCHEMA {rota.env['HORSIES_SCHEMA']} CASCADE".encode())
+        assert process.wait(PATIENCE) == 1
+    assert "does not exist" in log.read_text().splitlines()[-1]
+    assert "Traceback" not in log.read_text()
 
 
 @once

@@ -32,7 +32,7 @@ class Due:
 
 def due(schedule: Schedule, slot: datetime, now: datetime) -> Due:
     """What becomes of the slots from `slot` on that have come at `now`, which is not before `slot`."""
-    first = _first(schedule, slot, now - LATE)
+    first = _first(schedule, slot, now)
     slots: list[datetime] = []
     following = first
     while following is not None and following <= now and len(slots) < BATCH:
@@ -41,13 +41,17 @@ def due(schedule: Schedule, slot: datetime, now: datetime) -> Due:
     return Due(tuple(slots), following, None if first == slot else slot)
 
 
-def _first(schedule: Schedule, slot: datetime, punctual: datetime) -> datetime | None:
-    """The first that is not left out, of `slot` and those after it: of the ones before `punctual` some may be."""
+def _first(schedule: Schedule, slot: datetime, now: datetime) -> datetime | None:
+    """The first that is not left out, of `slot` and those after it: of the late ones some may be."""
+    punctual = now - LATE
     if slot >= punctual:
         return slot
-    if schedule.catch_up == "none":
-        return schedule.next_after(punctual - _INSTANT)
-    return _last(schedule, slot, punctual - _INSTANT, MOST if schedule.catch_up == "all" else 1)
+    if schedule.catch_up == "all":
+        return _last(schedule, slot, punctual - _INSTANT, MOST)
+    resumed = schedule.next_after(punctual - _INSTANT)
+    if schedule.catch_up == "none" or (resumed is not None and resumed <= now):
+        return resumed
+    return _last(schedule, slot, punctual - _INSTANT, 1)
 
 
 def _last(schedule: Schedule, slot: datetime, until: datetime, most: int) -> datetime:

@@ -119,7 +119,8 @@ class Horsies:
             queue, priority, timeout, retry, unique_key, metadata: as in `TaskSendOptions`.
             good_until: how long after its slot a task may begin.
             catch_up: what becomes of slots that are more than a minute late, because nobody was there to send: "none"
-                leaves them out; "latest" sends for the last of them alone; "all" for each, but a thousand at most.
+                leaves them out; "latest" sends for the last of them, unless a later slot is on time; "all" for each,
+                but a thousand at most.
             overlap: when the task of an earlier slot has not ended: "allow" both, "skip" the new one, or
                 "cancel_previous".
             jitter: seconds; each task falls due up to so long after its slot, always as long after the same slot.

@@ -26,6 +26,7 @@ class TaskContext:
 
     Attributes:
         attempt: 1 for the first.
+        sent_at: by the sender's clock, aware UTC; what comes from a schedule was sent at its slot.
         state: what the application's `lifespan` yielded, else None.
         logger: a stdlib logger that knows the task.
     """
@@ -37,6 +38,7 @@ class TaskContext:
         task_name: str,
         queue: str,
         attempt: int,
+        sent_at: datetime,
         good_until: datetime | None,
         worker_id: str,
         metadata: Mapping[str, str],
@@ -47,6 +49,7 @@ class TaskContext:
         self.task_name = task_name
         self.queue = queue
         self.attempt = attempt
+        self.sent_at = sent_at
         self.good_until = good_until
         self.worker_id = worker_id
         self.metadata = metadata

@@ -147,6 +147,7 @@ class Runner:
             task_name=claimed.task_name,
             queue=claimed.queue,
             attempt=claimed.attempt + 1,
+            sent_at=job.envelope.sent_at,
             good_until=claimed.good_until,
             worker_id=self._worker_id,
             metadata=MappingProxyType(dict(job.envelope.metadata)),

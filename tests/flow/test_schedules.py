@@ -51,6 +51,7 @@ class Place:
     tick: Task[[str], None]
     ran: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    sent_at: list[datetime] = field(default_factory=list)
 
     def slots(self, schedule: Schedule, since: datetime) -> list[datetime]:
         """The slots whose tasks ran, in the order in which they did."""
@@ -69,6 +70,7 @@ def place_for(config: AppConfig, **fields: Any) -> Place:
     async def tick(ctx: TaskContext, what: str) -> None:
         place.ran.append(ctx.task_id)
         place.said.append(what)
+        place.sent_at.append(ctx.sent_at)
 
     place = Place(app, tick)
     return place
@@ -189,6 +191,7 @@ class TestSending:
         assert slots == [slots[0] + number * timedelta(seconds=0.2) for number in range(len(slots))]
         assert row.last_slot in slots or row.last_slot == slots[-1] + timedelta(seconds=0.2)
         assert set(place.said) == {"hello"}
+        assert place.sent_at == slots
 
     async def test_three_schedulers_at_once_send_for_each_slot_once(self, place: Place) -> None:
         schedule = place.app.schedule("often", place.tick, Every(0.2), args=("",))

@@ -236,6 +236,13 @@ def each_minute_once(tz: str) -> tuple[Pattern, Rule]:
     return Cron("0-59 0-23 * * *", tz), Rule(once=True, matches=lambda _: True)
 
 
+def twice_an_hour(tz: str, hour: int) -> tuple[Pattern, Rule]:
+    def matches(wall: datetime) -> bool:
+        return wall.hour == hour and wall.minute in (0, 30)
+
+    return Cron(f"*/30 {hour} * * *", tz), Rule(once=False, matches=matches)
+
+
 FAMOUS = {
     "a day that Samoa skipped": ("Pacific/Apia", date(2011, 12, 30)),
     "a day that Kwajalein skipped": ("Pacific/Kwajalein", date(1993, 8, 21)),
@@ -264,6 +271,8 @@ def test_famous_clock_changes(tz: str, day: date) -> None:
     for pattern, rule in (
         every_minute(tz),
         each_minute_once(tz),
+        twice_an_hour(tz, change.wall_before.hour),
+        twice_an_hour(tz, change.wall_after.hour),
         hourly(tz, 0),
         hourly(tz, 45),
         daily(tz, time(0)),

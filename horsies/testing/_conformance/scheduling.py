@@ -374,7 +374,9 @@ class Scheduling:
         await schedules.declare([begins(), begins("other")])
         await schedules.fire([fires(1, for_slot(1))], now=slot(1))
         await schedules.fire([fires(2, problem="it does not fit")], now=slot(2))
+        assert await schedules.pause("other", now=slot(2))
         before, other = await standing(schedules), await standing(schedules, "other")
+        assert before.paused_at is None
         assert await schedules.pause(NAME, now=slot(3))
         assert not await schedules.pause(NAME, now=slot(4))
         assert await standing(schedules) == replace(before, paused_at=slot(3))

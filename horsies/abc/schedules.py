@@ -59,7 +59,7 @@ class Firing:
         slot: where the schedule is expected to stand: the first of the slots that are dealt with.
         next_slot: where it stands afterwards.
         tasks: what is sent for them, in order, each with its slot as `sent_at`; none when they are left out.
-        cancel_previous: the task sent last is to be cancelled before, unless it has ended.
+        cancel_previous: the task sent last is to be cancelled, unless it has ended.
         problem: why slots are left out although they were due; None: for no reason that anybody has to mend.
     """
 
@@ -90,9 +90,9 @@ class Schedules(Protocol):
         """Move schedules on and put their tasks in, in one transaction; at most one firing for each schedule.
 
         False, and nothing written of it, where the schedule is paused, has another timing, or does not stand at `slot`
-        any more: somebody else has dealt with it. A task whose id is there already is left alone, and counts as sent;
-        one whose unique key is taken is left out. When any of it fails, as when the id of a task is no UUID, nothing of
-        the call is written.
+        any more: somebody else has dealt with it. What is to be cancelled is cancelled before any task is put in, which
+        frees its unique key. A task whose id is there already is left alone, and counts as sent; one whose unique key
+        is taken is left out. When any of it fails, as when the id of a task is no UUID, nothing of the call is written.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import anyio
 import pytest
 
 from horsies import AppConfig, Horsies, HorsiesError, Runtime
-from horsies.abc import Broker, BrokerError, TaskStatus, Topic
+from horsies.abc import Broker, BrokerError, Scheduling, TaskStatus, Topic
 from horsies.plugins.sqlite.queries import named_queries, read_sql
 from horsies.plugins.sqlite.schema import migrate, statements
+from horsies.testing._conformance.scheduling import begins, fires
 from horsies.testing._conformance.stage import done
 from horsies.testing.broker import T0, Stage, at, new_task
 
@@ -54,6 +55,47 @@ async def test_a_send_that_waits_for_a_lock_can_be_cancelled(file: Path) -> None
                     await producer.enqueue([new_task(1)])
             assert scope.cancelled_caught
         await producer.enqueue([new_task(2)])
+        found = await broker.reader.results([new_task(1).task_id, new_task(2).task_id])
+        assert [stored.task_id for stored in found] == [new_task(2).task_id]
+
+
+@pytest.mark.anyio
+async def test_of_many_connections_that_fire_at_once_one_sends(file: Path) -> None:
+    opened = opener(f"sqlite:///{file}")
+    fired: list[bool] = []
+
+    async def fire(broker: Broker, n: int) -> None:
+        assert isinstance(broker, Scheduling)
+        fired.extend(await broker.schedules.fire([fires(1, new_task(n))], now=at(1)))
+
+    async with AsyncExitStack() as stack:
+        brokers = [await stack.enter_async_context(opened()) for _ in range(4)]
+        assert isinstance(brokers[0], Scheduling)
+        await brokers[0].schedules.declare([begins()])
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                for n, broker in enumerate(brokers, 1):
+                    group.start_soon(fire, broker, n)
+        assert sorted(fired) == [False, False, False, True]
+        (sent,) = await brokers[1].reader.results([new_task(n).task_id for n in range(1, 5)])
+        (row,) = (await brokers[0].schedules.read()).rows
+        assert row.last_task_id == sent.task_id
+
+
+@pytest.mark.anyio
+async def test_a_firing_that_waits_for_a_lock_can_be_cancelled(file: Path) -> None:
+    async with opener(f"sqlite:///{file}")() as broker:
+        assert isinstance(broker, Scheduling)
+        await broker.schedules.declare([begins()])
+        before = await broker.schedules.read(now=T0)
+        with closing(sqlite3.connect(file, isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            with anyio.fail_after(10):
+                with anyio.move_on_after(0.01) as scope:
+                    await broker.schedules.fire([fires(1, new_task(1))], now=at(1))
+            assert scope.cancelled_caught
+        assert await broker.schedules.read(now=T0) == before
+        assert await broker.schedules.fire([fires(1, new_task(2))], now=at(1)) == [True]
         found = await broker.reader.results([new_task(1).task_id, new_task(2).task_id])
         assert [stored.task_id for stored in found] == [new_task(2).task_id]
 

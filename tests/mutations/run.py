@@ -21,7 +21,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).parent
-TESTS = ("tests/brokers", "tests/plugins/test_postgres_plans.py", "tests/plugins/test_postgres_floors.py")
+TESTS = (
+    "tests/brokers",
+    "tests/plugins/test_postgres_plans.py",
+    "tests/plugins/test_postgres_floors.py",
+    "tests/plugins/test_postgres_schedules.py",
+)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ import pytest
 
 from horsies import AppConfig, Horsies, PoolConfig, ResilienceConfig, Runtime
 from horsies.abc import Broker, BrokerError, Firing, Schedules, Scheduling, Topic, Transactional
+from horsies.plugins.postgres import connection
 from horsies.plugins.postgres import schedules as module
 from horsies.testing._conformance.scheduling import NAME, begins, fires, for_slot, present, slot, standing
 from horsies.testing.broker import T0, Stage, new_task
@@ -46,8 +48,8 @@ def schedules(stage: Stage) -> Schedules:
 
 @pytest.fixture
 def observer(config: AppConfig) -> Iterator[psycopg.Connection]:
-    with closing(psycopg.connect(config.url, autocommit=True)) as connection:
-        yield connection
+    with closing(psycopg.connect(config.url, autocommit=True)) as observer:
+        yield observer
 
 
 def opened(config: AppConfig) -> Any:
@@ -62,20 +64,20 @@ def kept_by(broker: Broker) -> Schedules:
 async def pooled(broker: Broker) -> Any:
     """Which connection the pool lends, and what would be left of a call in it."""
     assert isinstance(broker, Transactional)
-    async with broker.transaction() as connection:
-        cursor = await connection.execute(
+    async with broker.transaction() as lent:
+        cursor = await lent.execute(
             "SELECT pg_backend_pid(), current_setting('lock_timeout'), current_setting('transaction_isolation')"
         )
         return await cursor.fetchone()
 
 
 async def until_waiting(observer: psycopg.Connection, config: AppConfig, sessions: int = 1) -> None:
-    """Return once so many sessions wait for a lock or in a commit, as long as this test's schema is theirs."""
+    """Return once so many sessions wait, for a lock or in a commit, with schedules of this test in hand."""
     query = """
         SELECT count(*) FROM pg_stat_activity AS session
         WHERE pid <> pg_backend_pid() AND wait_event_type IN ('Lock', 'Timeout') AND EXISTS (
             SELECT FROM pg_locks WHERE pg_locks.pid = session.pid
-            AND relation = (SELECT oid FROM pg_class WHERE oid = to_regclass(%s))
+            AND relation = to_regclass(%s)
         )
     """
     with anyio.fail_after(10):
@@ -107,10 +109,10 @@ def holding(statement: str) -> Hold:
 
     @contextmanager
     def hold(config: AppConfig) -> Iterator[None]:
-        with closing(psycopg.connect(config.url)) as connection:
-            connection.execute(statement.replace("{schema}", config.schema).encode())
+        with closing(psycopg.connect(config.url)) as holder:
+            holder.execute(statement.replace("{schema}", config.schema).encode())
             yield
-            connection.rollback()
+            holder.rollback()
 
     return hold
 
@@ -207,26 +209,41 @@ async def test_a_firing_that_is_cancelled_at_its_commit_leaves_nothing(
     assert await schedules.fire([firing], now=slot(2)) == [True]
 
 
-@pytest.mark.parametrize("checkpoints", range(8))
-async def test_wherever_a_firing_is_cancelled_all_of_it_is_written_or_nothing(
-    stage: Stage, schedules: Schedules, firing: Firing, checkpoints: int
+async def test_wherever_a_firing_is_cut_off_all_of_it_is_written_or_nothing(
+    stage: Stage, schedules: Schedules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is cancelled at each of its waits for the server in turn, with a statement under way."""
+    await schedules.declare([begins()])
     before = await pooled(stage.broker)
+    wait_ready = connection._wait_ready
+    written, cuts = 0, 0
+    for waits in count(1):
+        left = waits
+        with anyio.CancelScope() as scope:
 
-    async def fire() -> None:
-        await schedules.fire([firing], now=slot(2))
-        group.cancel_scope.cancel()
+            async def cutting(fd: int, wanted: int, seconds: float, scope: anyio.CancelScope = scope) -> int:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    scope.cancel()
+                return await wait_ready(fd, wanted, seconds)
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(fire)
-        for _ in range(checkpoints):
-            await anyio.lowlevel.checkpoint()
-        group.cancel_scope.cancel()
-    assert await pooled(stage.broker) == before
-    if not await unwritten(stage, schedules):
+            with monkeypatch.context() as patch:
+                patch.setattr(connection, "_wait_ready", cutting)
+                n = written + 1
+                await schedules.fire([fires(n, for_slot(n), cancel_previous=True)], now=slot(n))
+        assert await pooled(stage.broker) == before
         row = await standing(schedules)
-        assert (row.next_slot, row.last_slot, await present(stage)) == (slot(3), slot(2), [1, 2])
-        assert await stage.status(1) == "CANCELLED"
+        written += row.next_slot != slot(written + 1)
+        assert row.next_slot == slot(written + 1)
+        assert row.last_slot == (slot(written) if written else None)
+        assert await present(stage) == list(range(1, written + 1))
+        states = [await stage.status(n) for n in range(1, written + 1)]
+        assert states == ["CANCELLED"] * (written - 1) + ["PENDING"] * (written > 0)
+        if not scope.cancelled_caught:
+            break
+        cuts += 1
+    assert cuts >= 6
 
 
 async def test_a_commit_takes_no_longer_than_a_statement_may(config: AppConfig, observer: psycopg.Connection) -> None:
@@ -278,8 +295,8 @@ async def test_a_firing_sees_what_it_has_waited_for(
         assert before[2] == isolation
         with anyio.fail_after(10):
             async with anyio.create_task_group() as group:
-                with psycopg.connect(config.url) as connection:
-                    connection.execute(f"UPDATE {config.schema}.schedules SET {change}".encode())
+                with psycopg.connect(config.url) as other:
+                    other.execute(f"UPDATE {config.schema}.schedules SET {change}".encode())
                     group.start_soon(fire)
                     await until_waiting(observer, config)
         assert answers == [fired]
@@ -378,8 +395,8 @@ async def test_behind_a_pooler_nothing_is_left_in_the_session(config: AppConfig)
             await schedules.pause(NAME)
             await schedules.resume(NAME, slot(n + 1))
             await schedules.read()
-        async with broker.transaction() as connection:
-            cursor = await connection.execute("SELECT name FROM pg_prepared_statements")
+        async with broker.transaction() as lent:
+            cursor = await lent.execute("SELECT name FROM pg_prepared_statements")
             assert await cursor.fetchall() == []
-            cursor = await connection.execute("SELECT name FROM pg_settings WHERE source = 'session'")
+            cursor = await lent.execute("SELECT name FROM pg_settings WHERE source = 'session'")
             assert await cursor.fetchall() == []

@@ -10,7 +10,7 @@ from horsies.abc import BrokerError, EnqueueOutcome, Firing, NewSchedule, Schedu
 from .control import cancel_one
 from .producer import enqueue_one, is_id
 from .queries import named_queries
-from .session import Session, Transaction, instant, microseconds
+from .session import Row, Session, Transaction, instant, microseconds
 
 
 class SqliteSchedules:
@@ -48,9 +48,19 @@ class SqliteSchedules:
 
     async def fire(self, firings: Sequence[Firing], *, now: datetime | None = None) -> list[bool]:
         """See `horsies.abc.Schedules.fire`."""
-        return await self._session.write(
-            "send for schedules", lambda transaction: [self._fire(transaction, one) for one in firings], now=now
-        )
+
+        def work(transaction: Transaction) -> list[bool]:
+            standing = {one.name: row for one in firings for row in self._standing_at(transaction, one)}
+            for one in firings:
+                (previous,) = standing.get(one.name, (None,))
+                if one.cancel_previous and previous is not None:
+                    cancel_one(self._sql, transaction, previous)
+            for one in firings:
+                if one.name in standing:
+                    self._move_on(transaction, one)
+            return [one.name in standing for one in firings]
+
+        return await self._session.write("send for schedules", work, now=now)
 
     async def pause(self, name: str, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Schedules.pause`."""
@@ -69,16 +79,13 @@ class SqliteSchedules:
 
         return await self._session.write("resume a schedule", work)
 
-    def _fire(self, transaction: Transaction, one: Firing) -> bool:
+    def _standing_at(self, transaction: Transaction, one: Firing) -> list[Row]:
         expected = {"name": one.name, "timing": one.timing, "slot": microseconds(one.slot)}
-        standing = transaction.fetch(self._sql["standing_at"], expected)
-        if not standing:
-            return False
+        return transaction.fetch(self._sql["standing_at"], expected)
+
+    def _move_on(self, transaction: Transaction, one: Firing) -> None:
         if not all(is_id(task.task_id) for task in one.tasks):
             raise BrokerError("send for schedules: a task id is not a UUID in lower-case canonical form")
-        ((previous,),) = standing
-        if one.cancel_previous and previous is not None:
-            cancel_one(self._sql, transaction, previous)
         answers = [enqueue_one(self._sql, transaction, task) for task in one.tasks]
         sent = [
             task
@@ -93,7 +100,6 @@ class SqliteSchedules:
             "problem": one.problem,
         }
         transaction.fetch(self._sql["move_on"], moved)
-        return True
 
 
 def _stored(slot: datetime | None) -> int | None:

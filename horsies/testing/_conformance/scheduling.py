@@ -310,6 +310,17 @@ class Scheduling:
         assert (await standing(schedules)).last_task_id == for_slot(2).task_id
         assert [await stage.status(n) for n in (1, 2)] == [TaskStatus.CANCELLED, TaskStatus.PENDING]
 
+    async def test_all_is_cancelled_before_anything_is_sent(self, stage: Stage, schedules: Schedules) -> None:
+        await schedules.declare([begins(), begins("other")])
+        await schedules.fire([fires(1, new_task(11, unique_key="k"), name="other")], now=slot(1))
+        firings = [
+            fires(1, for_slot(1, unique_key="k")),
+            fires(2, new_task(12), name="other", cancel_previous=True),
+        ]
+        assert await schedules.fire(firings, now=slot(2)) == [True, True]
+        assert (await standing(schedules)).last_task_id == for_slot(1).task_id
+        assert await present(stage) == [1, 11, 12]
+
     async def test_a_previous_task_that_was_removed_is_missed_by_nobody(
         self, stage: Stage, schedules: Schedules
     ) -> None:
@@ -374,7 +385,9 @@ class Scheduling:
         await schedules.declare([begins(), begins("other")])
         await schedules.fire([fires(1, for_slot(1))], now=slot(1))
         await schedules.fire([fires(2, problem="it does not fit")], now=slot(2))
+        assert await schedules.pause("other", now=slot(2))
         before, other = await standing(schedules), await standing(schedules, "other")
+        assert before.paused_at is None
         assert await schedules.pause(NAME, now=slot(3))
         assert not await schedules.pause(NAME, now=slot(4))
         assert await standing(schedules) == replace(before, paused_at=slot(3))

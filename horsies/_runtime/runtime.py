@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import anyio
@@ -45,7 +46,7 @@ from .flusher import Flusher
 from .plugins import Plugins
 from .queues import QueueInfo, queue_infos, require_queue
 from .schedules import BackfillInfo, ScheduleInfo, require_schedule, require_store
-from .waiters import Waiters
+from .waiters import Waiters, ended_tasks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class Runtime(anyio.AsyncContextManagerMixin):
         self._broker: Broker | None = None
         self._group: anyio.abc.TaskGroup | None = None
         self._flusher: Flusher
-        self._waiters: Waiters
+        self._waiters: Waiters[StoredResult]
         self._workers: list[Worker] = []
 
     @asynccontextmanager
@@ -80,7 +81,8 @@ class Runtime(anyio.AsyncContextManagerMixin):
         async with self.broker_factory().open(config, clock=self.environment.clock) as self._broker:
             if self.app.schedules:
                 require_store(self._broker)
-            self._waiters = Waiters(self._broker, config.resilience, self.environment)
+            lookup = partial(ended_tasks, self._broker)
+            self._waiters = Waiters(self._broker, lookup, config.resilience, self.environment)
             self._flusher = Flusher(self._broker)
             with registered(self):
                 async with self._nursery():

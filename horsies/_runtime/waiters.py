@@ -17,8 +17,9 @@ import anyio.lowlevel
 from .._core.backoff import pauses
 from .._core.config import ResilienceConfig
 from .._core.errors import BrokerError
+from .._core.status import WorkflowStatus
 from .._task.host import Environment
-from ..abc import Broker, StoredResult, Topic
+from ..abc import Broker, StoredResult, Topic, WorkflowRow, Workflows
 
 T = TypeVar("T")
 Lookup: TypeAlias = Callable[[Sequence[str]], Awaitable[Mapping[str, T | None]]]
@@ -48,6 +49,14 @@ async def ended_tasks(broker: Broker, task_ids: Sequence[str]) -> dict[str, Stor
     found = {stored.task_id: stored for stored in await broker.reader.results(task_ids)}
     answers = {task_id: found.get(task_id) for task_id in task_ids}
     return {task_id: stored for task_id, stored in answers.items() if stored is None or stored.status.is_terminal}
+
+
+async def resting_workflows(store: Workflows, workflow_ids: Sequence[str]) -> dict[str, WorkflowRow | None]:
+    """The `Lookup` of workflows: what is paused is not waited for either."""
+    answers = {workflow_id: await store.read(workflow_id) for workflow_id in workflow_ids}
+    return {
+        workflow_id: row for workflow_id, row in answers.items() if row is None or row.status != WorkflowStatus.RUNNING
+    }
 
 
 class Waiters(Generic[T]):

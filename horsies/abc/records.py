@@ -145,6 +145,8 @@ class Finish(msgspec.Struct, frozen=True):
     retry_in: float = 0.0
     interrupted: bool = False
     has_begun: bool = True
+    workflow_id: str | None = None
+    """Of the workflow that the task is a node of. For the worker: a broker knows it from the task."""
 
 
 class GiveBack(msgspec.Struct, frozen=True):

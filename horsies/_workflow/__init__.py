@@ -1,0 +1,1 @@
+"""Workflows: which nodes run, and what becomes of the whole."""

@@ -10,6 +10,7 @@ What cannot be stored or run is no envelope: it is refused when it is written, a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -94,11 +95,11 @@ def encode(envelope: Envelope) -> bytes:
                 e.priority,
                 e.serializer,
                 e.arguments,
-                _micros_of(e.sent_at),
+                micros_of(e.sent_at),
                 e.delay // _MICROSECOND,
-                None if e.good_until is None else _micros_of(e.good_until),
+                None if e.good_until is None else micros_of(e.good_until),
                 None if e.timeout is None else e.timeout // _MICROSECOND,
-                _retry_data(e.retry),
+                stored_retry(e.retry),
                 e.unique_key,
                 sorted(e.metadata),
             )
@@ -137,7 +138,7 @@ def sha_of(data: bytes) -> bytes:
 def _is_read_in_full(fields: _Fields, envelope: Envelope) -> bool:
     """Whether `envelope` says all that `fields` do, where its form is another: it would be written just so."""
     retry, metadata = fields[11], fields[13]
-    return _retry_data(envelope.retry) == retry and (not metadata or sorted(metadata) == metadata)
+    return stored_retry(envelope.retry) == retry and (not metadata or sorted(metadata) == metadata)
 
 
 def _problem_with(envelope: Envelope) -> str | None:
@@ -175,17 +176,23 @@ def _envelope_of(fields: _Fields) -> Envelope:
         delay=timedelta(microseconds=delay) if delay else _ZERO,
         good_until=None if good_until is None else _EPOCH + timedelta(microseconds=good_until),
         timeout=None if timeout is None else timedelta(microseconds=timeout),
-        retry=_policy_of(*retry) if isinstance(retry, tuple) else retry,
+        retry=policy_of(*retry) if isinstance(retry, tuple) else retry,
         unique_key=unique_key,
         metadata=tuple(metadata),
     )
 
 
-def _micros_of(at: datetime) -> int:
+def micros_of(at: datetime) -> int:
+    """Microseconds since 1970 of an aware instant."""
     return (at - _EPOCH) // _MICROSECOND
 
 
-def _retry_data(retry: RetryPolicy | str | None) -> str | _Retry | None:
+def stored_retry(retry: RetryPolicy | str | None) -> str | _Retry | None:
+    """A policy as it is stored: its delays in microseconds and its jitter; a name stays as it is.
+
+    Raises:
+        ValueError: a delay that cannot be stored.
+    """
     if not isinstance(retry, RetryPolicy):
         return retry
     delays = [round(delay * 1_000_000) for delay in retry.delays]
@@ -194,7 +201,8 @@ def _retry_data(retry: RetryPolicy | str | None) -> str | _Retry | None:
     return delays, bool(retry.jitter)
 
 
-def _policy_of(delays: list[int], jitter: bool) -> RetryPolicy:
+def policy_of(delays: Sequence[int], jitter: bool) -> RetryPolicy:
+    """The policy that `stored_retry` made these of. Raises: HorsiesError: there is none."""
     return RetryPolicy(tuple(delay / 1_000_000 for delay in delays), jitter)
 
 

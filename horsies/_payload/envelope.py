@@ -129,11 +129,11 @@ def encode(envelope: Envelope) -> bytes:
                 e.priority,
                 e.serializer,
                 e.arguments,
-                _micros_of(e.sent_at),
+                micros_of(e.sent_at),
                 e.delay // _MICROSECOND,
-                None if e.good_until is None else _micros_of(e.good_until),
+                None if e.good_until is None else micros_of(e.good_until),
                 None if e.timeout is None else e.timeout // _MICROSECOND,
-                _retry_data(e.retry),
+                stored_retry(e.retry),
                 e.unique_key,
                 sorted(e.metadata),
                 *origin,
@@ -181,7 +181,7 @@ def _is_read_in_full(fields: Sequence[Any], envelope: Envelope) -> bool:
     retry, metadata = fields[11], fields[13]
     inputs = () if envelope.origin is None else envelope.origin.inputs
     in_order = all(one.parameter < other.parameter for one, other in pairwise(inputs))
-    return in_order and _retry_data(envelope.retry) == retry and (not metadata or sorted(metadata) == metadata)
+    return in_order and stored_retry(envelope.retry) == retry and (not metadata or sorted(metadata) == metadata)
 
 
 def _problem_with(envelope: Envelope) -> str | None:
@@ -226,7 +226,7 @@ def _envelope_of(fields: Sequence[Any], origin: Origin | None) -> Envelope:
         delay=timedelta(microseconds=delay) if delay else _ZERO,
         good_until=None if good_until is None else _EPOCH + timedelta(microseconds=good_until),
         timeout=None if timeout is None else timedelta(microseconds=timeout),
-        retry=_policy_of(*retry) if isinstance(retry, tuple) else retry,
+        retry=policy_of(*retry) if isinstance(retry, tuple) else retry,
         unique_key=unique_key,
         metadata=tuple(metadata),
         origin=origin,
@@ -242,11 +242,17 @@ def _origin_of(workflow_id: str, node: int, run: int, inputs: list[tuple[str, st
     return Origin(workflow_id, node, run, tuple(Input(*one) for one in inputs))
 
 
-def _micros_of(at: datetime) -> int:
+def micros_of(at: datetime) -> int:
+    """Microseconds since 1970 of an aware instant."""
     return (at - _EPOCH) // _MICROSECOND
 
 
-def _retry_data(retry: RetryPolicy | str | None) -> str | _Retry | None:
+def stored_retry(retry: RetryPolicy | str | None) -> str | _Retry | None:
+    """A policy as it is stored: its delays in microseconds and its jitter; a name stays as it is.
+
+    Raises:
+        ValueError: a delay that cannot be stored.
+    """
     if not isinstance(retry, RetryPolicy):
         return retry
     delays = [round(delay * 1_000_000) for delay in retry.delays]
@@ -255,7 +261,8 @@ def _retry_data(retry: RetryPolicy | str | None) -> str | _Retry | None:
     return delays, bool(retry.jitter)
 
 
-def _policy_of(delays: list[int], jitter: bool) -> RetryPolicy:
+def policy_of(delays: Sequence[int], jitter: bool) -> RetryPolicy:
+    """The policy that `stored_retry` made these of. Raises: HorsiesError: there is none."""
     return RetryPolicy(tuple(delay / 1_000_000 for delay in delays), jitter)
 
 

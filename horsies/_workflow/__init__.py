@@ -1,1 +1,1 @@
-"""Workflows: which nodes run, and what becomes of the whole."""
+"""Workflows: what one consists of, and what follows from each end of a task in it."""

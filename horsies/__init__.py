@@ -26,10 +26,14 @@ from ._task.context import TaskContext, TaskInterrupted
 from ._task.declare import Task, task
 from ._task.handle import AttemptInfo, TaskHandle, TaskInfo, TaskResult
 from ._task.host import Environment
+from ._task.node import NodeRef, TaskNode
 from ._task.options import TaskSendOptions
 from ._task.recurring import Pattern, Schedule
 from ._task.send import TaskFunction, TaskSendResult
+from ._task.workflow import Workflow
 from ._worker.worker import Worker, WorkerStatistics
+from ._workflow.builder import WorkflowBuilder
+from ._workflow.draft import SuccessCase, WorkflowSpec
 from .hookspecs import hookimpl
 
 __all__ = [
@@ -39,6 +43,13 @@ __all__ = [
     "Task",
     "TaskContext",
     "RetryPolicy",
+    # workflows
+    "Workflow",
+    "WorkflowBuilder",
+    "TaskNode",
+    "NodeRef",
+    "SuccessCase",
+    "WorkflowSpec",
     # scheduling
     "Schedule",
     "Every",

@@ -14,7 +14,7 @@ from ._core.config import (
 from ._core.errors import BrokerError, ErrorCause, HorsiesError, TaskError, TaskSendError
 from ._core.result import Err, Ok, Result
 from ._core.retry import RetryPolicy
-from ._core.status import CancelOutcome, TaskStatus
+from ._core.status import CancelOutcome, NodeStatus, TaskStatus, WorkflowStatus
 from ._payload.envelope import TaskSendPayload
 from ._runtime.blocking import BlockingRuntime, blocking
 from ._runtime.queues import QueueInfo
@@ -34,6 +34,8 @@ from ._task.workflow import Workflow
 from ._worker.worker import Worker, WorkerStatistics
 from ._workflow.builder import WorkflowBuilder
 from ._workflow.draft import SuccessCase, WorkflowSpec
+from ._workflow.handle import NodeInfo, WorkflowHandle
+from ._workflow.start import WorkflowFunction
 from .hookspecs import hookimpl
 
 __all__ = [
@@ -50,6 +52,11 @@ __all__ = [
     "NodeRef",
     "SuccessCase",
     "WorkflowSpec",
+    "WorkflowFunction",
+    "WorkflowHandle",
+    "WorkflowStatus",
+    "NodeInfo",
+    "NodeStatus",
     # scheduling
     "Schedule",
     "Every",

@@ -1,8 +1,8 @@
 """Task ids: UUID version 7, so that they sort by time and the primary key grows at one end.
 
 A task that comes from a schedule has a version 8, made in the same way of its slot and the schedule's name, so that
-whoever makes it makes the same. So has a task that is run for a node of a workflow: it begins as the workflow's id does,
-and says which node and which run of it.
+whoever makes it makes the same. So has a task that is run for a node of a workflow: it begins as the workflow's id
+does, and says which node and which run of it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def slot_task_id(schedule: str, slot: datetime) -> str:
 
 
 def node_task_id(workflow_id: str, node: int, run: int) -> str:
-    """The id of the task of a node: the workflow's milliseconds, 16 bits of node, 8 of run, 50 of the workflow's SHA-256.
+    """The id of the task of a node: the workflow's milliseconds, 16 bits of node, 8 of run, 50 of a SHA-256.
 
     Raises:
         ValueError: there are no so many nodes, or runs.

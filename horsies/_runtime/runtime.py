@@ -25,12 +25,12 @@ from .._task.nursery import open_nursery
 from .._task.recurring import Schedule
 from .._task.send import TaskFunction, TaskSendResult, bind
 from .._task.workflow import Workflow
-from .._workflow.advancer import Advancer
-from .._workflow.handle import WorkflowHandle
-from .._workflow.spec import Spec
-from .._workflow.start import WorkflowFunction, start
 from .._worker.process import refuse_while_loading
 from .._worker.worker import Worker
+from .._workflow.advancer import Advancer
+from .._workflow.draft import WorkflowSpec
+from .._workflow.handle import WorkflowHandle
+from .._workflow.start import WorkflowFunction, start
 from ..abc import (
     Broker,
     BrokerFactory,
@@ -350,7 +350,7 @@ class Runtime(anyio.AsyncContextManagerMixin):
         return WorkflowFunction(self, workflow)
 
     async def start(
-        self, spec: Spec, *, workflow_id: str | None = None
+        self, spec: WorkflowSpec, *, workflow_id: str | None = None
     ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
         """Start a workflow that was built by hand, with `WorkflowBuilder`; see `WorkflowFunction.start`."""
         return await start(self, spec, workflow_id)

@@ -12,7 +12,9 @@ from .._core.errors import HorsiesError, raise_all
 from .node import NodeRef
 
 if TYPE_CHECKING:
+    from .._runtime.runtime import Runtime
     from .._workflow.builder import WorkflowBuilder
+    from .._workflow.start import WorkflowFunction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +35,14 @@ class Workflow(Generic[P, T]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
+
+    def handle(self, rt: Runtime) -> WorkflowFunction[P, T]:
+        """This workflow bound to `rt`.
+
+        Raises:
+            HorsiesError: HRS-300 when the runtime's application has not registered it.
+        """
+        return rt.bind_workflow(self)
 
     @property
     def parameters(self) -> inspect.Signature:

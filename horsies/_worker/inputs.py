@@ -64,6 +64,8 @@ def _argument(host: WorkerHost, one: Input, stored: StoredResult | None) -> Plai
     if one.as_result:
         return ok_argument(result.value) if isinstance(result, Ok) else err_argument(result.error)
     if isinstance(result, Err):
-        raise ValueError(f"argument {one.parameter!r} comes from task {one.task_id}, which ended with {result.error.code}")
+        raise ValueError(
+            f"argument {one.parameter!r} comes from task {one.task_id}, which ended with {result.error.code}"
+        )
     value: Plain = result.value
     return value

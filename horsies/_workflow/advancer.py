@@ -22,8 +22,8 @@ from .._task.host import Host
 from ..abc import EndedTask, Step, WorkflowRow, Workflows
 from .engine import CancelTask, Ended, Enqueue, Event, NodeEnded, advance
 from .nodes import task_of
-from .plan import Plan, State
-from .spec import Spec, decode, plan_of
+from .plan import Plan, PlanNode, State
+from .spec import Spec, decode
 
 BATCH = 100
 """Workflows that are advanced in one transaction."""
@@ -34,6 +34,12 @@ logger = logging.getLogger("horsies.workflow")
 
 _states = msgspec.msgpack.Decoder(State)
 encode_state = msgspec.msgpack.Encoder().encode
+
+
+def plan_of(spec: Spec) -> Plan:
+    """What the engine needs to know of a workflow."""
+    nodes = [PlanNode(node.needs, node.join, node.allow_failed_deps, node.cancel_losers) for node in spec.nodes]
+    return Plan(tuple(nodes), spec.on_error, spec.success, frozenset(spec.optional), spec.output)
 
 
 @lru_cache(maxsize=256)
@@ -59,7 +65,9 @@ def follow(host: Host, row: WorkflowRow, events: Sequence[Event]) -> Step:
     """
     spec, plan = read_spec(row.spec)
     state, commands = advance(plan, read_state(row.state), events)
-    tasks = [task_of(host, spec, row.workflow_id, one.index, state.runs) for one in commands if isinstance(one, Enqueue)]
+    tasks = [
+        task_of(host, spec, row.workflow_id, one.index, state.runs) for one in commands if isinstance(one, Enqueue)
+    ]
     cancelled = [node_task_id(row.workflow_id, one.index, one.run) for one in commands if isinstance(one, CancelTask)]
     failed = next((one.failed for one in commands if isinstance(one, Ended)), None)
     return Step(
@@ -67,7 +75,7 @@ def follow(host: Host, row: WorkflowRow, events: Sequence[Event]) -> Step:
         state=encode_state(state),
         status=state.status,
         error_code=None if failed is None else state.codes.get(failed),
-        tasks=tuple(tasks),
+        tasks=tuple(task_of(host, spec, row.workflow_id, index, state.runs) for index in enqueued),
         cancel=tuple(cancelled),
     )
 
@@ -88,6 +96,7 @@ class Advancer:
         self._host = host
         self._store = store
         self._waiting: set[str] = set()
+        self._poisoned: set[str] = set()
         self._filled = anyio.Event()
         self._emptied = anyio.Event()
         self._emptied.set()
@@ -105,9 +114,11 @@ class Advancer:
         await self._emptied.wait()
 
     async def recover(self) -> int:
-        """Look for workflows with ends that nobody has seen to, and advance them. Raises: BrokerError."""
-        found = await self._store.unadvanced(RECOVERED)
-        self.add_nowait(found)
+        """Look for workflows with ends that nobody has seen to, and advance them. Raises: BrokerError.
+
+        The answer is 0: they are not done when it comes, and whoever leads need not hurry to look again.
+        """
+        self.add_nowait(await self._store.unadvanced(RECOVERED, skipping=self._poisoned))
         return 0
 
     async def run(self) -> None:
@@ -144,6 +155,7 @@ class Advancer:
             try:
                 steps.append(follow(self._host, row, ends(tasks)))
             except ValueError as error:
+                self._poisoned.add(row.workflow_id)
                 logger.error(
                     "workflow %s is left as it is: %s", row.workflow_id, error, extra={"workflow_id": row.workflow_id}
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -16,7 +16,7 @@ from .._core.status import NodeStatus, TaskStatus, WorkflowStatus
 from .._payload.ids import node_task_id
 from .._task.handle import TaskResult, result_of
 from .._task.options import as_timedelta
-from ..abc import EndedTask, Step, WorkflowRow
+from ..abc import Step, WorkflowRow
 from .advancer import ends, follow, read_spec, read_state
 from .engine import Cancelled, Event, Paused, Resumed
 from .host import WorkflowHost
@@ -54,9 +54,8 @@ _NOT_COMPLETED = {
 }
 
 
-def _node_infos(row: WorkflowRow, tasks: Iterable[EndedTask]) -> list[NodeInfo]:
+def _node_infos(row: WorkflowRow, running: Collection[str]) -> list[NodeInfo]:
     (spec, _), state = read_spec(row.spec), read_state(row.state)
-    running = {task.task_id for task in tasks if task.status is TaskStatus.RUNNING}
     infos = []
     for index, node in enumerate(spec.nodes):
         task_id = node_task_id(row.workflow_id, index, state.runs[index]) if state.runs[index] else None
@@ -108,9 +107,10 @@ class WorkflowHandle(Generic[T]):
         """Every node as it stands, in the order in which they were declared; none when there is no such workflow."""
         try:
             row = await self._host.workflows.read(self.workflow_id)
-            running = [] if row is None else await self._host.workflows.tasks(self.workflow_id)
+            tasks = [] if row is None else await self._host.workflows.tasks(self.workflow_id)
         except BrokerError as error:
             return Err(error)
+        running = {task_id for task_id, status, _ in tasks if status is TaskStatus.RUNNING}
         return Ok([] if row is None else _node_infos(row, running))
 
     async def results(self) -> Result[dict[str, TaskResult[Any]], BrokerError]:
@@ -155,9 +155,7 @@ class WorkflowHandle(Generic[T]):
 
     async def _tell(self, event: Event, *heeding: WorkflowStatus) -> Result[bool, BrokerError]:
         def decide(rows: Any) -> list[Step]:
-            return [
-                follow(self._host, row, [*ends(tasks), event]) for row, tasks in rows if row.status in heeding
-            ]
+            return [follow(self._host, row, [*ends(tasks), event]) for row, tasks in rows if row.status in heeding]
 
         try:
             return Ok(bool(await self._host.workflows.advance([self.workflow_id], decide)))

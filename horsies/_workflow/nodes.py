@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from .._payload.envelope import Envelope, Input, Origin, TaskSendPayload
+from .._payload.envelope import Envelope, Input, Origin, TaskSendPayload, policy_of
 from .._payload.ids import node_task_id
 from .._task.host import Host
 from .._task.sealing import NOW, row_of
@@ -39,7 +39,7 @@ def task_of(host: Host, spec: Spec, workflow_id: str, index: int, runs: Sequence
         delay=NOW,
         good_until=None if node.good_until is None else _EPOCH + timedelta(microseconds=node.good_until),
         timeout=None if node.timeout is None else timedelta(microseconds=node.timeout),
-        retry=node.retry,
+        retry=policy_of(*node.retry) if isinstance(node.retry, tuple) else node.retry,
         unique_key=None,
         metadata=(),
         origin=Origin(workflow_id, index, runs[index], tuple(inputs)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Generic, ParamSpec, TypeVar, cast
 
 import anyio.lowlevel
@@ -13,12 +14,15 @@ from .._payload.envelope import sha_of
 from .._payload.ids import is_task_id
 from .._task.workflow import Workflow
 from ..abc import EnqueueOutcome, NewWorkflow
-from .advancer import encode_state
+from .advancer import encode_state, plan_of
+from .builder import built
+from .draft import WorkflowSpec
 from .engine import Enqueue, Started, advance, begin
 from .handle import WorkflowHandle
 from .host import WorkflowHost
 from .nodes import task_of
-from .spec import Spec, encode, plan_of
+from .spec import encode
+from .validate import resolve
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,24 +56,33 @@ class WorkflowFunction(Generic[P, T]):
             or ENQUEUE_FAILED.
         """
         workflow_id = self._workflow_id
-        if "workflow_id" in kwargs and "workflow_id" not in self._workflow.parameters:
+        if "workflow_id" in kwargs and "workflow_id" not in self._workflow.parameters.parameters:
             workflow_id = cast("str", kwargs.pop("workflow_id"))
         try:
-            spec = self._workflow.spec_for(self._host.app, *args, **kwargs)
+            found = built(self._workflow, self._host.app, args, kwargs, self._host.retry_policies)
         except HorsiesError as error:
             await anyio.lowlevel.checkpoint()
             return _refused(self._workflow.name, str(error))
-        return await start(self._host, spec, workflow_id)
+        return await start(self._host, found, workflow_id)
 
 
 async def start(
-    host: WorkflowHost, spec: Spec, workflow_id: str | None
+    host: WorkflowHost, found: WorkflowSpec, workflow_id: str | None
 ) -> Ok[WorkflowHandle[T]] | Err[TaskSendError]:
-    """Start what `spec` describes; see `WorkflowFunction.start`."""
+    """Start what was built; see `WorkflowFunction.start`."""
     workflow_id = host.environment.new_id() if workflow_id is None else workflow_id
     if not is_task_id(workflow_id):
         await anyio.lowlevel.checkpoint()
-        return _refused(spec.name, "workflow_id is not a UUID in lower case")
+        return _refused(found.name, "workflow_id is not a UUID in lower case")
+    if os.environ.get("HORSIES_SUPPRESS_SENDS") == "1":
+        await anyio.lowlevel.checkpoint()
+        what = f"workflow {found.name!r}: HORSIES_SUPPRESS_SENDS=1 is set"
+        return Err(TaskSendError(TaskSendErrorCode.SEND_SUPPRESSED, what, task_id=workflow_id))
+    try:
+        spec = resolve(found, host.app, host.retry_policies)
+    except HorsiesError as error:
+        await anyio.lowlevel.checkpoint()
+        return _refused(found.name, str(error))
     data = encode(spec)
     plan = plan_of(spec)
     state, commands = advance(plan, begin(plan), [Started()])

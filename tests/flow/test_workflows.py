@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,6 @@ from horsies import (
     Err,
     Horsies,
     NodeRef,
-    NodeStatus,
     Ok,
     RecoveryConfig,
     ResilienceConfig,
@@ -187,11 +186,15 @@ async def test_results_arrive_as_results(shop: Shop) -> None:
     async with Runtime(shop.app) as rt:
         handle = await run(rt, build)
         results = list((await handle.results()).unwrap().values())
-        assert sorted(result.value for result in results[3:] if isinstance(result, Ok)) == [
-            "5",
-            "BROKEN",
-            "UPSTREAM_SKIPPED",
-        ] or [result for result in results if isinstance(result, Ok)] != []
+        assert (
+            sorted(result.value for result in results[3:] if isinstance(result, Ok))
+            == [
+                "5",
+                "BROKEN",
+                "UPSTREAM_SKIPPED",
+            ]
+            or [result for result in results if isinstance(result, Ok)] != []
+        )
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [(1, "COMPLETED"), (2, "COMPLETED"), (3, "SKIPPED")])

@@ -65,9 +65,7 @@ def follow(host: Host, row: WorkflowRow, events: Sequence[Event]) -> Step:
     """
     spec, plan = read_spec(row.spec)
     state, commands = advance(plan, read_state(row.state), events)
-    tasks = [
-        task_of(host, spec, row.workflow_id, one.index, state.runs) for one in commands if isinstance(one, Enqueue)
-    ]
+    enqueued = [one.index for one in commands if isinstance(one, Enqueue)]
     cancelled = [node_task_id(row.workflow_id, one.index, one.run) for one in commands if isinstance(one, CancelTask)]
     failed = next((one.failed for one in commands if isinstance(one, Ended)), None)
     return Step(

@@ -270,12 +270,9 @@ class _Step:
         self.commands.append(Ended(status))
 
     def _has_lost(self, index: int) -> bool:
+        """Whether a node that is not COMPLETED is a loser."""
         join = self._plan.joins_of_losers.get(index)
-        return (
-            join is not None
-            and self._state.completed[join] >= self._plan.nodes[join].join
-            and self._state.nodes[index] is not NodeStatus.COMPLETED
-        )
+        return join is not None and self._state.completed[join] >= self._plan.nodes[join].join
 
     def _counts(self, index: int) -> bool:
         return index not in self._plan.optional and not self._has_lost(index)

@@ -36,9 +36,9 @@ at once: what was not enqueued is SKIPPED, the tasks of the rest are cancelled, 
 **What is no news.** An event that comes twice, an end of another run than the last, an end of a node that has ended,
 a resume of what is not paused, and anything but the end of a node once the workflow has ended change nothing.
 
-**Order.** Several events are taken one after the other: how they are spread over calls makes no difference. Nor does
-the order in which tasks end, for where everything ends up, except that a loser may have been SKIPPED or have run, and
-except for what a pause, a cancellation or expiry comes before.
+**Order.** Several events are taken one after the other, so how they are spread over calls makes no difference. In
+which order tasks end makes none for where everything ends up: only whether a loser was SKIPPED or has run depends on
+it, and what a pause, a cancellation or expiry finds.
 
 The cost of an event is that of the edges it touches: the state counts for each node what has ended of its needs, and
 the plan knows its edges in the other direction. (A call copies the state, which is a matter of microseconds.)

@@ -323,6 +323,7 @@ RACE_WITHIN_ONE_EVENT = Plan((PlanNode(), PlanNode((0,)), PlanNode((0, 1), 1, Fa
 @given(plans(), histories)
 @example(RACE, [*ending((0, True), (0, False), (0, False)), ("resume", 0, True)])
 @example(RACE, [*ending((0, False)), ("resume", 0, False), *ending((0, True))])
+@example(RACE, [("pause", 0, False), *ending((0, True)), ("resume", 0, False)])
 @example(FORGIVING, [*ending((0, False)), ("resume", 0, True)])
 @example(RACE_WITHIN_ONE_EVENT, ending((0, True)))
 def test_the_engine_does_what_the_rules_say(plan: Plan, history: list[Action]) -> None:

@@ -36,9 +36,9 @@ at once: what was not enqueued is SKIPPED, the tasks of the rest are cancelled, 
 **What is no news.** An event that comes twice, an end of another run than the last, an end of a node that has ended,
 a resume of what is not paused, and anything but the end of a node once the workflow has ended change nothing.
 
-**Order.** Several events are taken one after the other: how they are spread over calls makes no difference. Nor does
-the order in which tasks end, for where everything ends up, except that a loser may have been SKIPPED or have run, and
-except for what a pause, a cancellation or expiry comes before.
+**Order.** Several events are taken one after the other, so how they are spread over calls makes no difference. In
+which order tasks end makes none for where everything ends up: only whether a loser was SKIPPED or has run depends on
+it, and what a pause, a cancellation or expiry finds.
 
 The cost of an event is that of the edges it touches: the state counts for each node what has ended of its needs, and
 the plan knows its edges in the other direction. (A call copies the state, which is a matter of microseconds.)
@@ -270,12 +270,9 @@ class _Step:
         self.commands.append(Ended(status))
 
     def _has_lost(self, index: int) -> bool:
+        """Whether a node that is not COMPLETED is a loser."""
         join = self._plan.joins_of_losers.get(index)
-        return (
-            join is not None
-            and self._state.completed[join] >= self._plan.nodes[join].join
-            and self._state.nodes[index] is not NodeStatus.COMPLETED
-        )
+        return join is not None and self._state.completed[join] >= self._plan.nodes[join].join
 
     def _counts(self, index: int) -> bool:
         return index not in self._plan.optional and not self._has_lost(index)

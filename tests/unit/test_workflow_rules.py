@@ -257,6 +257,7 @@ class TestLosers:
         play = Play(Plan(self.RACE.nodes, on_error="pause"))
         play.end("0+ 1- 2- 3-")
         assert play.tell(Resumed(rerun_failed=True)) == [Enqueue(3, 2)]
+        assert play.nodes == "+--q"
         assert play.end("3+") == [COMPLETED]
 
     def test_they_lose_in_a_pause_too(self) -> None:

@@ -14,7 +14,7 @@ from .._core.retry import RetryPolicy
 from .declare import Task, TaskDeclarer, declaring
 from .options import TaskSendOptions
 from .recurring import CatchUp, Overlap, Pattern, Schedule, make_schedule
-from .workflow import OnError, Workflow, WorkflowDecorator, make_workflow
+from .workflow import OnError, Workflow, WorkflowDecorator, make_workflow, problems_with_heading
 
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
@@ -179,8 +179,9 @@ class Horsies:
                 have ended, or "pause".
 
         Raises:
-            HorsiesError: HRS-001 and HRS-023, everything that is wrong at once; HRS-301 for a name that is taken.
+            HorsiesError: HRS-001 and HRS-023 for the declaration, HRS-301 for a name that is taken.
         """
+        raise_all(problems_with_heading(name, version, on_error))
 
         def declare(fn: Callable[..., Any]) -> Workflow[Any, Any]:
             workflow = make_workflow(name, fn, version, on_error)

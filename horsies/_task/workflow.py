@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from .._core.config import is_name
-from .._core.errors import HorsiesError, raise_all
+from .._core.errors import HorsiesError
 from .node import NodeRef
 
 if TYPE_CHECKING:
@@ -67,15 +67,17 @@ class WorkflowDecorator(Protocol):
 
 
 def make_workflow(name: str, fn: Callable[..., Any], version: int, on_error: OnError) -> Workflow[Any, Any]:
-    """A workflow, or one `HorsiesError` with everything that is wrong with its declaration."""
+    """A workflow by its heading, which is good, and its function.
+
+    Raises:
+        HorsiesError: HRS-023 for a function that can be none of a workflow, HRS-104 for one that is declared already.
+    """
     if isinstance(fn, Workflow):
         raise HorsiesError("HRS-104", f"workflow {fn.name!r} is declared already", ["decorate a function only once"])
-    problems = problems_with_heading(name, version, on_error)
     if not _takes_a_builder(fn):
         what = f"workflow {name!r} is no function that takes a WorkflowBuilder"
         remedy = "declare a plain function, not an async one or a generator: def order(wf: WorkflowBuilder, ...)"
-        problems.append(HorsiesError("HRS-023", what, [remedy]))
-    raise_all(problems)
+        raise HorsiesError("HRS-023", what, [remedy])
     return Workflow(name, fn, version, on_error)
 
 

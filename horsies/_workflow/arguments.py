@@ -77,17 +77,28 @@ def lowered(parts: NodeParts, given: dict[str, Any], report: Report) -> dict[str
     """The given arguments in plain form. Reports HRS-022 for each that does not fit."""
     plain: dict[str, Plain] = {}
     for name in sorted(given):
-        if isinstance(given[name], TaskNode):
+        value = given[name]
+        if isinstance(value, TaskNode):
             what = f"argument {name!r} is a TaskNode, which has no value"
             report("HRS-008", what, "add it first, and pass what wf.task(...) returns")
-            continue
-        try:
-            plain[name] = parts.task.signature.codecs[name].lower(given[name])
-        except CodecError as error:
-            what = f"argument {name!r}: {error}"
-            report("HRS-022", what, f"it takes {shown(parts.task.signature.annotations[name])}; "
-                   "what comes from a node must be the whole argument")  # fmt: skip
+        elif _holds_a_reference(value):
+            what = f"argument {name!r} has a reference to a node inside"
+            report("HRS-008", what, "a reference can only be a whole argument: take one argument for each")
+        else:
+            try:
+                plain[name] = parts.task.signature.codecs[name].lower(value)
+            except CodecError as error:
+                takes = f"it takes {shown(parts.task.signature.annotations[name])}"
+                report("HRS-022", f"argument {name!r}: {error}", takes)
     return plain
+
+
+def _holds_a_reference(value: object) -> bool:
+    """Whether `value` is a collection with a node in it, as one who means to pass several might write."""
+    items = list(value.values()) if type(value) is dict else value
+    return isinstance(items, (list, tuple, set, frozenset)) and any(
+        isinstance(item, (NodeRef, TaskNode)) for item in items
+    )
 
 
 def problem_of_type(parts: NodeParts, name: str, upstream: NodeParts, *, as_result: bool) -> tuple[str, str] | None:

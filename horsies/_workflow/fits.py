@@ -43,7 +43,12 @@ def result_fits(given: Any, wanted: Any) -> bool:
 
 def shown(annotation: Any) -> str:
     """`annotation` for people."""
-    return inspect.formatannotation(annotation)
+    value = value_of_result(annotation)
+    if value is not None:
+        return f"TaskResult[{shown(*value)}]"
+    if is_union(annotation):
+        return " | ".join(map(shown, typing.get_args(annotation)))
+    return "None" if annotation is type(None) else inspect.formatannotation(annotation)
 
 
 def _bare(annotation: Any) -> Any:

@@ -8,7 +8,7 @@ give them, their names sorted. What no workflow can be is refused when it is wri
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
@@ -16,11 +16,13 @@ import msgspec
 from .._core.config import is_name, is_priority
 from .._core.errors import HorsiesError
 from .._payload.envelope import micros_of, policy_of, sha_of, stored_retry
-from .._payload.plain import CodecError, plain
+from .._payload.plain import INT_MAX, CodecError, plain
 from .._task.workflow import LAST_VERSION
 from .graph import cycles_in
 
 FORMAT = 1
+LONGEST_TIMEOUT = INT_MAX
+"""Microseconds, some 290,000 years."""
 
 Retry: TypeAlias = tuple[tuple[int, ...], bool]
 """A policy: its delays in microseconds, and its jitter."""
@@ -80,7 +82,6 @@ class Spec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[int, Spec])
-_LONGEST = timedelta.max // timedelta(microseconds=1)
 _FIRST, _LAST = (micros_of(end.replace(tzinfo=UTC)) for end in (datetime.min, datetime.max))
 """Where the calendar begins and ends, in microseconds since 1970."""
 
@@ -180,7 +181,7 @@ def _are_ascending(indexes: Sequence[int], count: int) -> bool:
 
 
 def _is_storable(node: NodeSpec) -> bool:
-    if node.timeout is not None and not 1 <= node.timeout <= _LONGEST:
+    if node.timeout is not None and not 1 <= node.timeout <= LONGEST_TIMEOUT:
         return False
     if node.good_until is not None and not _FIRST <= node.good_until <= _LAST:
         return False

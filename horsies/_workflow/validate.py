@@ -26,7 +26,7 @@ from .arguments import Report, bind, lowered, problem_of_type
 from .draft import Draft, SuccessCase, WorkflowSpec
 from .graph import cycles_in
 from .options import good_options, storable_retry
-from .spec import NodeSpec, Reference, Spec
+from .spec import LONGEST_TIMEOUT, NodeSpec, Reference, Spec
 
 _ADD_FIRST = "pass what wf.task(...) of this builder returned"
 _BASE = NAME_BYTES - 25
@@ -182,7 +182,9 @@ class _Check:
     def _index_of(self, ref: object, what: str, report: Report, code: str = "HRS-006") -> int | None:
         """The node that `ref` stands for."""
         if not isinstance(ref, NodeRef):
-            report(code, f"{what}: a {type(ref).__name__} is no reference to a node", _ADD_FIRST)
+            report(
+                code, f"{what}: what is named is no reference to a node, but of type {type(ref).__name__}", _ADD_FIRST
+            )
         elif ref._builder is not self.draft.builder:
             report(code, f"{what}: the node belongs to another workflow, or to another run of this one", _ADD_FIRST)
         elif not 0 <= ref._index < len(self.draft.nodes):
@@ -245,7 +247,10 @@ def _node_spec(
     report: Report,
 ) -> NodeSpec:
     options, settings = good_options(parts.options, report), parts.task.settings
-    timeout = settings.timeout if options.timeout is None else as_timedelta(options.timeout)
+    span = settings.timeout if options.timeout is None else as_timedelta(options.timeout)
+    timeout = None if span is None else span // timedelta(microseconds=1)
+    if timeout is not None and timeout > LONGEST_TIMEOUT:
+        report("HRS-023", "timeout is too long to be stored", "leave it out for none")
     return NodeSpec(
         node_id=node_id,
         task_name=parts.task.name,
@@ -258,6 +263,6 @@ def _node_spec(
         allow_failed_deps=parts.allow_failed_deps,
         cancel_losers=parts.join is not None and parts.join.cancel_losers,
         good_until=None if options.good_until is None else micros_of(options.good_until),
-        timeout=None if timeout is None else timeout // timedelta(microseconds=1),
+        timeout=timeout,
         retry=storable_retry(options.retry, report),
     )

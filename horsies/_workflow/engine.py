@@ -6,9 +6,10 @@
   `allow_failed` it is not: it runs once all have ended, whatever became of them.
 - `join=n`: it runs as soon as n are COMPLETED, and is SKIPPED as soon as n are out of reach. `allow_failed` changes
   nothing here.
-- `cancel_losers`, with `join=n`: once n are COMPLETED, the others lose. A loser that was not enqueued is SKIPPED; one
-  that was is cancelled, and stays ENQUEUED until it ends. Only what nobody else has a use for can lose: no other node
-  waits for it, it is not the output, and no case of the success policy names it.
+- `cancel_losers`, with `join=n`: once n are COMPLETED, the others lose, even if the node that waits has lost itself.
+  A loser that was not enqueued is SKIPPED; one that was is cancelled, and stays ENQUEUED until it ends. Only what
+  nobody else has a use for can lose: no other node waits for it, it is not the output, and no case of the success
+  policy names it.
 
 A node whose join is satisfied is READY, and is enqueued at once unless the workflow is PAUSED. Each time that it is
 enqueued is a run of its own, from 1. It is ENQUEUED until its task ends: whether that runs yet, the task says.
@@ -102,7 +103,7 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class CancelTask:
-    """Cancel the task of a node, which was put in before. It may have ended, or have been cancelled already."""
+    """Cancel the task of a node, which was put in before. It may have been cancelled before, as a loser."""
 
     index: int
     run: int
@@ -208,13 +209,21 @@ class _Step:
         while self._news:
             index = self._news.pop()
             dependents = self._plan.dependents[index]
+            is_good = state.nodes[index] is NodeStatus.COMPLETED
             for dependent in dependents:
                 state.ended[dependent] += 1
-                state.completed[dependent] += state.nodes[index] is NodeStatus.COMPLETED
-            # Only now: one of them may lose by what another has learnt.
+                if is_good:
+                    self._count_completed(dependent)
+            # Only now: one of them may have lost by what another has learnt.
             for dependent in dependents:
                 if state.nodes[dependent] is NodeStatus.PENDING:
                     self._settle_node(dependent)
+
+    def _count_completed(self, index: int) -> None:
+        node, state = self._plan.nodes[index], self._state
+        state.completed[index] += 1
+        if node.cancel_losers and state.completed[index] == node.join and not state.status.is_terminal:
+            self._drop(need for need in node.needs if self._has_lost(need))
 
     def _settle(self, *statuses: NodeStatus) -> None:
         for index, status in enumerate(self._state.nodes):
@@ -227,23 +236,16 @@ class _Step:
         ended, needs = state.ended[index], len(node.needs)
         good = ended if node.allow_failed and not node.join else state.completed[index]
         wanted = node.join or needs
-        if self._has_lost(index) or good + needs - ended < wanted:
+        if good + needs - ended < wanted:
             self._close(index, NodeStatus.SKIPPED)
         elif good < wanted:
             state.nodes[index] = NodeStatus.PENDING
-        else:
-            self._make_ready(index)
-
-    def _make_ready(self, index: int) -> None:
-        node, state = self._plan.nodes[index], self._state
-        is_new = state.nodes[index] is NodeStatus.PENDING
-        state.nodes[index] = NodeStatus.READY
-        if state.status is WorkflowStatus.RUNNING:
+        elif state.status is WorkflowStatus.RUNNING:
             state.nodes[index] = NodeStatus.ENQUEUED
             state.runs[index] += 1
             self.commands.append(Enqueue(index, state.runs[index]))
-        if is_new and node.cancel_losers:
-            self._drop(need for need in node.needs if self._has_lost(need))
+        else:
+            state.nodes[index] = NodeStatus.READY
 
     def _drop(self, indexes: Iterable[int]) -> None:
         """Skip what was not enqueued, and cancel what was."""

@@ -210,7 +210,7 @@ class TestLosers:
 
     def test_they_are_cancelled_and_waited_for(self) -> None:
         play = Play(self.RACE)
-        assert play.end("1+") == [Enqueue(3, 1), CancelTask(0, 1), CancelTask(2, 1)]
+        assert play.end("1+") == [CancelTask(0, 1), CancelTask(2, 1), Enqueue(3, 1)]
         assert play.nodes == "q+qq"
         assert play.end("0- 3+") == []
         assert play.end("2+") == [COMPLETED]
@@ -233,6 +233,14 @@ class TestLosers:
         play = Play(Plan((PlanNode(), PlanNode((0,)), PlanNode((0, 1), join=1, cancel_losers=True))))
         assert play.end("0+") == first_runs([2])
         assert play.nodes == "+sq"
+
+    def test_a_race_that_nobody_waits_for_any_more_has_losers_too(self) -> None:
+        final, race = PlanNode((0, 4), join=1, cancel_losers=True), PlanNode((2, 3), join=1, cancel_losers=True)
+        play = Play(Plan((PlanNode(), final, PlanNode(), PlanNode(), race)))
+        play.end("0+")
+        assert play.nodes == "+qqqs"
+        assert play.end("2+") == [CancelTask(3, 1)]
+        assert play.end("3- 1+") == [COMPLETED]
 
     @pytest.mark.parametrize(
         "plan",

@@ -16,9 +16,6 @@ from horsies.testing.broker import T0
 FOREVER = "60s"
 """In place of LOCK_WAIT where a test wants what waits to go on waiting."""
 
-NESTED = "&options=-c%20enable_hashjoin%3Doff%20-c%20enable_mergejoin%3Doff%20-c%20enable_seqscan%3Doff"
-"""Lets a join take its rows in the order of what was given."""
-
 
 def opened(config: AppConfig) -> Any:
     return Runtime(Horsies(config)).broker_factory().open(config, clock=lambda: T0)
@@ -35,12 +32,12 @@ async def pooled(broker: Broker) -> Any:
 
 
 async def until_waiting(observer: psycopg.Connection, config: AppConfig, table: str, sessions: int = 1) -> None:
-    """Return once so many sessions wait for a lock or in a commit, as long as this test's schema is theirs."""
+    """Return once so many sessions wait for a lock or in a commit, with this table in hand."""
     query = """
         SELECT count(*) FROM pg_stat_activity AS session
         WHERE pid <> pg_backend_pid() AND wait_event_type IN ('Lock', 'Timeout') AND EXISTS (
             SELECT FROM pg_locks WHERE pg_locks.pid = session.pid
-            AND relation = (SELECT oid FROM pg_class WHERE oid = to_regclass(%s))
+            AND relation = to_regclass(%s)
         )
     """
     with anyio.fail_after(10):
@@ -72,9 +69,9 @@ def holding(statement: str) -> Hold:
 
     @contextmanager
     def hold(config: AppConfig) -> Iterator[None]:
-        with closing(psycopg.connect(config.url)) as connection:
-            connection.execute(statement.replace("{schema}", config.schema).encode())
+        with closing(psycopg.connect(config.url)) as holder:
+            holder.execute(statement.replace("{schema}", config.schema).encode())
             yield
-            connection.rollback()
+            holder.rollback()
 
     return hold

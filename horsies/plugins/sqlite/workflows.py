@@ -60,8 +60,8 @@ class SqliteWorkflows:
             if transaction.fetch(self._sql["start_workflow"], given):
                 self._enqueue(transaction, new.tasks)
                 return EnqueueOutcome.INSERTED
-            same = self._row(transaction, new.workflow_id).sha == new.sha
-            return EnqueueOutcome.REPLAYED if same else EnqueueOutcome.MISMATCH
+            ((_, sha, *_),) = transaction.fetch(self._sql["workflow"], {"id": new.workflow_id})
+            return EnqueueOutcome.REPLAYED if sha == new.sha else EnqueueOutcome.MISMATCH
 
         return Enqueued(await self._session.write("start a workflow", work, now=now), new.workflow_id)
 
@@ -95,6 +95,9 @@ class SqliteWorkflows:
                 raise _UndecidedError(error) from None
             for step in steps:
                 self._write(transaction, step, *given[step.workflow_id])
+            for task_id in [task_id for step in steps for task_id in step.cancel]:
+                cancel_one(self._sql, transaction, task_id)
+            self._enqueue(transaction, [task for step in steps for task in step.tasks])
             return steps
 
         try:
@@ -110,10 +113,6 @@ class SqliteWorkflows:
         )
         return [workflow_id for (workflow_id,) in rows]
 
-    def _row(self, transaction: Transaction, workflow_id: str) -> WorkflowRow:
-        (row,) = transaction.fetch(self._sql["workflow"], {"id": workflow_id})
-        return _workflow_row(row)
-
     def _write(self, transaction: Transaction, step: Step, row: WorkflowRow, ends: Sequence[EndedTask]) -> None:
         given = {
             "id": step.workflow_id,
@@ -127,9 +126,6 @@ class SqliteWorkflows:
             transaction.notify(Topic.FINISHED, step.workflow_id)
         for end in ends:
             transaction.fetch(self._sql["advanced"], {"id": end.task_id})
-        for task_id in step.cancel:
-            cancel_one(self._sql, transaction, task_id)
-        self._enqueue(transaction, step.tasks)
 
     def _enqueue(self, transaction: Transaction, tasks: Sequence[NewTask]) -> None:
         if not all(is_id(task.task_id) for task in tasks):

@@ -135,15 +135,37 @@ class Advancer:
             self._emptied.set()
 
     async def run_once(self) -> int:
-        """Advance one batch; how many workflows left the queue. Raises: BrokerError, and they stay in it."""
+        """Advance one batch; how many workflows left the queue. Raises: BrokerError, and what failed stays in it."""
         batch = sorted(self._waiting)[:BATCH]
         self._waiting.difference_update(batch)
         try:
-            await self._store.advance(batch, self._decide)
+            failure = await self._advance(batch)
         except BrokerError:
             self._waiting.update(batch)
             raise
+        if failure is not None:
+            raise failure
         return len(batch)
+
+    async def _advance(self, workflow_ids: list[str]) -> BrokerError | None:
+        """Advance these; halve what the database refuses until the guilty one stands alone, which is left as it is.
+
+        One that somebody has locked goes back into the queue, and the error is returned, so that others go on.
+        """
+        try:
+            await self._store.advance(workflow_ids, self._decide)
+        except BrokerError as error:
+            if error.retryable and not error.locked:
+                raise
+            if len(workflow_ids) > 1:
+                middle = len(workflow_ids) // 2
+                first = await self._advance(workflow_ids[:middle])
+                return await self._advance(workflow_ids[middle:]) or first
+            if error.locked:
+                self._waiting.update(workflow_ids)
+                return error
+            self._leave(workflow_ids[0], error.message)
+        return None
 
     def _decide(self, rows: Sequence[tuple[WorkflowRow, tuple[EndedTask, ...]]]) -> list[Step]:
         steps = []
@@ -152,9 +174,10 @@ class Advancer:
                 continue
             try:
                 steps.append(follow(self._host, row, ends(tasks)))
-            except ValueError as error:
-                self._poisoned.add(row.workflow_id)
-                logger.error(
-                    "workflow %s is left as it is: %s", row.workflow_id, error, extra={"workflow_id": row.workflow_id}
-                )
+            except Exception as error:  # what cannot be followed must not hold up the others
+                self._leave(row.workflow_id, f"{type(error).__name__}: {error}")
         return steps
+
+    def _leave(self, workflow_id: str, why: str) -> None:
+        self._poisoned.add(workflow_id)
+        logger.error("workflow %s is left as it is: %s", workflow_id, why, extra={"workflow_id": workflow_id})

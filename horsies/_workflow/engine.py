@@ -177,9 +177,9 @@ class _Step:
                 state.status = WorkflowStatus.RUNNING
                 if rerun_failed:
                     self._take_back_failures()
-                self._settle(NodeStatus.PENDING, NodeStatus.READY)
+                self._settle()
             case Started():
-                self._settle(NodeStatus.PENDING)
+                self._settle()
         self._spread()
         if state.left == 0 and state.status is WorkflowStatus.RUNNING:
             self._end()
@@ -225,9 +225,9 @@ class _Step:
         if node.cancel_losers and state.completed[index] == node.join and not state.status.is_terminal:
             self._drop(need for need in node.needs if self._has_lost(need))
 
-    def _settle(self, *statuses: NodeStatus) -> None:
+    def _settle(self) -> None:
         for index, status in enumerate(self._state.nodes):
-            if status in statuses:
+            if status in (NodeStatus.PENDING, NodeStatus.READY):
                 self._settle_node(index)
 
     def _settle_node(self, index: int) -> None:

@@ -152,6 +152,8 @@ class Follower:
         self.naive = Naive(plan)
         self.state = begin(plan)
         self.events: list[Event] = []
+        self.past: list[Event] = [Started()]
+        """What has happened, and cannot happen anew."""
         self.commands: list[Command] = []
         self.tell(Started())
 
@@ -203,7 +205,8 @@ class Follower:
     def end_one(self, chosen: int, is_good: bool) -> None:
         if self.open:
             index = self.open[chosen % len(self.open)]
-            self.tell(NodeEnded(index, self.state.runs[index], is_good, None if is_good else "BROKEN"))
+            self.past.append(NodeEnded(index, self.state.runs[index], is_good, None if is_good else "BROKEN"))
+            self.tell(self.past[-1])
 
     def finish(self) -> None:
         """Let everything that is open complete, and resume what is paused."""
@@ -294,9 +297,7 @@ def act(follower: Follower, action: Action) -> None:
         case "expire":
             follower.tell(Expired())
         case "again":
-            # What was told before, but what could be meant anew.
-            past = [one for one in follower.events if isinstance(one, (NodeEnded, Started))]
-            told_again(follower, past[number % len(past)])
+            told_again(follower, follower.past[number % len(follower.past)])
         case "stray":
             index = number % len(follower.plan.nodes)
             told_again(follower, NodeEnded(index, follower.state.runs[index] + (1 if flag else -1), True))

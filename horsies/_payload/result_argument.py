@@ -14,6 +14,7 @@ from .._core.errors import TaskError
 from .._core.result import Err, Ok
 from ..abc import Plain
 from .codec import Codec, CodecError
+from .plain import plain
 from .result import error_fields, error_from
 
 
@@ -24,16 +25,16 @@ class ResultCodec:
         self._value_codec = value_codec
 
     def lower(self, value: object) -> Plain:
-        """`value` as plain builtins.
+        """`value` as plain builtins, nested no deeper than those of any codec.
 
         Raises:
             CodecError: it is neither an `Ok` nor an `Err` with a `TaskError`, or would not come out equal.
         """
         if type(value) is Ok:
-            return ok_argument(self._value_codec.lower(value.value))
+            return plain(ok_argument(self._value_codec.lower(value.value)))
         if type(value) is not Err or type(value.error) is not TaskError:
             raise CodecError("it is neither an Ok nor an Err that holds a TaskError")
-        lowered = err_argument(value.error)
+        lowered = plain(err_argument(value.error))
         if self.lift(lowered) != value:
             raise CodecError("the TaskError would not come out of the queue as it went in")
         return lowered

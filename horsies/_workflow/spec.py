@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -126,9 +126,8 @@ def sha(spec: Spec) -> bytes:
 
 
 def _sorted(node: NodeSpec) -> NodeSpec:
-    return msgspec.structs.replace(
-        node, arguments=cast(dict[str, Any], plain(node.arguments)), injected=dict(sorted(node.injected.items()))
-    )
+    arguments = {name: plain(node.arguments[name]) for name in sorted(node.arguments)}
+    return msgspec.structs.replace(node, arguments=arguments, injected=dict(sorted(node.injected.items())))
 
 
 def _problems_with(spec: Spec) -> Iterator[str]:

@@ -1015,10 +1015,42 @@ def test_what_is_not_resolved_is_not_encoded() -> None:
     assert replace(built) == built
 
 
-def test_depth_is_bounded() -> None:
-    deep: Any = 1
-    for _ in range(300):
-        deep = [deep]
-    one = msgspec.structs.replace(FULL.nodes[0], arguments={"a": deep})
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_what_is_nested_too_deeply_is_found_when_it_is_built() -> None:
+    @task
+    def anything(value: Any) -> None: ...
+
+    @task
+    def any_result(value: TaskResult[Any]) -> None: ...
+
+    app = new_app()
+    for one in (anything, any_result):
+        app.include(one)
+    values: list[Callable[[int], TaskNode[None]]] = [
+        lambda levels: anything.node(nested(levels)),
+        lambda levels: any_result.node(Ok(nested(levels))),
+        lambda levels: any_result.node(Err(TaskError("MINE", data=nested(levels)))),
+    ]
+    for node_of in values:
+        outcomes = []
+        for levels in range(195, 205):
+            wf = WorkflowBuilder("w")
+            wf.task(node_of(levels))
+            try:
+                built = wf.build()
+            except HorsiesError as error:
+                outcomes.append(error.code)
+            else:
+                outcomes.append("fits")
+                assert encode(decode(encode(resolve(built, app)))) == encode(resolve(built, app))
+        assert outcomes == sorted(outcomes, reverse=True)
+        assert set(outcomes) == {"fits", "HRS-022"}
+    one = msgspec.structs.replace(FULL.nodes[0], arguments={"a": nested(300)})
     with pytest.raises(ValueError, match="deep"):
         encode(msgspec.structs.replace(FULL, nodes=(one, *FULL.nodes[1:])))

@@ -14,7 +14,7 @@ from ._core.config import (
 from ._core.errors import BrokerError, ErrorCause, HorsiesError, TaskError, TaskSendError
 from ._core.result import Err, Ok, Result
 from ._core.retry import RetryPolicy
-from ._core.status import CancelOutcome, TaskStatus
+from ._core.status import CancelOutcome, NodeStatus, TaskStatus, WorkflowStatus
 from ._payload.envelope import TaskSendPayload
 from ._runtime.blocking import BlockingRuntime, blocking
 from ._runtime.queues import QueueInfo
@@ -26,10 +26,16 @@ from ._task.context import TaskContext, TaskInterrupted
 from ._task.declare import Task, task
 from ._task.handle import AttemptInfo, TaskHandle, TaskInfo, TaskResult
 from ._task.host import Environment
+from ._task.node import NodeRef, TaskNode
 from ._task.options import TaskSendOptions
 from ._task.recurring import Pattern, Schedule
 from ._task.send import TaskFunction, TaskSendResult
+from ._task.workflow import Workflow
 from ._worker.worker import Worker, WorkerStatistics
+from ._workflow.builder import WorkflowBuilder
+from ._workflow.draft import SuccessCase, WorkflowSpec
+from ._workflow.handle import NodeInfo, WorkflowHandle
+from ._workflow.start import WorkflowFunction
 from .hookspecs import hookimpl
 
 __all__ = [
@@ -39,6 +45,18 @@ __all__ = [
     "Task",
     "TaskContext",
     "RetryPolicy",
+    # workflows
+    "Workflow",
+    "WorkflowBuilder",
+    "TaskNode",
+    "NodeRef",
+    "SuccessCase",
+    "WorkflowSpec",
+    "WorkflowFunction",
+    "WorkflowHandle",
+    "WorkflowStatus",
+    "NodeInfo",
+    "NodeStatus",
     # scheduling
     "Schedule",
     "Every",

@@ -38,6 +38,16 @@ class TaskErrorCode(StrEnum):
     TASK_CANCELLED = "TASK_CANCELLED"
     TASK_EXPIRED = "TASK_EXPIRED"
     """`good_until` passed before the task could start."""
+    WORKFLOW_PAUSED = "WORKFLOW_PAUSED"
+    """The workflow is paused, and has no result before it is resumed."""
+    WORKFLOW_FAILED = "WORKFLOW_FAILED"
+    """A node of the workflow failed, or its success policy was not met."""
+    WORKFLOW_CANCELLED = "WORKFLOW_CANCELLED"
+    WORKFLOW_EXPIRED = "WORKFLOW_EXPIRED"
+    WORKFLOW_NOT_FOUND = "WORKFLOW_NOT_FOUND"
+    """No such workflow: never started, or removed by retention."""
+    UPSTREAM_SKIPPED = "UPSTREAM_SKIPPED"
+    """The node of a workflow never ran, because of what became of those it waited for."""
 
 
 RETRYABLE_BUILTIN = frozenset({TaskErrorCode.UNHANDLED_ERROR, TaskErrorCode.TASK_TIMEOUT, TaskErrorCode.WORKER_CRASHED})

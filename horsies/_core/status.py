@@ -1,6 +1,6 @@
-"""The states of a task and every transition there is.
+"""The states of tasks, workflows and their nodes, and every transition there is.
 
-The table is the oracle: the SQL of each broker repeats it as guards, and the tests compare the two.
+The tables are the oracle: the SQL of each broker repeats that of tasks as guards, and the tests compare the two.
 """
 
 from __future__ import annotations
@@ -57,3 +57,64 @@ TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
 def allowed(before: TaskStatus, after: TaskStatus) -> bool:
     """Whether a task may go from `before` to `after` in one step."""
     return after in TRANSITIONS[before]
+
+
+class WorkflowStatus(StrEnum):
+    """Where a workflow stands. All but the first two are terminal."""
+
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    """What runs goes on, and nothing is enqueued until it is resumed."""
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+
+    @property
+    def is_terminal(self) -> bool:
+        return not WORKFLOW_TRANSITIONS[self]
+
+
+WORKFLOW_TRANSITIONS: dict[WorkflowStatus, frozenset[WorkflowStatus]] = {
+    WorkflowStatus.RUNNING: frozenset(WorkflowStatus) - {WorkflowStatus.RUNNING},
+    WorkflowStatus.PAUSED: frozenset({WorkflowStatus.RUNNING, WorkflowStatus.CANCELLED, WorkflowStatus.EXPIRED}),
+    WorkflowStatus.COMPLETED: frozenset(),
+    WorkflowStatus.FAILED: frozenset(),
+    WorkflowStatus.CANCELLED: frozenset(),
+    WorkflowStatus.EXPIRED: frozenset(),
+}
+
+
+class NodeStatus(StrEnum):
+    """Where a node of a workflow stands. The last three are ends, which only a rerun takes back."""
+
+    PENDING = "PENDING"
+    """It waits for other nodes."""
+    READY = "READY"
+    """It waits for nothing but the workflow, which is paused."""
+    ENQUEUED = "ENQUEUED"
+    """Its task is in the queue, or further."""
+    RUNNING = "RUNNING"
+    """User code has started."""
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    SKIPPED = "SKIPPED"
+    """It does not run: what it waits for did not come, or nobody waits for it any more."""
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in NODE_ENDS
+
+
+NODE_ENDS = frozenset({NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED})
+
+NODE_TRANSITIONS: dict[NodeStatus, frozenset[NodeStatus]] = {
+    NodeStatus.PENDING: frozenset({NodeStatus.READY, NodeStatus.SKIPPED}),
+    # Back to PENDING: what it waits for runs again.
+    NodeStatus.READY: frozenset({NodeStatus.ENQUEUED, NodeStatus.SKIPPED, NodeStatus.PENDING}),
+    NodeStatus.ENQUEUED: frozenset({NodeStatus.RUNNING, NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED}),
+    NodeStatus.RUNNING: frozenset({NodeStatus.COMPLETED, NodeStatus.FAILED}),
+    NodeStatus.COMPLETED: frozenset(),
+    NodeStatus.FAILED: frozenset({NodeStatus.PENDING}),
+    NodeStatus.SKIPPED: frozenset({NodeStatus.PENDING}),
+}

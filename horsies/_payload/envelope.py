@@ -10,10 +10,13 @@ What cannot be stored or run is no envelope: it is refused when it is written, a
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, TypeAlias
+from itertools import pairwise
+from types import GenericAlias
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 
@@ -23,6 +26,8 @@ from .._core.retry import RetryPolicy
 from .ids import is_task_id
 
 VERSION = 1
+OF_A_WORKFLOW = 2
+"""The version of what also has an origin; everything else is written as ever."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ZERO, _MICROSECOND = timedelta(0), timedelta(microseconds=1)
@@ -46,11 +51,39 @@ _Fields: TypeAlias = tuple[
     str | None,  # unique key
     list[tuple[str, str]],  # metadata
 ]
+_Origin: TypeAlias = tuple[
+    str,  # workflow id
+    int,  # node
+    int,  # run
+    list[tuple[str, str, bool]],  # parameter, task id, whether it takes the whole result
+]
 _is_known_name = lru_cache(maxsize=1024)(is_name)
 """For names that come again with every task."""
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Fields)
+_node_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
+    GenericAlias(tuple, (*get_args(_Fields), _Origin))
+)
+_ARRAY_OF_15 = b"\x9f"
+"""How the bytes of an envelope with an origin begin."""
 _payload_decoder = msgspec.msgpack.Decoder(tuple[int, str, bytes])
+
+
+class Input(msgspec.Struct, frozen=True):
+    """An argument that the task gets from another one when it begins: its value, or with `as_result` its `Result`."""
+
+    parameter: str
+    task_id: str
+    as_result: bool
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The node of a workflow that a task runs for: its index, and which run of it. `inputs` are sorted."""
+
+    workflow_id: str
+    node: int
+    run: int
+    inputs: tuple[Input, ...]
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +102,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetryPolicy | str | None
     unique_key: str | None
     metadata: tuple[tuple[str, str], ...]
+    origin: Origin | None = None
 
     def __repr__(self) -> str:
         return f"<Envelope of {self.task_name} {self.task_id}>"
@@ -84,23 +118,25 @@ def encode(envelope: Envelope) -> bytes:
     if problem is not None:
         raise ValueError(problem)
     e = envelope
+    origin = () if e.origin is None else (_origin_data(e.origin),)
     try:
         return _encoder.encode(
             (
-                VERSION,
+                OF_A_WORKFLOW if origin else VERSION,
                 e.task_id,
                 e.task_name,
                 e.queue,
                 e.priority,
                 e.serializer,
                 e.arguments,
-                _micros_of(e.sent_at),
+                micros_of(e.sent_at),
                 e.delay // _MICROSECOND,
-                None if e.good_until is None else _micros_of(e.good_until),
+                None if e.good_until is None else micros_of(e.good_until),
                 None if e.timeout is None else e.timeout // _MICROSECOND,
-                _retry_data(e.retry),
+                stored_retry(e.retry),
                 e.unique_key,
                 sorted(e.metadata),
+                *origin,
             )
         )
     except (OverflowError, TypeError) as error:
@@ -113,14 +149,20 @@ def decode(data: bytes) -> Envelope:
     Raises:
         ValueError: `data` is not exactly what this version's `encode` writes.
     """
+    origin: tuple[_Origin] | tuple[()] = ()
+    known = VERSION
     try:
-        fields = _decoder.decode(data)
-        if fields[0] != VERSION:
-            raise ValueError(f"the envelope is of version {fields[0]}, not {VERSION}")
-        envelope = _envelope_of(fields)
-        is_canonical = _encoder.encode(fields) == data and _is_read_in_full(fields, envelope)
+        if data[:1] == _ARRAY_OF_15:
+            *fields, node = _node_decoder.decode(data)
+            origin, known = (node,), OF_A_WORKFLOW
+        else:
+            fields = _decoder.decode(data)
+        if fields[0] != known:
+            raise ValueError(f"the envelope is of version {fields[0]}, not {known}")
+        envelope = _envelope_of(fields, _origin_of(*origin[0]) if origin else None)
+        is_canonical = _encoder.encode((*fields, *origin)) == data and _is_read_in_full(fields, envelope)
     except (msgspec.MsgspecError, UnicodeError, TypeError, OverflowError, HorsiesError) as error:
-        raise ValueError(f"the bytes are no envelope of version {VERSION}") from error
+        raise ValueError(f"the bytes are no envelope of version {known}") from error
     if not is_canonical:
         raise ValueError("the bytes are no canonical envelope")
     problem = _problem_with(envelope)
@@ -134,10 +176,12 @@ def sha_of(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _is_read_in_full(fields: _Fields, envelope: Envelope) -> bool:
+def _is_read_in_full(fields: Sequence[Any], envelope: Envelope) -> bool:
     """Whether `envelope` says all that `fields` do, where its form is another: it would be written just so."""
     retry, metadata = fields[11], fields[13]
-    return _retry_data(envelope.retry) == retry and (not metadata or sorted(metadata) == metadata)
+    inputs = () if envelope.origin is None else envelope.origin.inputs
+    in_order = all(one.parameter < other.parameter for one, other in pairwise(inputs))
+    return in_order and stored_retry(envelope.retry) == retry and (not metadata or sorted(metadata) == metadata)
 
 
 def _problem_with(envelope: Envelope) -> str | None:
@@ -156,10 +200,17 @@ def _problem_with(envelope: Envelope) -> str | None:
         return "the envelope's delay or timeout is out of range"
     if e.metadata and len(dict(e.metadata)) < len(e.metadata):
         return "the envelope's metadata names a key twice"
+    if e.origin is not None and not _is_origin(e.origin):
+        return "the envelope's origin is no node of a workflow"
     return None
 
 
-def _envelope_of(fields: _Fields) -> Envelope:
+def _is_origin(origin: Origin) -> bool:
+    ids = [origin.workflow_id, *(one.task_id for one in origin.inputs)]
+    return all(map(is_task_id, ids)) and origin.node >= 0 and origin.run >= 1
+
+
+def _envelope_of(fields: Sequence[Any], origin: Origin | None) -> Envelope:
     (
         _, task_id, task_name, queue, priority, serializer, arguments,
         sent_at, delay, good_until, timeout, retry, unique_key, metadata,
@@ -175,17 +226,33 @@ def _envelope_of(fields: _Fields) -> Envelope:
         delay=timedelta(microseconds=delay) if delay else _ZERO,
         good_until=None if good_until is None else _EPOCH + timedelta(microseconds=good_until),
         timeout=None if timeout is None else timedelta(microseconds=timeout),
-        retry=_policy_of(*retry) if isinstance(retry, tuple) else retry,
+        retry=policy_of(*retry) if isinstance(retry, tuple) else retry,
         unique_key=unique_key,
         metadata=tuple(metadata),
+        origin=origin,
     )
 
 
-def _micros_of(at: datetime) -> int:
+def _origin_data(origin: Origin) -> _Origin:
+    inputs = sorted((one.parameter, one.task_id, one.as_result) for one in origin.inputs)
+    return origin.workflow_id, origin.node, origin.run, inputs
+
+
+def _origin_of(workflow_id: str, node: int, run: int, inputs: list[tuple[str, str, bool]]) -> Origin:
+    return Origin(workflow_id, node, run, tuple(Input(*one) for one in inputs))
+
+
+def micros_of(at: datetime) -> int:
+    """Microseconds since 1970 of an aware instant."""
     return (at - _EPOCH) // _MICROSECOND
 
 
-def _retry_data(retry: RetryPolicy | str | None) -> str | _Retry | None:
+def stored_retry(retry: RetryPolicy | str | None) -> str | _Retry | None:
+    """A policy as it is stored: its delays in microseconds and its jitter; a name stays as it is.
+
+    Raises:
+        ValueError: a delay that cannot be stored.
+    """
     if not isinstance(retry, RetryPolicy):
         return retry
     delays = [round(delay * 1_000_000) for delay in retry.delays]
@@ -194,7 +261,8 @@ def _retry_data(retry: RetryPolicy | str | None) -> str | _Retry | None:
     return delays, bool(retry.jitter)
 
 
-def _policy_of(delays: list[int], jitter: bool) -> RetryPolicy:
+def policy_of(delays: Sequence[int], jitter: bool) -> RetryPolicy:
+    """The policy that `stored_retry` made these of. Raises: HorsiesError: there is none."""
     return RetryPolicy(tuple(delay / 1_000_000 for delay in delays), jitter)
 
 

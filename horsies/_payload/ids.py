@@ -1,7 +1,8 @@
 """Task ids: UUID version 7, so that they sort by time and the primary key grows at one end.
 
 A task that comes from a schedule has a version 8, made in the same way of its slot and the schedule's name, so that
-whoever makes it makes the same.
+whoever makes it makes the same. So has a task that is run for a node of a workflow: it begins as the workflow's id
+does, and says which node and which run of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ _MARKS = 0xF << 76 | 0b11 << 62
 _VERSION_8 = 0x8 << 76 | 0b10 << 62
 """Version and variant, where RFC 9562 has them."""
 
+MOST_NODES = 2**16
+MOST_RUNS = 2**8
+
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
@@ -31,6 +35,27 @@ def slot_task_id(schedule: str, slot: datetime) -> str:
     micros = (slot - _EPOCH) // timedelta(microseconds=1)
     digest = int.from_bytes(hashlib.sha256(f"{micros} {schedule}".encode()).digest()[:16])
     return str(UUID(int=(micros // 1000 % 2**48) << 80 | digest % 2**80 & ~_MARKS | _VERSION_8))
+
+
+def node_task_id(workflow_id: str, node: int, run: int) -> str:
+    """The id of the task of a node: the workflow's milliseconds, 16 bits of node, 8 of run, 50 of a SHA-256.
+
+    Raises:
+        ValueError: there are no so many nodes, or runs.
+    """
+    if not (0 <= node < MOST_NODES and 1 <= run < MOST_RUNS):
+        raise ValueError(f"a workflow has at most {MOST_NODES:,} nodes, and each at most {MOST_RUNS - 1} runs")
+    begin = UUID(workflow_id).int >> 80
+    digest = int.from_bytes(hashlib.sha256(workflow_id.encode()).digest()[:8]) % 2**50
+    tail = node << 58 | run << 50 | digest
+    return str(UUID(int=begin << 80 | (tail >> 62) << 64 | tail % 2**62 | _VERSION_8))
+
+
+def node_of(task_id: str) -> tuple[int, int]:
+    """The node and the run that `node_task_id` made `task_id` for."""
+    bits = UUID(task_id).int
+    tail = ((bits >> 64) % 2**12) << 62 | bits % 2**62
+    return tail >> 58, (tail >> 50) % MOST_RUNS
 
 
 def is_task_id(value: object) -> bool:

@@ -11,8 +11,9 @@ import msgspec
 from .._core.codes import TaskErrorCode
 from .._core.errors import ErrorCause, HorsiesError, TaskError
 from .._core.result import Err, Ok
-from ..abc import Serializer
+from ..abc import Plain, Serializer
 from .codec import Codec, CodecError, plain_codec
+from .same import is_same
 
 VERSION = 1
 UNREADABLE = "the stored result cannot be read"
@@ -87,19 +88,40 @@ def _fields_of(data: bytes) -> list[Any]:
 
 
 def _encode_error(error: TaskError) -> bytes:
-    cause = None if error.cause is None else (error.cause.type, error.cause.message, error.cause.traceback)
-    data = plain_codec().lower(error.data)
-    return _encoder.encode(
-        (
-            VERSION,
-            False,
-            _unicode(error.code),
-            isinstance(error.code, TaskErrorCode),
-            _unicode(error.message),
-            data,
-            None if cause is None else tuple(map(_unicode, cause)),
-        )
-    )
+    return _encoder.encode((VERSION, False, *error_fields(error)))
+
+
+def error_fields(error: TaskError) -> list[Plain]:
+    """Everything that `error` carries, as plain builtins: code, whether it is a built-in one, message, data, cause.
+
+    Raises:
+        CodecError: its data is not made of plain builtins, or its text cannot be made.
+    """
+    cause = error.cause
+    return [
+        _unicode(error.code),
+        isinstance(error.code, TaskErrorCode),
+        _unicode(error.message),
+        plain_codec().lower(error.data),
+        None if cause is None else [*map(_unicode, (cause.type, cause.message, cause.traceback))],
+    ]
+
+
+def error_from(fields: object) -> TaskError:
+    """The error that `error_fields` was given.
+
+    Raises:
+        ValueError: `fields` are not what it makes.
+    """
+    try:
+        code, is_builtin, message, value, cause = cast(list[Any], fields)
+        error = TaskError(TaskErrorCode(code) if is_builtin else code, message, data=value)
+        error._cause = None if cause is None else ErrorCause(*cause)
+        if is_same(fields, error_fields(error)):
+            return error
+    except (ValueError, TypeError, HorsiesError, CodecError) as problem:
+        raise ValueError(UNREADABLE) from problem
+    raise ValueError(UNREADABLE)
 
 
 def _unicode(text: object) -> str:
@@ -113,12 +135,7 @@ def _unicode(text: object) -> str:
 
 def _error_of(fields: list[Any], data: bytes) -> TaskError:
     """Raises: ValueError: `data` is not what `_encode_error` writes."""
-    try:
-        code, is_builtin, message, value, cause = fields
-        error = TaskError(TaskErrorCode(code) if is_builtin else code, message, data=value)
-        error._cause = None if cause is None else ErrorCause(*cause)
-        if _encode_error(error) == data:
-            return error
-    except (ValueError, TypeError, HorsiesError, CodecError) as problem:
-        raise ValueError(UNREADABLE) from problem
-    raise ValueError(UNREADABLE)
+    error = error_from(fields)
+    if _encode_error(error) != data:
+        raise ValueError(UNREADABLE)
+    return error

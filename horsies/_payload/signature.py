@@ -15,6 +15,7 @@ from .._core.errors import HorsiesError, raise_all
 from .._core.result import Err, Ok
 from ..abc import Serializer
 from .codec import Codec, CodecError, codec_for, plain_codec
+from .result_argument import ResultCodec, is_union, value_of_result
 
 
 class ArgumentError(Exception):
@@ -32,8 +33,12 @@ class Signature:
     is_async: bool
     takes_context: bool
     parameters: inspect.Signature
-    codecs: dict[str, Codec[Any]]
+    codecs: dict[str, Codec[Any] | ResultCodec]
     return_codec: Codec[Any]
+    annotations: dict[str, Any]
+    """Of the parameters, resolved."""
+    returns: Any
+    """The `T` that a call results in; Any where the function does not say."""
     has_keyword_only: bool
 
     def encode(self, serializer: Serializer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -115,7 +120,7 @@ def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
         raise HorsiesError("HRS-105", f"{place} is not a function with a signature") from None
     hints = _hints(fn, context_type)
     takes_context = bool(parameters) and _is_context(hints.get(parameters[0].name), context_type)
-    codecs: dict[str, Codec[Any]] = {}
+    codecs: dict[str, Codec[Any] | ResultCodec] = {}
     for parameter in parameters[1:] if takes_context else parameters:
         what = f"parameter {parameter.name!r} of {place}"
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -124,7 +129,7 @@ def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
             problems.append(HorsiesError("HRS-105", f"{what} has no annotation", ["annotate it, if only with Any"]))
         else:
             try:
-                codec = codecs[parameter.name] = _codec(hints[parameter.name])
+                codec = codecs[parameter.name] = _parameter_codec(hints[parameter.name])
             except TypeError as error:
                 problems.append(HorsiesError("HRS-105", f"{what} cannot be sent", [str(error)]))
                 continue
@@ -132,10 +137,11 @@ def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
                 problems.append(HorsiesError("HRS-105", f"{what} has a default that cannot be sent", [misfit]))
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         problems.append(HorsiesError("HRS-101", f"{place} is a generator", ["return a list"]))
-    return_codec = plain_codec()
+    return_codec, returns = plain_codec(), Any
     if "return" in hints:
         try:
-            return_codec = _codec(_value_type(hints["return"]))
+            returns = _value_type(hints["return"])
+            return_codec = _codec(returns)
         except TypeError as error:
             problems.append(HorsiesError("HRS-101", f"the return type of {place} cannot be stored", [str(error)]))
     raise_all(problems)
@@ -146,11 +152,13 @@ def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
         parameters=inspect.Signature(kept),
         codecs=codecs,
         return_codec=return_codec,
+        annotations={name: hints[name] for name in codecs},
+        returns=returns,
         has_keyword_only=any(parameter.kind is parameter.KEYWORD_ONLY for parameter in kept),
     )
 
 
-def _misfit(codec: Codec[Any], default: object) -> str | None:
+def _misfit(codec: Codec[Any] | ResultCodec, default: object) -> str | None:
     try:
         codec.lower(default)
     except CodecError as error:
@@ -196,13 +204,18 @@ def _codec(annotation: Any) -> Codec[Any]:
     return codec_for(annotation)
 
 
+def _parameter_codec(annotation: Any) -> Codec[Any] | ResultCodec:
+    value = value_of_result(annotation)
+    return _codec(annotation) if value is None else ResultCodec(_codec(*value))
+
+
 def _is_context(annotation: Any, context_type: type) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, context_type)
 
 
 def _value_type(annotation: Any) -> Any:
     """The `T` of `-> T`, `-> Ok[T]` or `-> Ok[T] | Err[TaskError]`."""
-    arms = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    arms = typing.get_args(annotation) if is_union(annotation) else (annotation,)
     oks = [arm for arm in arms if (typing.get_origin(arm) or arm) is Ok]
     errs = [arm for arm in arms if (typing.get_origin(arm) or arm) is Err]
     if len(oks) + len(errs) < len(arms) or len(oks) > 1:
@@ -210,10 +223,6 @@ def _value_type(annotation: Any) -> Any:
     if not oks:
         return type(None) if errs else annotation
     return (typing.get_args(oks[0]) or (Any,))[0]
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def place_of(fn: Callable[..., Any]) -> str:

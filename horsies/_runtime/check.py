@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from inspect import Parameter
 from typing import Any
 
 from .._core.errors import HorsiesError, raise_all
@@ -10,11 +12,18 @@ from .._task.app import Horsies
 from .._task.declare import Task
 from .._task.place import Place, address_of
 from .._task.recurring import problems_with_call
+from .._task.workflow import Workflow
+from .._workflow.builder import built
 from .plugins import Plugins, chosen, load_plugins
+
+_OPEN_ENDED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 def check(app: Horsies) -> Plugins:
     """Load the plugins and see that everything the application names is there.
+
+    A workflow is built and checked if its function can be called without arguments; any other is checked when it is
+    started, because only then is it known what it consists of.
 
     Raises:
         HorsiesError: with every problem found.
@@ -43,8 +52,23 @@ def check(app: Horsies) -> Plugins:
             for what in problems_with_call(schedule, serializer, app.queues, plugins.retry_policies)
         ]
     problems += [problem for task in app.tasks.values() if (problem := _lost_to_processes(task)) is not None]
+    for workflow in app.workflows.values():
+        problems += _problems_with_workflow(workflow, app, plugins)
     raise_all(problems)
     return plugins
+
+
+def _problems_with_workflow(workflow: Workflow[Any, Any], app: Horsies, plugins: Plugins) -> Sequence[HorsiesError]:
+    if any(one.default is one.empty and one.kind not in _OPEN_ENDED for one in workflow.parameters.parameters.values()):
+        return ()
+    try:
+        built(workflow, app, (), {}, plugins.retry_policies)
+    except HorsiesError as error:
+        return error.problems
+    except Exception as error:
+        what = f"workflow {workflow.name!r} cannot be built: its function raises {type(error).__name__}"
+        return [HorsiesError("HRS-023", what, ["let it add nodes, and leave the work to their tasks"])]
+    return ()
 
 
 def _lost_to_processes(task: Task[Any, Any]) -> HorsiesError | None:

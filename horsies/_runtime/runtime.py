@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import anyio
@@ -23,8 +24,13 @@ from .._task.host import Environment
 from .._task.nursery import open_nursery
 from .._task.recurring import Schedule
 from .._task.send import TaskFunction, TaskSendResult, bind
+from .._task.workflow import Workflow
 from .._worker.process import refuse_while_loading
 from .._worker.worker import Worker
+from .._workflow.advancer import Advancer
+from .._workflow.draft import WorkflowSpec
+from .._workflow.handle import WorkflowHandle
+from .._workflow.start import WorkflowFunction, start
 from ..abc import (
     Broker,
     BrokerFactory,
@@ -37,6 +43,9 @@ from ..abc import (
     SupportsDelay,
     TaskRow,
     Transactional,
+    Workflowing,
+    WorkflowRow,
+    Workflows,
 )
 from . import schedules
 from .check import check
@@ -45,7 +54,7 @@ from .flusher import Flusher
 from .plugins import Plugins
 from .queues import QueueInfo, queue_infos, require_queue
 from .schedules import BackfillInfo, ScheduleInfo, require_schedule, require_store
-from .waiters import Waiters
+from .waiters import Waiters, ended_tasks, resting_workflows
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,7 +77,9 @@ class Runtime(anyio.AsyncContextManagerMixin):
         self._broker: Broker | None = None
         self._group: anyio.abc.TaskGroup | None = None
         self._flusher: Flusher
-        self._waiters: Waiters
+        self._waiters: Waiters[StoredResult]
+        self._advancer: Advancer | None = None
+        self._workflow_waiters: Waiters[WorkflowRow] | None = None
         self._workers: list[Worker] = []
 
     @asynccontextmanager
@@ -80,8 +91,17 @@ class Runtime(anyio.AsyncContextManagerMixin):
         async with self.broker_factory().open(config, clock=self.environment.clock) as self._broker:
             if self.app.schedules:
                 require_store(self._broker)
-            self._waiters = Waiters(self._broker, config.resilience, self.environment)
+            lookup = partial(ended_tasks, self._broker)
+            self._waiters = Waiters(self._broker, lookup, config.resilience, self.environment)
             self._flusher = Flusher(self._broker)
+            if isinstance(self._broker, Workflowing):
+                store = self._broker.workflows
+                self._advancer = Advancer(self, store)
+                self._workflow_waiters = Waiters(
+                    self._broker, partial(resting_workflows, store), config.resilience, self.environment
+                )
+            elif self.app.workflows:
+                raise _NO_WORKFLOWS
             with registered(self):
                 async with self._nursery():
                     yield self
@@ -93,6 +113,9 @@ class Runtime(anyio.AsyncContextManagerMixin):
             async with open_nursery() as self._group:
                 self._group.start_soon(self._flusher.run)
                 self._group.start_soon(self._waiters.run)
+                if self._advancer is not None and self._workflow_waiters is not None:
+                    self._group.start_soon(self._advancer.run)
+                    self._group.start_soon(self._workflow_waiters.run)
                 yield
                 async with anyio.create_task_group() as drains:
                     for worker in self._workers:
@@ -301,8 +324,64 @@ class Runtime(anyio.AsyncContextManagerMixin):
         await self.keep_schedules(lambda: True)
 
     async def keep_schedules(self, goes_first: Callable[[], bool]) -> None:
-        """For workers: see `horsies._worker.life.WorkerHost`."""
+        """For workers: see `horsies._worker.host.WorkerHost`."""
         await Scheduler(self, require_store(self.broker), goes_first).run()
+
+    @property
+    def workflows(self) -> Workflows:
+        """For workflows: where the broker keeps them. Raises: HorsiesError, HRS-211, it keeps none."""
+        broker = self.broker
+        if not isinstance(broker, Workflowing):
+            raise _NO_WORKFLOWS
+        return broker.workflows
+
+    def bind_workflow(self, workflow: Workflow[P, T]) -> WorkflowFunction[P, T]:
+        """What `workflow.handle(rt)` returns.
+
+        Raises:
+            HorsiesError: HRS-300 when the application has not registered `workflow`.
+        """
+        if self.app.workflows.get(workflow.name) is not workflow:
+            raise HorsiesError(
+                "HRS-300",
+                f"workflow {workflow.name!r} is not registered with this runtime's application",
+                ["declare it with @app.workflow"],
+            )
+        return WorkflowFunction(self, workflow)
+
+    async def start(
+        self, spec: WorkflowSpec, *, workflow_id: str | None = None
+    ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
+        """Start a workflow that was built by hand, with `WorkflowBuilder`; see `WorkflowFunction.start`."""
+        return await start(self, spec, workflow_id)
+
+    def workflow(self, workflow_id: str) -> WorkflowHandle[Any]:
+        """A handle for a workflow started by anybody, by its id. No I/O."""
+        return WorkflowHandle(self, workflow_id)
+
+    async def wait_workflow(self, workflow_id: str) -> WorkflowRow | None:
+        """For handles: see `horsies._workflow.host.WorkflowHost`."""
+        if self._workflow_waiters is None:
+            raise _NO_WORKFLOWS
+        return await self._workflow_waiters.wait_finished(workflow_id)
+
+    async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
+        """For handles: where these tasks stand. Raises: BrokerError."""
+        return await self.broker.reader.results(task_ids)
+
+    def nodes_ended(self, workflow_ids: Iterable[str]) -> None:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        if self._advancer is not None:
+            self._advancer.add_nowait(workflow_ids)
+
+    async def settle_workflows(self) -> None:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        if self._advancer is not None:
+            await self._advancer.settle()
+
+    async def recover_workflows(self) -> int:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        return 0 if self._advancer is None else await self._advancer.recover()
 
     def as_completed(
         self, handles: Iterable[TaskHandle[T]]
@@ -346,6 +425,7 @@ class Runtime(anyio.AsyncContextManagerMixin):
         return f"<Runtime {self.app.config.masked_url}, {'open' if self._group is not None else 'closed'}>"
 
 
+_NO_WORKFLOWS = HorsiesError("HRS-211", "this runtime's broker keeps no workflows", ["postgresql:// and sqlite:// do"])
 _NO_TRANSACTIONS = "this runtime's broker takes no part in transactions of the application"
 
 

@@ -1,4 +1,4 @@
-"""All waiting for results in one place: one subscription and one batched query for any number of waiters.
+"""All waiting for ends in one place: one subscription and one batched query for any number of waiters.
 
 The subscription exists only while somebody waits, and for a while after, since the next one mostly comes soon. A waiter
 is looked up when it comes, when a notice names its task, when the subscription was (re-)established, and every
@@ -8,7 +8,8 @@ is looked up when it comes, when a notice names its task, when the subscription 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Generic, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -16,8 +17,13 @@ import anyio.lowlevel
 from .._core.backoff import pauses
 from .._core.config import ResilienceConfig
 from .._core.errors import BrokerError
+from .._core.status import WorkflowStatus
 from .._task.host import Environment
-from ..abc import Broker, StoredResult, Topic
+from ..abc import Broker, StoredResult, Topic, WorkflowRow, Workflows
+
+T = TypeVar("T")
+Lookup: TypeAlias = Callable[[Sequence[str]], Awaitable[Mapping[str, T | None]]]
+"""Answers for those of these ids that need not be waited for any more: None where there is no such thing."""
 
 logger = logging.getLogger("horsies.wait")
 
@@ -26,32 +32,50 @@ LINGER = 10.0
 """Seconds for which the subscription outlives the last waiter: making it anew takes longer than a quick task."""
 
 
-class _Waiter:
+class _Waiter(Generic[T]):
     __slots__ = ("answer", "answered")
 
     def __init__(self) -> None:
         self.answered = anyio.Event()
-        self.answer: StoredResult | BrokerError | None = None
+        self.answer: T | BrokerError | None = None
 
-    def settle(self, answer: StoredResult | BrokerError | None) -> None:
+    def settle(self, answer: T | BrokerError | None) -> None:
         self.answer = answer
         self.answered.set()
 
 
-class Waiters:
-    """Everybody in this runtime who waits for a task's end."""
+async def ended_tasks(broker: Broker, task_ids: Sequence[str]) -> dict[str, StoredResult | None]:
+    """The `Lookup` of tasks."""
+    found = {stored.task_id: stored for stored in await broker.reader.results(task_ids)}
+    answers = {task_id: found.get(task_id) for task_id in task_ids}
+    return {task_id: stored for task_id, stored in answers.items() if stored is None or stored.status.is_terminal}
 
-    def __init__(self, broker: Broker, resilience: ResilienceConfig, environment: Environment) -> None:
+
+async def resting_workflows(store: Workflows, workflow_ids: Sequence[str]) -> dict[str, WorkflowRow | None]:
+    """The `Lookup` of workflows: what is paused is not waited for either."""
+    answers = {workflow_id: await store.read(workflow_id) for workflow_id in workflow_ids}
+    return {
+        workflow_id: row for workflow_id, row in answers.items() if row is None or row.status != WorkflowStatus.RUNNING
+    }
+
+
+class Waiters(Generic[T]):
+    """Everybody in this runtime who waits for ends of one kind."""
+
+    def __init__(
+        self, broker: Broker, lookup: Lookup[T], resilience: ResilienceConfig, environment: Environment
+    ) -> None:
         self._broker = broker
+        self._lookup = lookup
         self._resilience = resilience
         self._environment = environment
-        self._waiting: dict[str, list[_Waiter]] = {}
+        self._waiting: dict[str, list[_Waiter[T]]] = {}
         self._unchecked: set[str] = set()
         self._changed = anyio.Event()
         self._closed = False
 
-    async def wait_finished(self, task_id: str) -> StoredResult | None:
-        """Wait for the end of the task; None when there is no such task.
+    async def wait_finished(self, task_id: str) -> T | None:
+        """Wait for the end of the one with this id; None when there is none.
 
         Raises:
             BrokerError: the database could not be asked, for a reason that does not pass by itself.
@@ -59,7 +83,7 @@ class Waiters:
         if self._closed:
             await anyio.lowlevel.checkpoint()
             raise BrokerError("the runtime is closed", retryable=True)
-        waiter = _Waiter()
+        waiter: _Waiter[T] = _Waiter()
         self._waiting.setdefault(task_id, []).append(waiter)
         self._unchecked.add(task_id)
         self._changed.set()
@@ -73,7 +97,7 @@ class Waiters:
             raise waiter.answer
         return waiter.answer
 
-    def _forget(self, task_id: str, waiter: _Waiter) -> None:
+    def _forget(self, task_id: str, waiter: _Waiter[T]) -> None:
         others = self._waiting.get(task_id)
         if others is not None and waiter in others:
             others.remove(waiter)
@@ -129,14 +153,11 @@ class Waiters:
         ids = sorted(task_id for task_id in task_ids if task_id in self._waiting)
         for start in range(0, len(ids), LOOKUP):
             part = ids[start : start + LOOKUP]
-            found = {stored.task_id: stored for stored in await self._broker.reader.results(part)}
-            for task_id in part:
-                stored = found.get(task_id)
-                if stored is None or stored.status.is_terminal:
-                    answered += self._settle(task_id, stored)
+            for task_id, answer in (await self._lookup(part)).items():
+                answered += self._settle(task_id, answer)
         return answered
 
-    def _settle(self, task_id: str, answer: StoredResult | BrokerError | None) -> int:
+    def _settle(self, task_id: str, answer: T | BrokerError | None) -> int:
         waiters = self._waiting.pop(task_id, [])
         for waiter in waiters:
             waiter.settle(answer)

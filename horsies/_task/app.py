@@ -14,6 +14,7 @@ from .._core.retry import RetryPolicy
 from .declare import Task, TaskDeclarer, declaring
 from .options import TaskSendOptions
 from .recurring import CatchUp, Overlap, Pattern, Schedule, make_schedule
+from .workflow import OnError, Workflow, WorkflowDecorator, make_workflow, problems_with_heading
 
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
@@ -24,7 +25,7 @@ L = TypeVar("L", bound="Lifespan")
 
 
 class Horsies:
-    """An application: its configuration, tasks, schedules and plugins.
+    """An application: its configuration, tasks, workflows, schedules and plugins.
 
     Args:
         config: where and how.
@@ -40,6 +41,7 @@ class Horsies:
         self.block_plugins = tuple(block_plugins)
         self._tasks: dict[str, Task[Any, Any]] = {}
         self._schedules: dict[str, Schedule] = {}
+        self._workflows: dict[str, Workflow[Any, Any]] = {}
         self._lifespan: Lifespan | None = None
         self.queues: Mapping[str, QueueConfig] = {queue.name: queue for queue in config.queues}
 
@@ -52,6 +54,11 @@ class Horsies:
     def schedules(self) -> Mapping[str, Schedule]:
         """The declared schedules by name."""
         return self._schedules
+
+    @property
+    def workflows(self) -> Mapping[str, Workflow[Any, Any]]:
+        """The declared workflows by name."""
+        return self._workflows
 
     @property
     def lifespan_factory(self) -> Lifespan | None:
@@ -158,6 +165,32 @@ class Horsies:
         )
         self._schedules[name] = schedule
         return schedule
+
+    def workflow(self, name: str, *, version: int = 1, on_error: OnError = "fail") -> WorkflowDecorator:
+        """Decorator: declare a workflow by a function that is given a `WorkflowBuilder` and returns its output.
+
+        The function is run each time the workflow is started, and when the application is checked if it can be called
+        without arguments. It adds nodes and does nothing else.
+
+        Args:
+            name: 1..255 bytes.
+            version: from 1; of whatever runs, it says which definition it was started from.
+            on_error: what a node that fails means for the workflow: "fail", once the branches that do not need the node
+                have ended, or "pause".
+
+        Raises:
+            HorsiesError: HRS-001 and HRS-023 for the declaration, HRS-301 for a name that is taken.
+        """
+        raise_all(problems_with_heading(name, version, on_error))
+
+        def declare(fn: Callable[..., Any]) -> Workflow[Any, Any]:
+            workflow = make_workflow(name, fn, version, on_error)
+            if name in self._workflows:
+                raise HorsiesError("HRS-301", f"two workflows are named {name!r}", ["give one of them another name"])
+            self._workflows[name] = workflow
+            return workflow
+
+        return declare
 
     def lifespan(self, factory: L) -> L:
         """Decorator: an async context manager that each worker enters before its first claim.

@@ -14,6 +14,7 @@ from .._core.result import Err, Ok
 from .._core.retry import RetryPolicy, is_retryable_code
 from .._payload.signature import Signature, describe
 from .ambient import current_runtime
+from .as_node import MakesNodes
 from .context import TaskContext
 from .options import TaskSendOptions, as_timedelta
 from .place import Place, RunIn, misplaced, place_for
@@ -40,7 +41,7 @@ class TaskSettings:
     run_in: RunIn | None = None
 
 
-class Task(Generic[P, T]):
+class Task(Generic[P, T], MakesNodes):
     """A declared task. Calling it runs the function in place, without any queue."""
 
     def __init__(self, name: str, fn: Callable[..., Any], settings: TaskSettings, signature: Signature) -> None:
@@ -53,6 +54,11 @@ class Task(Generic[P, T]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
+
+    if TYPE_CHECKING:
+
+        def _takes(self, *args: P.args, **kwargs: P.kwargs) -> T:
+            """What `node` knows the arguments' types by."""
 
     @overload
     def handle(self, rt: Runtime) -> TaskFunction[P, T]: ...

@@ -126,4 +126,5 @@ def row_of(payload: TaskSendPayload, now: datetime) -> NewTask:
         due_in=(fields.delay - age).total_seconds(),
         good_until=fields.good_until,
         unique_key=fields.unique_key,
+        workflow_id=None if fields.origin is None else fields.origin.workflow_id,
     )

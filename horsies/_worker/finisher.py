@@ -40,7 +40,7 @@ class Finisher:
 
     Args:
         counts: the worker's, for its statistics.
-        written: called after each batch that the database has answered for.
+        written: called with each batch that the database has answered for.
 
     Attributes:
         freed: called when there is room again.
@@ -53,7 +53,7 @@ class Finisher:
         environment: Environment,
         counts: Counter[str],
         log: ContextLogger,
-        written: Callable[[], None] | None = None,
+        written: Callable[[Sequence[Finish]], None],
     ) -> None:
         self._consumer = consumer
         self._resilience = resilience
@@ -146,8 +146,7 @@ class Finisher:
                 await self._divide(batch, error)
                 return
             self._count_written(batch)
-            if self._written is not None:
-                self._written()
+            self._written(batch)
             for end, was_written in zip(batch, written, strict=True):
                 if not was_written and end.lease not in self._may_not_have_started:
                     self._counts["lost"] += 1
@@ -213,4 +212,5 @@ class Finisher:
         failure = TaskError(TaskErrorCode.BROKER_ERROR, f"the result could not be stored: {error.message}")
         data = encode_result(Err(failure), None, "", None)
         self._unwritten_bytes += len(data) - len(end.result)
-        await self._write([Finish(end.lease, TaskStatus.FAILED, data, TaskErrorCode.BROKER_ERROR)])
+        code = TaskErrorCode.BROKER_ERROR
+        await self._write([Finish(end.lease, TaskStatus.FAILED, data, code, workflow_id=end.workflow_id)])

@@ -42,6 +42,7 @@ class Job:
     envelope: Envelope
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    """Both are empty until the inputs are fetched, where there are any."""
     policy: SupportsDelay | None
     retry_after_crash: float | None
     context: TaskContext | None = None
@@ -50,6 +51,10 @@ class Job:
     """Cancels it where it waits; None where it does not wait yet, or never does."""
     not_before: float = 0.0
     """On the loop's clock: when to try again to start it."""
+
+    @property
+    def workflow_id(self) -> str | None:
+        return None if self.envelope.origin is None else self.envelope.origin.workflow_id
 
     def cancel(self) -> None:
         """Somebody asked for it: an async task is cancelled where it waits, a sync one can see it."""
@@ -80,7 +85,8 @@ def prepare(host: Host, claimed: ClaimedTask) -> Job | Finish | GiveBack:
         serializer = host.serializers.get(envelope.serializer)
         if serializer is None:
             raise ValueError(f"serializer {envelope.serializer!r} is not installed here")
-        args, kwargs = task.signature.decode(serializer, envelope.arguments)
+        has_inputs = envelope.origin is not None and len(envelope.origin.inputs) > 0
+        args, kwargs = ((), {}) if has_inputs else task.signature.decode(serializer, envelope.arguments)
     except ArgumentError as error:
         return refused(claimed, TaskErrorCode.ARGUMENT_TYPE_MISMATCH, str(error))
     except (ValueError, CorruptError) as error:
@@ -283,7 +289,7 @@ def conclude(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Fi
         ending = Ending(TaskStatus.FAILED)
     code = result.error.code if isinstance(result, Err) else None
     return (
-        Finish(lease, ending.status, data, code, ending.retry_in),
+        Finish(lease, ending.status, data, code, ending.retry_in, workflow_id=job.workflow_id),
         result if isinstance(result, Err) else None,
     )
 
@@ -293,7 +299,9 @@ def conclude_interrupted(job: Job) -> Finish:
     ending = decide_interrupted(policy=job.policy, retry_for=job.task.settings.retry_for)
     code = TaskErrorCode.WORKER_CRASHED
     data = encode_result(Err(TaskError(code, "the worker stopped before the task had ended")), None, "", None)
-    return Finish(job.claimed.lease, ending.status, data, code, interrupted=ending.interrupted)
+    return Finish(
+        job.claimed.lease, ending.status, data, code, interrupted=ending.interrupted, workflow_id=job.workflow_id
+    )
 
 
 def _encoded(serializers: Mapping[str, Any], job: Job, result: Ok[Any] | Err[TaskError]) -> bytes:

@@ -7,7 +7,7 @@ so two that both think they lead do no harm.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import anyio
 import anyio.lowlevel
@@ -38,6 +38,7 @@ class Leader:
     def __init__(
         self,
         maintenance: Maintenance,
+        recover_workflows: Callable[[], Awaitable[int]],
         config: AppConfig,
         *,
         worker_id: str,
@@ -45,6 +46,7 @@ class Leader:
         log: ContextLogger,
     ) -> None:
         self._maintenance = maintenance
+        self._recover_workflows = recover_workflows
         self._pause = config.recovery.reap_interval
         self._finished_after = config.retention.finished_after
         self._counts = counts
@@ -79,7 +81,8 @@ class Leader:
             pruned = await self._try("remove old tasks", removal)
             if not pruned:
                 self._prune_at = anyio.current_time() + min(PRUNE_PAUSE, self._finished_after.total_seconds() / 10)
-        return expired + reaped + pruned
+        recovered = await self._try("see to what follows in workflows", self._recover_workflows())
+        return expired + reaped + pruned + recovered
 
     async def _try(self, what: str, call: Awaitable[int]) -> int:
         """What `call` did, which is nothing when it failed: the others go on, and it is tried again next time."""

@@ -15,16 +15,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 
 from .._core.config import QueueConfig, WorkerConfig
 from .._core.errors import BrokerError
 from .._task.context import ContextLogger
-from .._task.host import Host
-from ..abc import Broker, Consumer
+from ..abc import Consumer, Finish
 from .finisher import Finisher
+from .host import WorkerHost
 from .job import logger
 from .leader import Leader
 from .memory import watch
@@ -34,21 +34,6 @@ from .services import Services
 
 CLEANUP = 3.0
 """Seconds for writing results and giving back once the running tasks have been told to stop."""
-
-
-class WorkerHost(Host, Protocol):
-    """An open runtime, as a worker sees it."""
-
-    @property
-    def broker(self) -> Broker: ...
-
-    async def keep_schedules(self, goes_first: Callable[[], bool]) -> None:
-        """Send for the application's schedules until cancelled.
-
-        Args:
-            goes_first: whether the worker leads the others, as of now.
-        """
-        ...
 
 
 class Life:
@@ -131,9 +116,11 @@ class Life:
         host, app = self._host, self._host.app.config
         pump: Pump
 
-        def look_again() -> None:
-            """What has ended makes room under a cap, and where notices do not reach nobody else says so."""
-            pump.notice([""])
+        def written(ends: Sequence[Finish]) -> None:
+            if self._is_capped:
+                # What has ended makes room under a cap, and where notices do not reach nobody else says so.
+                pump.notice([""])
+            host.nodes_ended({end.workflow_id for end in ends if end.workflow_id is not None})
 
         async with AsyncExitStack() as stack:
             consumer = await stack.enter_async_context(
@@ -146,7 +133,7 @@ class Life:
                 host.environment,
                 self._counts,
                 self._log,
-                written=look_again if self._is_capped else None,
+                written,
             )
             runner = Runner(
                 host,
@@ -172,7 +159,12 @@ class Life:
                 counts=self._counts,
             )
             self.leader = leader = Leader(
-                maintenance, app, worker_id=self.worker_id, counts=self._counts, log=self._log
+                maintenance,
+                host.recover_workflows,
+                app,
+                worker_id=self.worker_id,
+                counts=self._counts,
+                log=self._log,
             )
             services = Services(host.broker, consumer, pump, leader, host.environment, app, self._log, self.die)
             with self._joining:

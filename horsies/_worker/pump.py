@@ -27,11 +27,11 @@ from .._core.outcome import outlives_crash
 from .._core.status import TaskStatus
 from .._task.context import ContextLogger
 from .._task.declare import Task
-from .._task.host import Host
 from .._task.nursery import open_nursery
 from ..abc import Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
 from .claims import DOUBT_POLL, Claims, Room
 from .finisher import Finisher
+from .host import WorkerHost
 from .job import Job, conclude_interrupted, prepare
 from .pace import PATIENCE, Pace, begin_batch
 from .runner import Runner
@@ -54,7 +54,7 @@ class Pump:
 
     def __init__(
         self,
-        host: Host,
+        host: WorkerHost,
         consumer: Consumer,
         finisher: Finisher,
         runner: Runner,
@@ -318,6 +318,7 @@ class Pump:
 
     async def _has_due(self) -> bool:
         await self._claims.give_back_lost(self._known, at_once=True)
+        await self._host.settle_workflows()
         return await self._consumer.has_due()
 
     async def _give_back(self, gifts: list[GiveBack]) -> None:

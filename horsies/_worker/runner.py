@@ -22,10 +22,11 @@ from .._core.errors import TaskError
 from .._core.result import Err, Ok
 from .._core.status import TaskStatus
 from .._task.context import ContextLogger, TaskContext
-from .._task.host import Host
 from .._task.place import Place
 from ..abc import ClaimedTask, Lease
 from .finisher import Finisher
+from .host import WorkerHost
+from .inputs import fetch_inputs
 from .job import Job, cancelled, conclude, conclude_interrupted, run_async, run_sync
 from .processes import Processes, run_process
 
@@ -51,7 +52,7 @@ class Runner:
 
     def __init__(
         self,
-        host: Host,
+        host: WorkerHost,
         finisher: Finisher,
         config: WorkerConfig,
         *,
@@ -126,6 +127,8 @@ class Runner:
         try:
             if job.is_cancelled:
                 report(cancelled())  # the request came while it was being started
+            elif job.envelope.origin is not None and (wrong := await fetch_inputs(self._host, job)) is not None:
+                report(wrong)
             elif job.task.place is Place.NURSERY:
                 report(await run_async(job))
             elif job.task.place is Place.PROCESS and self._limiter is not None:

@@ -16,8 +16,9 @@ import anyio.abc
 from .._core.config import QueueConfig, WorkerConfig
 from .._core.errors import HorsiesError
 from .._task.host import Host
+from .host import WorkerHost
 from .job import logger
-from .life import Life, WorkerHost
+from .life import Life
 
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime

@@ -37,6 +37,7 @@ from .records import (
 )
 from .schedules import Firing, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
 from .serializer import Plain, Serializer
+from .workflows import Decide, EndedTask, NewWorkflow, Step, Workflowing, WorkflowRow, Workflows
 
 __all__ = [
     "AttemptRow",
@@ -49,6 +50,8 @@ __all__ = [
     "Clock",
     "Consumer",
     "Control",
+    "Decide",
+    "EndedTask",
     "EnqueueOutcome",
     "Enqueued",
     "Finish",
@@ -60,6 +63,7 @@ __all__ = [
     "Maintenance",
     "NewSchedule",
     "NewTask",
+    "NewWorkflow",
     "Notice",
     "Plain",
     "Producer",
@@ -73,10 +77,14 @@ __all__ = [
     "Serializer",
     "Start",
     "StartOutcome",
+    "Step",
     "StoredResult",
     "SupportsDelay",
     "TaskRow",
     "TaskStatus",
     "Topic",
     "Transactional",
+    "WorkflowRow",
+    "Workflowing",
+    "Workflows",
 ]

@@ -147,7 +147,11 @@ class Maintenance(Protocol):
         ...
 
     async def prune(self, limit: int, *, finished_after: timedelta, now: datetime | None = None) -> int:
-        """Remove at most `limit` tasks that ended `finished_after` ago or earlier, the oldest first; how many."""
+        """Remove at most `limit` tasks that ended `finished_after` ago or earlier, the oldest first; how many.
+
+        The tasks of a workflow stay until it too ended so long ago. A broker that keeps workflows removes them after
+        their last task, and counts them.
+        """
         ...
 
 
@@ -189,7 +193,7 @@ class Topic(StrEnum):
     WORK = "work"
     """For workers. Notices are a `Notice` followed by the name of a queue or the id of a task."""
     FINISHED = "finished"
-    """Notices are ids of tasks that reached a terminal state."""
+    """Notices are ids of tasks, and of workflows, that reached a terminal state."""
 
 
 class Notice(StrEnum):

@@ -16,10 +16,11 @@ from .._core.status import TaskStatus
 
 
 class NewTask(msgspec.Struct, frozen=True):
-    """A task to insert. Every field but `due_in` is derived from `envelope`, whose SHA-256 is `sha`.
+    """A task to insert. Every field but `due_in` and `workflow_id` is derived from `envelope`, whose SHA-256 is `sha`.
 
     `due_in` is how long from the database's clock at the insert the task falls due; 0 or less: at once. Of all tasks of
-    one name that have not ended, at most one has a given `unique_key`.
+    one name that have not ended, at most one has a given `unique_key`. The end of a task that has a `workflow_id`
+    leaves a mark, in the same transaction (see `horsies.abc.workflows`).
     """
 
     task_id: str
@@ -32,6 +33,7 @@ class NewTask(msgspec.Struct, frozen=True):
     due_in: float
     good_until: datetime | None
     unique_key: str | None = None
+    workflow_id: str | None = None
 
 
 class EnqueueOutcome(StrEnum):
@@ -145,6 +147,8 @@ class Finish(msgspec.Struct, frozen=True):
     retry_in: float = 0.0
     interrupted: bool = False
     has_begun: bool = True
+    workflow_id: str | None = None
+    """Of the workflow that the task is a node of. For the worker: a broker knows it from the task."""
 
 
 class GiveBack(msgspec.Struct, frozen=True):

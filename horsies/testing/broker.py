@@ -7,7 +7,8 @@
         @pytest.fixture
         async def capped_broker(self, anyio_backend): ...   # the same, configured with CAPS
 
-A broker that keeps schedules passes `ScheduleConformance` as well, which needs the fixture `broker` only.
+A broker that keeps schedules passes `ScheduleConformance` as well, and one that keeps workflows `WorkflowConformance`;
+they need the fixture `broker` only.
 
 Instants are parameters throughout; no test sleeps. The suite needs pytest and anyio's plugin.
 """
@@ -22,6 +23,7 @@ import pytest
 from horsies import QueueConfig
 from horsies.abc import Broker
 
+from ._conformance.advancing import Advancing
 from ._conformance.capping import Capping
 from ._conformance.claiming import Claiming
 from ._conformance.ending import Ending
@@ -30,6 +32,7 @@ from ._conformance.noticing import Noticing
 from ._conformance.scheduling import Scheduling
 from ._conformance.sending import Sending
 from ._conformance.stage import CHANGES, T0, Stage, at, new_task
+from ._conformance.workflows import Flowing
 
 CAPS: Mapping[str, Any] = {
     "queues": (QueueConfig("fast", max_concurrency=2), QueueConfig("slow")),
@@ -37,7 +40,17 @@ CAPS: Mapping[str, Any] = {
 }
 """Fields of the `AppConfig` of the fixture `capped_broker`."""
 
-__all__ = ["CAPS", "CHANGES", "T0", "BrokerConformance", "ScheduleConformance", "Stage", "at", "new_task"]
+__all__ = [
+    "CAPS",
+    "CHANGES",
+    "T0",
+    "BrokerConformance",
+    "ScheduleConformance",
+    "Stage",
+    "WorkflowConformance",
+    "at",
+    "new_task",
+]
 
 
 class _OnStage:
@@ -55,3 +68,8 @@ class BrokerConformance(LookingAfter, Capping, Noticing, Ending, Claiming, Sendi
 @pytest.mark.anyio
 class ScheduleConformance(Scheduling, _OnStage):
     """For a broker that keeps schedules: subclass it, beside the other, and provide the fixture `broker`."""
+
+
+@pytest.mark.anyio
+class WorkflowConformance(Advancing, Flowing, _OnStage):
+    """For a broker that keeps workflows: subclass it, beside the others, and provide the fixture `broker`."""

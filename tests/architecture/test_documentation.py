@@ -89,8 +89,9 @@ def test_the_program_in_the_readme_runs(backend: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_the_program_of_schedules_prints_what_the_page_says(backend: str, tmp_path: Path) -> None:
-    page = DOCS / "schedules.md"
+@pytest.mark.parametrize("name", ["schedules", "workflows"])
+def test_the_program_of_a_page_prints_what_the_page_says(name: str, backend: str, tmp_path: Path) -> None:
+    page = DOCS / f"{name}.md"
     [printed] = re.findall(r"```text\n(.*?)```", page.read_text(), re.DOTALL)
     assert output_of(program_in(page), backend, tmp_path) == printed
 

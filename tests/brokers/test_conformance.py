@@ -14,10 +14,20 @@ from horsies import AppConfig, Horsies, Runtime
 from horsies._core.status import allowed
 from horsies.abc import Broker, Topic
 from horsies.testing._conformance.stage import heard
-from horsies.testing.broker import CAPS, CHANGES, T0, BrokerConformance, ScheduleConformance, Stage, at, new_task
+from horsies.testing.broker import (
+    CAPS,
+    CHANGES,
+    T0,
+    BrokerConformance,
+    ScheduleConformance,
+    Stage,
+    WorkflowConformance,
+    at,
+    new_task,
+)
 
 
-class TestBrokers(BrokerConformance, ScheduleConformance):
+class TestBrokers(BrokerConformance, ScheduleConformance, WorkflowConformance):
     @pytest.fixture
     async def broker(self, anyio_backend: Any, config: AppConfig) -> AsyncIterator[Broker]:
         factory = Runtime(Horsies(config)).broker_factory()

@@ -73,6 +73,8 @@ VALUES = {
     "good_untils": "ARRAY[NULL]::timestamptz[]",
     "names": "ARRAY['task']",
     "unique_keys": "ARRAY['key']",
+    "workflow_ids": "ARRAY[]::uuid[]",
+    "id": "'00000000-0000-0000-0000-000000000001'::uuid",
 }
 INDEXES: dict[str, set[str]] = {
     "enqueue": set(),
@@ -94,6 +96,11 @@ INDEXES: dict[str, set[str]] = {
     "reap": {"tasks_pkey"},
     "old": {"tasks_done"},
     "prune": {"tasks_pkey"},
+    "tasks_of": {"tasks_of_workflow"},
+    "marked_ends": {"tasks_unadvanced"},
+    "advanced": {"tasks_pkey"},
+    "unadvanced": {"tasks_unadvanced"},
+    "old_workflows": {"tasks_of_workflow"},
 }
 
 

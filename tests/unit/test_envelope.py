@@ -24,7 +24,7 @@ from horsies import Err, Ok, RetryPolicy, TaskError, TaskSendPayload
 from horsies._core.codes import TaskErrorCode
 from horsies._core.errors import ErrorCause
 from horsies._payload.codec import CodecError, codec_for
-from horsies._payload.envelope import Envelope, decode, encode, sha_of
+from horsies._payload.envelope import Envelope, Input, Origin, decode, encode, sha_of
 from horsies._payload.result import decode_result, encode_result
 from horsies._payload.signature import describe
 from horsies.plugins.serializers import horsies_serializers
@@ -321,7 +321,7 @@ class TestPayloadAsAValue:
 
     @pytest.mark.parametrize("name", [*FULL.__struct_fields__, "enqueue_sha", "envelope"])
     def test_nothing_of_it_can_be_changed(self, name: str) -> None:
-        if name != "arguments":
+        if name not in ("arguments", "origin"):
             with pytest.raises((FrozenInstanceError, AttributeError)):
                 setattr(self.payload, name, getattr(self.payload, name))
         self.payload.metadata["a"] = "changed"
@@ -329,12 +329,56 @@ class TestPayloadAsAValue:
 
     def test_its_fields_are_those_of_the_envelope(self) -> None:
         for payload in (self.payload, TaskSendPayload.from_bytes(self.payload.to_bytes())):
-            for name in set(FULL.__struct_fields__) - {"arguments", "metadata"}:
+            for name in set(FULL.__struct_fields__) - {"arguments", "metadata", "origin"}:
                 assert getattr(payload, name) == getattr(decode(payload.envelope), name)
 
     @pytest.mark.parametrize("envelope", ["text", None, 5, bytearray(b"x")])
     def test_one_of_other_types_is_not_intact(self, envelope: Any) -> None:
         assert not TaskSendPayload(envelope, "0" * 64).is_intact()
+
+
+class TestOfAWorkflow:
+    ID, OTHER = "01a21514-d1a3-7153-b923-c19a554eccfe", "01a21514-d1a3-7153-b923-c19a554eccff"
+    NODE = structs.replace(FULL, origin=Origin(ID, 3, 2, (Input("a", OTHER, False), Input("b", ID, True))))
+
+    def test_round_trip(self) -> None:
+        assert decode(encode(self.NODE)) == self.NODE
+        assert encode(self.NODE)[1] == 2
+        assert encode(structs.replace(self.NODE, origin=None)) == encode(FULL)
+
+    def test_inputs_are_sorted(self) -> None:
+        origin = self.NODE.origin
+        assert origin is not None
+        turned = structs.replace(origin, inputs=origin.inputs[::-1])
+        assert encode(structs.replace(self.NODE, origin=turned)) == encode(self.NODE)
+
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            Origin("x", 0, 1, ()),
+            Origin(ID, -1, 1, ()),
+            Origin(ID, 0, 0, ()),
+            Origin(ID, 0, 1, (Input("a", "x", True),)),
+        ],
+    )
+    def test_what_is_no_node_is_refused(self, origin: Origin) -> None:
+        with pytest.raises(ValueError, match="no node of a workflow"):
+            encode(structs.replace(self.NODE, origin=origin))
+
+    def test_other_bytes_are_refused(self) -> None:
+        fields = msgspec.msgpack.decode(encode(self.NODE))
+        *plain, origin = fields
+        wrong = [
+            [1, *fields[1:]],  # an origin in version 1
+            [2, *plain[1:]],  # and none in version 2
+            [*plain, [*origin[:3], origin[3][::-1]]],
+            [*plain, [*origin[:3], [origin[3][0]] * 2]],
+            [*plain, [*origin, 1]],
+            [*fields, 1],
+        ]
+        for one in wrong:
+            with pytest.raises(ValueError, match="envelope"):
+                decode(msgspec.msgpack.encode(one))
 
 
 class Code(str, enum.Enum):  # noqa: UP042 (its str() is not its text)

@@ -11,7 +11,19 @@ import anyio
 import psycopg
 
 from horsies import AppConfig, HorsiesError
-from horsies.abc import Broker, Clock, Consumer, Control, Listener, Maintenance, Producer, Reader, Schedules, Topic
+from horsies.abc import (
+    Broker,
+    Clock,
+    Consumer,
+    Control,
+    Listener,
+    Maintenance,
+    Producer,
+    Reader,
+    Schedules,
+    Topic,
+    Workflows,
+)
 
 from .caps import Caps
 from .connection import AnyioConnection, connect
@@ -30,6 +42,7 @@ from .schedules import PostgresSchedules
 from .schema import migrate, schema_sql
 from .session import Row, Session, Target, open_session
 from .target import describe, require_conninfo
+from .workflows import PostgresWorkflows
 
 LOCK_WAIT = 0.25
 """Seconds that a worker's writes wait for somebody's open transaction: others share the connection."""
@@ -48,6 +61,9 @@ class PostgresBroker:
         self.reader: Reader = PostgresReader(self._fetch, results.fetch, self._sql)
         self.control: Control = PostgresControl(self._fetch, self._sql)
         self.schedules: Schedules = PostgresSchedules(
+            self._fetch, pool.connection, self._sql, timeout=self._statement_timeout
+        )
+        self.workflows: Workflows = PostgresWorkflows(
             self._fetch, pool.connection, self._sql, timeout=self._statement_timeout
         )
 

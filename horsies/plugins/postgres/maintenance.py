@@ -51,18 +51,30 @@ class PostgresMaintenance:
         async def act(rows: Sequence[Row]) -> int:
             return await self._act("prune", {"ids": _ids(rows)})
 
+        async def act_on_workflows(rows: Sequence[Row]) -> int:
+            return await self._act("prune_workflows", {"ids": _ids(rows)})
+
         given = {"limit": limit, "finished_after": finished_after.total_seconds(), "now": now}
-        return await self._batch("old", given, act)
+        done = await self._batch("old", given, act)
+        if done < limit:
+            given["limit"] = limit - done
+            done += await self._batch("old_workflows", given, act_on_workflows, kind="workflow")
+        return done
 
     async def _batch(
-        self, choice: str, given: Mapping[str, Any], act: Callable[[Sequence[Row]], Awaitable[int]]
+        self,
+        choice: str,
+        given: Mapping[str, Any],
+        act: Callable[[Sequence[Row]], Awaitable[int]],
+        *,
+        kind: str = "task",
     ) -> int:
         """Choose rows and `act` on them; how many it was done to. A batch of locked rows alone hides no others."""
         locked: set[str] = set()
         while True:
             query = {**given, "skipped": sorted(self._refused | locked)}
             rows = await self._session.fetch(choice, self._sql[choice], query)
-            done = await self._divide(rows, act)
+            done = await self._divide(rows, act, kind)
             if done or len(rows) < given["limit"]:
                 return done
             locked.update(_ids(rows))
@@ -71,7 +83,7 @@ class PostgresMaintenance:
         ((done, *_),) = await self._session.fetch(name, self._sql[name], given)
         return int(done)
 
-    async def _divide(self, rows: Sequence[Row], act: Callable[[Sequence[Row]], Awaitable[int]]) -> int:
+    async def _divide(self, rows: Sequence[Row], act: Callable[[Sequence[Row]], Awaitable[int]], kind: str) -> int:
         """`act` on all rows; halve a batch that is refused until the guilty row stands alone, which is left alone."""
         if not rows:
             return 0
@@ -82,12 +94,12 @@ class PostgresMaintenance:
                 raise
             if len(rows) > 1:
                 middle = len(rows) // 2
-                return await self._divide(rows[:middle], act) + await self._divide(rows[middle:], act)
-            (task_id,) = _ids(rows)
-            self._refused.add(task_id)
-            logger.error("task %s is left as it is: %s", task_id, error.message, extra={"task_id": task_id})
+                return await self._divide(rows[:middle], act, kind) + await self._divide(rows[middle:], act, kind)
+            (row_id,) = _ids(rows)
+            self._refused.add(row_id)
+            logger.error("%s %s is left as it is: %s", kind, row_id, error.message, extra={f"{kind}_id": row_id})
             return 0
 
 
 def _ids(rows: Sequence[Row]) -> list[str]:
-    return [task_id for task_id, *_ in rows]
+    return [row_id for row_id, *_ in rows]

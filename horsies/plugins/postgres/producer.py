@@ -67,6 +67,7 @@ class PostgresProducer:
         # In one order everywhere, so that two batches that meet in keys or ids wait for each other and never lock up;
         # of two with the same key the first one given comes first.
         rows = sorted(tasks, key=lambda task: (task.task_name, task.unique_key or task.task_id))
+        workflow_ids = [row.workflow_id for row in rows]
         answer = await self._fetch(
             "enqueue",
             self._sql["enqueue"],
@@ -81,6 +82,7 @@ class PostgresProducer:
                 "due_ins": [float(row.due_in) for row in rows],
                 "good_untils": [row.good_until for row in rows],
                 "unique_keys": [row.unique_key for row in rows],
+                "workflow_ids": workflow_ids if any(workflow_ids) else [],
                 "now": now,
             },
         )

@@ -6,7 +6,7 @@ import re
 from functools import cache
 from importlib import resources
 
-_FILES = ("tasks.sql", "workers.sql", "queues.sql", "schedules.sql")
+_FILES = ("tasks.sql", "workers.sql", "queues.sql", "schedules.sql", "workflows.sql")
 _NAME = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 _COMMENT = re.compile(r"^--.*\n?", re.MULTILINE)
 

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TypeAlias
-
-import anyio
 
 from horsies.abc import EnqueueOutcome, Firing, NewSchedule, ScheduleBook, ScheduleRow
 
-from .connection import AnyioConnection
-from .failures import translated
 from .producer import PostgresProducer
-from .session import Fetch, Row, in_utc
-
-Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[AnyioConnection[Row]]]
+from .session import Fetch, in_utc
+from .transaction import Connect, open_transaction
 
 LOCK_WAIT = "250ms"
 """How long a firing waits for somebody's open transaction; it stays due, and others go on."""
-
-_SETTINGS = "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{lock_wait}'"
-"""A firing that has waited for another must see where that left the schedules, whatever the default of the role."""
 
 
 class PostgresSchedules:
@@ -68,7 +58,9 @@ class PostgresSchedules:
 
     async def fire(self, firings: Sequence[Firing], *, now: datetime | None = None) -> list[bool]:
         """See `horsies.abc.Schedules.fire`."""
-        async with self._transaction("send for schedules") as fetch:
+        async with open_transaction(
+            self._connect, "send for schedules", timeout=self._timeout, lock_wait=LOCK_WAIT
+        ) as fetch:
             given = {
                 "names": [one.name for one in firings],
                 "timings": [one.timing for one in firings],
@@ -102,17 +94,3 @@ class PostgresSchedules:
         """See `horsies.abc.Schedules.resume`."""
         given = {"name": name, "next_slot": next_slot}
         return bool(await self._fetch("resume a schedule", self._sql["resume_schedule"], given))
-
-    @asynccontextmanager
-    async def _transaction(self, action: str) -> AsyncIterator[Fetch]:
-        with translated(action):
-            async with self._connect() as connection:
-                with anyio.fail_after(self._timeout):  # around the commit, which can be slow as well
-                    async with connection.transaction():
-                        await connection.execute(_SETTINGS.format(lock_wait=LOCK_WAIT), prepare=False)
-
-                        async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-                            cursor = await connection.execute(query, parameters, prepare=False, binary=True)
-                            return await cursor.fetchall() if cursor.description else []
-
-                        yield fetch

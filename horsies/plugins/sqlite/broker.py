@@ -7,7 +7,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from horsies import AppConfig, HorsiesError
-from horsies.abc import Broker, Clock, Consumer, Control, Listener, Maintenance, Producer, Reader, Schedules, Topic
+from horsies.abc import (
+    Broker,
+    Clock,
+    Consumer,
+    Control,
+    Listener,
+    Maintenance,
+    Producer,
+    Reader,
+    Schedules,
+    Topic,
+    Workflows,
+)
 
 from .consumer import SqliteConsumer
 from .control import SqliteControl
@@ -19,6 +31,7 @@ from .schedules import SqliteSchedules
 from .schema import schema_sql
 from .session import Session, open_session
 from .target import database_path, describe
+from .workflows import SqliteWorkflows
 
 _OLDEST = (3, 35, 0)
 """The first SQLite with RETURNING."""
@@ -37,6 +50,7 @@ class SqliteBroker:
         self.reader: Reader = SqliteReader(session)
         self.control: Control = SqliteControl(session)
         self.schedules: Schedules = SqliteSchedules(session)
+        self.workflows: Workflows = SqliteWorkflows(session)
 
     @asynccontextmanager
     async def producer(self, *, lock_wait: float | None = None) -> AsyncIterator[Producer]:

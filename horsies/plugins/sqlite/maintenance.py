@@ -66,7 +66,18 @@ class SqliteMaintenance:
             old = self._choose(transaction, "old", {"before": before, "limit": limit})
             return self._each(transaction, old, lambda row: transaction.fetch(self._sql["remove"], {"id": row[0]}))
 
-        return self._count(await self._session.write("prune", work, now=now))
+        removed = self._count(await self._session.write("prune", work, now=now))
+
+        def work_on_workflows(transaction: Transaction) -> _Done:
+            before = after(transaction.now, -finished_after.total_seconds())
+            old = self._choose(transaction, "old_workflows", {"before": before, "limit": limit - removed})
+            return self._each(
+                transaction, old, lambda row: transaction.fetch(self._sql["remove_workflow"], {"id": row[0]})
+            )
+
+        if removed < limit:
+            removed += self._count(await self._session.write("prune", work_on_workflows, now=now), kind="workflow")
+        return removed
 
     def _choose(self, transaction: Transaction, query: str, given: Mapping[str, object]) -> list[Row]:
         return transaction.fetch(self._sql[query], {**given, "skipped": json.dumps(sorted(self._refused))})
@@ -82,11 +93,11 @@ class SqliteMaintenance:
                 refused.append((row[0], str(error)))
         return _Done(len(rows) - len(refused), refused)
 
-    def _count(self, done: _Done) -> int:
+    def _count(self, done: _Done, *, kind: str = "task") -> int:
         """How many were written, once that is committed; the others are passed over from now on."""
-        for task_id, why in done.refused:
-            self._refused.add(task_id)
-            logger.error("task %s is left as it is: %s", task_id, why, extra={"task_id": task_id})
+        for row_id, why in done.refused:
+            self._refused.add(row_id)
+            logger.error("%s %s is left as it is: %s", kind, row_id, why, extra={f"{kind}_id": row_id})
         return done.written
 
     def _take(self, transaction: Transaction, orphan: Row) -> None:

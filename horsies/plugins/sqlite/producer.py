@@ -52,6 +52,7 @@ def enqueue_one(sql: Mapping[str, str], transaction: Transaction, task: NewTask)
             "envelope": task.envelope,
             "sha": task.sha,
             "unique_key": task.unique_key,
+            "workflow_id": task.workflow_id,
         },
     )
     if inserted:

@@ -3,5 +3,15 @@
 import pytest
 
 # Before they are imported, so that a failure shows what was compared.
-parts = ("sending", "claiming", "ending", "noticing", "capping", "looking_after", "scheduling")
+parts = (
+    "sending",
+    "claiming",
+    "ending",
+    "noticing",
+    "capping",
+    "looking_after",
+    "scheduling",
+    "workflows",
+    "advancing",
+)
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in parts))

@@ -6,6 +6,7 @@
 --   leases       one row, 'leader': the worker that looks after what nobody holds, whether it may find others dead, until when
 --   queues       one row for each queue that was ever paused: since when it is, or NULL
 --   schedules    one row for each schedule: its timing, where it stands, what it sent last, and what is wrong with it
+--   workflows    one row for each workflow: what it consists of, where it stands, and how it ended
 --   migrations   which numbered files have been applied
 --
 -- How a task moves (the status is for people, the phase is what the indexes go by):
@@ -54,6 +55,8 @@ CREATE TABLE {schema}.tasks (
     unique_key text,
     cancel_requested_at timestamptz,
     retry_after_crash float8,
+    workflow_id uuid,
+    advances boolean,
     CONSTRAINT tasks_status_agrees_with_phase CHECK (
         CASE phase
             WHEN 0 THEN status = 'PENDING'
@@ -79,6 +82,8 @@ CREATE TABLE {schema}.tasks (
 -- unique_key: of the tasks of one name that have not ended, at most one has it.
 -- cancel_requested_at: somebody cancelled the task while it was running; it is not tried again.
 -- retry_after_crash: the verdict stored at the start: seconds to the retry if the worker dies; NULL: the task FAILED.
+-- advances: true from the insert of a workflow's task on, NULL for all others. On a task that has ended it is the mark of
+-- an end that has not been followed up, and the advance that does so makes it NULL.
 
 CREATE INDEX tasks_delayed ON {schema}.tasks (due_at) WHERE phase = 0;
 CREATE INDEX tasks_ready ON {schema}.tasks (queue, priority, due_at, id) WHERE phase = 1;
@@ -87,6 +92,8 @@ CREATE INDEX tasks_deadlines ON {schema}.tasks (good_until) WHERE phase < 2 AND 
 CREATE UNIQUE INDEX tasks_unique ON {schema}.tasks (task_name, unique_key)
 WHERE phase < 3 AND unique_key IS NOT NULL;
 CREATE INDEX tasks_done ON {schema}.tasks (finished_at) WHERE phase = 3;
+CREATE INDEX tasks_of_workflow ON {schema}.tasks (workflow_id) WHERE workflow_id IS NOT NULL;
+CREATE INDEX tasks_unadvanced ON {schema}.tasks (workflow_id) WHERE phase = 3 AND advances;
 
 CREATE TABLE {schema}.attempts (
     task_id uuid NOT NULL REFERENCES {schema}.tasks ON DELETE CASCADE,
@@ -130,3 +137,25 @@ CREATE TABLE {schema}.schedules (
     last_task_id uuid,
     problem text
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+
+-- sha: tells a replay of the start from another one. spec: what the workflow consists of. state: where each node stands,
+-- and what follows from the ends of its tasks is written there in the transaction that removes their marks.
+
+CREATE TABLE {schema}.workflows (
+    id uuid PRIMARY KEY,
+    sha bytea NOT NULL,
+    name text NOT NULL,
+    version integer NOT NULL,
+    spec bytea NOT NULL,
+    state bytea NOT NULL,
+    status text NOT NULL,
+    sent_at timestamptz NOT NULL,
+    finished_at timestamptz,
+    error_code text,
+    CONSTRAINT workflows_status_agrees_with_end CHECK (
+        CASE WHEN finished_at IS NULL THEN status IN ('RUNNING', 'PAUSED')
+        ELSE status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED') END
+    )
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+
+CREATE INDEX workflows_done ON {schema}.workflows (finished_at) WHERE finished_at IS NOT NULL;

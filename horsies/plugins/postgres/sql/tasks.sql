@@ -10,20 +10,22 @@
 
 -- name: enqueue
 -- PENDING, ready or delayed. A row whose id is present, or whose unique key is taken, is left alone and missing from
--- the answer.
+-- the answer. `workflow_ids` is empty where no task has one, which unnest takes for so many NULLs.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 inserted AS (
     INSERT INTO {schema}.tasks
-        (id, phase, status, queue, priority, due_at, good_until, sent_at, task_name, envelope, sha, unique_key)
+        (id, phase, status, queue, priority, due_at, good_until, sent_at, task_name, envelope, sha, unique_key,
+        workflow_id, advances)
     SELECT
         given.id, CASE WHEN given.due_in > 0 THEN 0 ELSE 1 END, 'PENDING', given.queue, given.priority,
         clock.now + make_interval(secs => greatest(given.due_in, 0)),
-        given.good_until, given.sent_at, given.task_name, given.envelope, given.sha, given.unique_key
+        given.good_until, given.sent_at, given.task_name, given.envelope, given.sha, given.unique_key,
+        given.workflow_id, CASE WHEN given.workflow_id IS NOT NULL THEN true END
     FROM unnest(
         %(ids)s::uuid[], %(shas)s::bytea[], %(envelopes)s::bytea[], %(names)s::text[], %(queues)s::text[],
         %(priorities)s::bigint[], %(sent_ats)s::timestamptz[], %(due_ins)s::float8[], %(good_untils)s::timestamptz[],
-        %(unique_keys)s::text[]
-    ) AS given (id, sha, envelope, task_name, queue, priority, sent_at, due_in, good_until, unique_key)
+        %(unique_keys)s::text[], %(workflow_ids)s::uuid[]
+    ) AS given (id, sha, envelope, task_name, queue, priority, sent_at, due_in, good_until, unique_key, workflow_id)
     CROSS JOIN clock
     ON CONFLICT DO NOTHING
     RETURNING id, phase, queue
@@ -588,10 +590,18 @@ FROM (
 ) AS told
 
 -- name: old
--- What ended long ago, the oldest first.
+-- What ended long ago, the oldest first; not what is of a workflow that has not.
+WITH clock AS MATERIALIZED (
+    SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(finished_after)s::float8) AS before
+)
 SELECT id::text FROM {schema}.tasks
-WHERE phase = 3 AND id <> ALL (%(skipped)s::uuid[]) AND finished_at
-    <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(finished_after)s::float8)
+WHERE phase = 3 AND finished_at <= (SELECT before FROM clock) AND id <> ALL (%(skipped)s::uuid[]) AND (
+    workflow_id IS NULL OR NOT EXISTS (
+        SELECT FROM {schema}.workflows AS workflow
+        WHERE workflow.id = tasks.workflow_id
+            AND coalesce(workflow.finished_at, 'infinity') > (SELECT before FROM clock)
+    )
+)
 ORDER BY finished_at
 LIMIT %(limit)s::bigint
 

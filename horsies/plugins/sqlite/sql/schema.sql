@@ -6,6 +6,7 @@
 --   leases     one row, 'leader': the worker that looks after what nobody holds, whether it may find others dead, until when
 --   queues     one row for each queue that was ever paused: since when it is, or NULL
 --   schedules  one row for each schedule: its timing, where it stands, what it sent last, and what is wrong with it
+--   workflows  one row for each workflow: what it consists of, where it stands, and how it ended
 --
 -- How a task moves (the status is for people, the phase is what the indexes go by):
 --
@@ -22,9 +23,13 @@
 -- unique_key: of the tasks of one name that have not ended, at most one has it.
 -- cancel_requested_at: somebody cancelled the task while it was running; it is not tried again.
 -- retry_after_crash: the verdict stored at the start: seconds to the retry if the worker dies; NULL: the task FAILED.
+-- advances: true from the insert of a workflow's task on, NULL for all others. On a task that has ended it is the mark of
+-- an end that has not been followed up, and the advance that does so makes it NULL.
 -- timing: everything a schedule's slots follow from, as text; one with another timing begins anew.
 -- next_slot: the first that has not been dealt with; NULL: there is none left.
 -- last_slot, last_task_id: of the last task sent. problem: why nothing was sent for the slot last dealt with.
+-- A workflow's sha: tells a replay of the start from another one. spec: what it consists of. state: where each node
+-- stands; what follows from the ends of its tasks is written there in the transaction that removes their marks.
 
 CREATE TABLE tasks (
     id TEXT NOT NULL PRIMARY KEY,
@@ -51,6 +56,8 @@ CREATE TABLE tasks (
     unique_key TEXT,
     cancel_requested_at INTEGER,
     retry_after_crash REAL,
+    workflow_id TEXT,
+    advances INTEGER,
     CONSTRAINT tasks_status_agrees_with_phase CHECK (
         CASE phase
             WHEN 0 THEN status = 'PENDING'
@@ -70,6 +77,8 @@ CREATE INDEX tasks_held ON tasks (worker_id) WHERE phase = 2;
 CREATE INDEX tasks_deadlines ON tasks (good_until) WHERE phase < 2 AND good_until IS NOT NULL;
 CREATE UNIQUE INDEX tasks_unique ON tasks (task_name, unique_key) WHERE phase < 3 AND unique_key IS NOT NULL;
 CREATE INDEX tasks_done ON tasks (finished_at) WHERE phase = 3;
+CREATE INDEX tasks_of_workflow ON tasks (workflow_id) WHERE workflow_id IS NOT NULL;
+CREATE INDEX tasks_unadvanced ON tasks (workflow_id) WHERE phase = 3 AND advances;
 
 CREATE TABLE attempts (
     task_id TEXT NOT NULL REFERENCES tasks ON DELETE CASCADE,
@@ -109,3 +118,22 @@ CREATE TABLE schedules (
     last_task_id TEXT,
     problem TEXT
 ) WITHOUT ROWID;
+
+CREATE TABLE workflows (
+    id TEXT NOT NULL PRIMARY KEY,
+    sha BLOB NOT NULL,
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    spec BLOB NOT NULL,
+    state BLOB NOT NULL,
+    status TEXT NOT NULL,
+    sent_at INTEGER NOT NULL,
+    finished_at INTEGER,
+    error_code TEXT,
+    CONSTRAINT workflows_status_agrees_with_end CHECK (
+        CASE WHEN finished_at IS NULL THEN status IN ('RUNNING', 'PAUSED')
+        ELSE status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED') END
+    )
+);
+
+CREATE INDEX workflows_done ON workflows (finished_at) WHERE finished_at IS NOT NULL;

@@ -6,9 +6,11 @@
 -- PENDING, ready or delayed. A row whose id is present, or whose unique key is taken, is left alone; then the answer is
 -- empty.
 INSERT INTO tasks
-    (id, phase, status, queue, priority, due_at, good_until, sent_at, task_name, envelope, sha, unique_key)
+    (id, phase, status, queue, priority, due_at, good_until, sent_at, task_name, envelope, sha, unique_key, workflow_id,
+    advances)
 VALUES (
-    :id, :phase, 'PENDING', :queue, :priority, :due_at, :good_until, :sent_at, :task_name, :envelope, :sha, :unique_key
+    :id, :phase, 'PENDING', :queue, :priority, :due_at, :good_until, :sent_at, :task_name, :envelope, :sha, :unique_key,
+    :workflow_id, iif(:workflow_id IS NULL, NULL, TRUE)
 )
 ON CONFLICT DO NOTHING
 RETURNING id
@@ -157,9 +159,14 @@ WHERE phase = 2 AND worker_id NOT IN (SELECT worker_id FROM workers)
 LIMIT :limit
 
 -- name: old
--- What ended long ago, the oldest first.
+-- What ended long ago, the oldest first; not what is of a workflow that has not.
 SELECT id FROM tasks
-WHERE phase = 3 AND finished_at <= :before AND id NOT IN (SELECT value FROM json_each(:skipped))
+WHERE phase = 3 AND finished_at <= :before AND id NOT IN (SELECT value FROM json_each(:skipped)) AND (
+    workflow_id IS NULL OR NOT EXISTS (
+        SELECT 1 FROM workflows AS workflow
+        WHERE workflow.id = tasks.workflow_id AND (workflow.finished_at IS NULL OR workflow.finished_at > :before)
+    )
+)
 ORDER BY finished_at
 LIMIT :limit
 

@@ -1,0 +1,108 @@
+"""Declaring a workflow: a function that is given a builder, and says what is done and in which order."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+
+from .._core.config import is_name
+from .._core.errors import HorsiesError
+from .node import NodeRef
+
+if TYPE_CHECKING:
+    from .._runtime.runtime import Runtime
+    from .._workflow.builder import WorkflowBuilder
+    from .._workflow.start import WorkflowFunction
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+OnError: TypeAlias = Literal["fail", "pause"]
+LAST_VERSION = 2**31 - 1
+
+
+class Workflow(Generic[P, T]):
+    """A declared workflow. Calling it runs the function with a builder of yours, as a part of another workflow, say."""
+
+    def __init__(self, name: str, fn: Callable[..., Any], version: int, on_error: OnError) -> None:
+        functools.update_wrapper(self, fn)
+        self.name = name
+        self.fn = fn
+        self.version = version
+        self.on_error = on_error
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
+
+    def handle(self, rt: Runtime) -> WorkflowFunction[P, T]:
+        """This workflow bound to `rt`.
+
+        Raises:
+            HorsiesError: HRS-300 when the runtime's application has not registered it.
+        """
+        return rt.bind_workflow(self)
+
+    @property
+    def parameters(self) -> inspect.Signature:
+        """What the function takes beside the builder."""
+        signature = inspect.signature(self.fn)
+        return signature.replace(
+            parameters=[*signature.parameters.values()][1:], return_annotation=inspect.Signature.empty
+        )
+
+    def __repr__(self) -> str:
+        return f"<Workflow {self.name!r}, version {self.version}>"
+
+
+class WorkflowDecorator(Protocol):
+    """What `Horsies.workflow` returns."""
+
+    @overload
+    def __call__(self, fn: Callable[Concatenate[WorkflowBuilder, P], NodeRef[T]], /) -> Workflow[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[WorkflowBuilder, P], None], /) -> Workflow[P, None]: ...
+    def __call__(self, fn: Callable[..., Any], /) -> Workflow[Any, Any]: ...
+
+
+def make_workflow(name: str, fn: Callable[..., Any], version: int, on_error: OnError) -> Workflow[Any, Any]:
+    """A workflow by its heading, which is good, and its function.
+
+    Raises:
+        HorsiesError: HRS-023 for a function that can be none of a workflow, HRS-104 for one that is declared already.
+    """
+    if isinstance(fn, Workflow):
+        raise HorsiesError("HRS-104", f"workflow {fn.name!r} is declared already", ["decorate a function only once"])
+    if not _takes_a_builder(fn):
+        what = f"workflow {name!r} is no function that takes a WorkflowBuilder"
+        remedy = "declare a plain function, not an async one or a generator: def order(wf: WorkflowBuilder, ...)"
+        raise HorsiesError("HRS-023", what, [remedy])
+    return Workflow(name, fn, version, on_error)
+
+
+def problems_with_heading(name: object, version: object, on_error: object) -> list[HorsiesError]:
+    """What is wrong with what a workflow says of itself."""
+    problems = []
+    if not is_name(name):
+        what = f"workflow {name!r}: this is no name"
+        problems.append(HorsiesError("HRS-001", what, ["give it one of 1..255 bytes without NUL"]))
+    if type(version) is not int or not 1 <= version <= LAST_VERSION:
+        what = f"workflow {name!r}: version is not a whole number of 1..{LAST_VERSION}"
+        problems.append(HorsiesError("HRS-023", what, ["begin with version=1, and count up"]))
+    if on_error not in ("fail", "pause"):
+        what = f"workflow {name!r}: on_error is neither 'fail' nor 'pause'"
+        problems.append(HorsiesError("HRS-023", what, ["leave it out to let it fail"]))
+    return problems
+
+
+def _takes_a_builder(fn: object) -> bool:
+    if not callable(fn) or inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
+        return False
+    if inspect.isgeneratorfunction(fn):
+        return False
+    try:
+        first = next(iter(inspect.signature(fn).parameters.values()), None)
+    except (TypeError, ValueError):
+        return False
+    return first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)

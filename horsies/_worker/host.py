@@ -1,0 +1,36 @@
+"""What a worker needs of the runtime it belongs to, beside what tasks need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from .._task.host import Host
+from ..abc import Broker
+
+
+class WorkerHost(Host, Protocol):
+    """An open runtime, as a worker sees it."""
+
+    @property
+    def broker(self) -> Broker: ...
+
+    async def keep_schedules(self, goes_first: Callable[[], bool]) -> None:
+        """Send for the application's schedules until cancelled.
+
+        Args:
+            goes_first: whether the worker leads the others, as of now.
+        """
+        ...
+
+    def nodes_ended(self, workflow_ids: Iterable[str]) -> None:
+        """Have what follows in these workflows follow: tasks of theirs have ended, and that is written."""
+        ...
+
+    async def settle_workflows(self) -> None:
+        """Wait until what follows from all ends known here is written."""
+        ...
+
+    async def recover_workflows(self) -> int:
+        """Look for workflows of which a task has ended without anybody having seen to what follows; how many."""
+        ...

@@ -1,0 +1,68 @@
+"""A workflow on its way: as it was declared, and as it is once that has been checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._task.declare import Task
+from .._task.node import NodeRef, TaskNode
+from .._task.workflow import OnError
+from .spec import Spec
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class SuccessCase:
+    """Nodes that together are a success: with one such case fulfilled the workflow is COMPLETED."""
+
+    refs: tuple[NodeRef[Any], ...]
+
+    def __init__(self, *refs: NodeRef[Any]) -> None:
+        object.__setattr__(self, "refs", refs)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A workflow as it was declared. Nothing of it has been checked, so that anything may stand anywhere.
+
+    Attributes:
+        builder: who made the references; those of another are foreign.
+    """
+
+    builder: object
+    name: str
+    version: int
+    on_error: OnError
+    nodes: tuple[TaskNode[Any], ...]
+    output: NodeRef[Any] | None = None
+    cases: tuple[SuccessCase, ...] = ()
+    optional: tuple[NodeRef[Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowSpec:
+    """A workflow that has been built: frozen, and checked as far as that needs no application.
+
+    `WorkflowBuilder.build` makes it, and a runtime starts it.
+    """
+
+    _tasks: tuple[Task[Any, Any], ...] = field(repr=False)
+    """Of each node."""
+    _spec: Spec = field(repr=False)
+    """Where a node's queue is empty, its task's own is meant."""
+
+    @property
+    def name(self) -> str:
+        return self._spec.name
+
+    @property
+    def version(self) -> int:
+        return self._spec.version
+
+    @property
+    def node_ids(self) -> tuple[str, ...]:
+        """In the order in which the nodes were added."""
+        return tuple(node.node_id for node in self._spec.nodes)
+
+    def __repr__(self) -> str:
+        return f"<WorkflowSpec {self.name!r}, version {self.version}, {len(self._tasks)} nodes>"

@@ -1,0 +1,43 @@
+"""A transaction of several statements over a short borrow from the pool."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeAlias
+
+import anyio
+
+from .connection import AnyioConnection
+from .failures import translated
+from .session import Fetch, Row
+
+Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[AnyioConnection[Row]]]
+
+_SETTINGS = "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{lock_wait}'"
+"""Who has waited for another must see what that has left, whatever the default of the role."""
+
+
+@asynccontextmanager
+async def open_transaction(connect: Connect, action: str, *, timeout: float, lock_wait: str) -> AsyncIterator[Fetch]:
+    """What runs statements in one transaction, committed at the end of the block, rolled back when it raises.
+
+    Args:
+        connect: borrows a connection.
+        timeout: seconds for all of it.
+        lock_wait: how long one statement waits for somebody's open transaction, as Postgres writes it.
+
+    Raises:
+        BrokerError: it failed, or took longer.
+    """
+    with translated(action):
+        async with connect() as connection:
+            with anyio.fail_after(timeout):  # around the commit, which can be slow as well
+                async with connection.transaction():
+                    await connection.execute(_SETTINGS.format(lock_wait=lock_wait), prepare=False)
+
+                    async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+                        cursor = await connection.execute(query, parameters, prepare=False, binary=True)
+                        return await cursor.fetchall() if cursor.description else []
+
+                    yield fetch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import UTC
 from uuid import UUID
 
@@ -84,12 +85,14 @@ class Advancing:
             assert await workflows.read(FIRST) == replace(after, state=late.encode())
 
     async def test_a_workflow_that_goes_on_tells_nobody(self, stage: Stage, workflows: Workflows) -> None:
-        for n in (1, 2):
+        for n in (1, 2, 3):
             await workflows.start(begins(workflow_id(n)), now=at(0))
-        ends = goes_on(SECOND, status="COMPLETED")
+        ends, has_ended = goes_on(SECOND, status="COMPLETED"), goes_on(workflow_id(3), status="FAILED")
+        await workflows.advance([workflow_id(3)], Deciding(has_ended), now=at(0))
         with anyio.fail_after(10):
             async with stage.broker.listen(Topic.FINISHED) as finished:
                 await workflows.advance([FIRST], Deciding(goes_on(status="PAUSED", error_code="A_CODE")), now=at(1))
+                await workflows.advance([workflow_id(3)], Deciding(has_ended), now=at(1))
                 await workflows.advance([SECOND], Deciding(ends), now=at(1))
                 assert set(await finished.receive()) <= {SECOND, ""}
         row = await workflows.read(FIRST)
@@ -150,7 +153,9 @@ class Advancing:
         assert sorted(await workflows.tasks(FIRST)) == [(task_id(n), TaskStatus.PENDING, None) for n in (1, 2)]
         assert (await stage.row(1)).due_at == at(0)
 
-    @pytest.mark.parametrize("error", [ValueError("mine"), TimeoutError("mine"), OSError("mine")])
+    @pytest.mark.parametrize(
+        "error", [ValueError("mine"), TimeoutError("mine"), OSError("mine"), sqlite3.OperationalError("mine")]
+    )
     async def test_what_decide_raises_leaves_and_nothing_is_written(
         self, stage: Stage, workflows: Workflows, error: Exception
     ) -> None:

@@ -330,3 +330,16 @@ class Flowing:
         assert await stage.maintenance.prune(5, finished_after=DAY, now=late) == 0
         assert await stage.maintenance.prune(5, finished_after=DAY, now=late + DAY) == 2
         assert await left(stage, workflows) == ([], [])
+
+    async def test_workflows_are_removed_the_oldest_first(self, stage: Stage, workflows: Workflows) -> None:
+        for id_, ends_at in ((FIRST, 2), (SECOND, 1)):
+            await workflows.start(begins(id_), now=at(0))
+            await workflows.advance([id_], Deciding(goes_on(id_, status="COMPLETED")), now=at(ends_at))
+        worker = await stage.worker()
+        await worker.finish([done(await stage.started(worker, new_task(1)))], now=at(3))
+        late = at(3) + DAY
+        # One plain task, then workflows for what is left of the limit.
+        assert await stage.maintenance.prune(2, finished_after=DAY, now=late) == 2
+        assert await left(stage, workflows) == ([], [FIRST])
+        assert await stage.maintenance.prune(2, finished_after=DAY, now=late) == 1
+        assert await left(stage, workflows) == ([], [])

@@ -87,6 +87,11 @@ def ends(tasks: Iterable[EndedTask]) -> list[Event]:
     return events
 
 
+def with_cancelled(steps: Iterable[Step]) -> list[str]:
+    """The workflows of which tasks were cancelled: what had not started has ended, and is to be followed up."""
+    return [step.workflow_id for step in steps if step.cancel]
+
+
 class Advancer:
     """Advances the workflows of one runtime."""
 
@@ -153,7 +158,7 @@ class Advancer:
         One that somebody has locked goes back into the queue, and the error is returned, so that others go on.
         """
         try:
-            await self._store.advance(workflow_ids, self._decide)
+            self.add_nowait(with_cancelled(await self._store.advance(workflow_ids, self._decide)))
         except BrokerError as error:
             if error.retryable and not error.locked:
                 raise

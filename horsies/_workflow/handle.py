@@ -17,7 +17,7 @@ from .._payload.ids import node_task_id
 from .._task.handle import TaskResult, result_of
 from .._task.options import as_timedelta
 from ..abc import Step, WorkflowRow
-from .advancer import ends, follow, read_spec, read_state
+from .advancer import ends, follow, read_spec, read_state, with_cancelled
 from .engine import Cancelled, Event, Paused, Resumed
 from .host import WorkflowHost
 
@@ -158,9 +158,11 @@ class WorkflowHandle(Generic[T]):
             return [follow(self._host, row, [*ends(tasks), event]) for row, tasks in rows if row.status in heeding]
 
         try:
-            return Ok(bool(await self._host.workflows.advance([self.workflow_id], decide)))
+            steps = await self._host.workflows.advance([self.workflow_id], decide)
         except BrokerError as error:
             return Err(error)
+        self._host.nodes_ended(with_cancelled(steps))
+        return Ok(bool(steps))
 
     def _missing(self) -> Err[TaskError]:
         return Err(TaskError(TaskErrorCode.WORKFLOW_NOT_FOUND, f"there is no workflow {self.workflow_id}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from .._task.host import Host
@@ -15,6 +15,10 @@ class WorkflowHost(Host, Protocol):
     @property
     def workflows(self) -> Workflows:
         """Where workflows are kept. Raises: HorsiesError, the broker keeps none."""
+        ...
+
+    def nodes_ended(self, workflow_ids: Iterable[str]) -> None:
+        """Have what follows in these workflows follow: tasks of theirs have ended."""
         ...
 
     async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:

@@ -64,8 +64,8 @@ class Step(msgspec.Struct, frozen=True):
     """What follows from the ends of a workflow's tasks, or from what somebody wants of it.
 
     A `status` that is neither RUNNING nor PAUSED ends the workflow; one that has ended keeps its status and code,
-    whatever its steps say. `tasks` are put in, each with the workflow's id. `cancel` are ids of tasks to cancel: those
-    that had not started end at once, and that end is marked for the next advance.
+    whatever its steps say. `tasks` are put in, each with the workflow's id. `cancel` are ids of tasks to cancel, of
+    those just put in too: what has not started ends at once, and that end is marked for the next advance.
     """
 
     workflow_id: str

@@ -111,6 +111,10 @@ async def begin(
     return (await rt.start(builder.build(output))).unwrap()
 
 
+async def nothing() -> int:
+    return 0
+
+
 async def statuses(handle: WorkflowHandle[Any]) -> list[str]:
     return [str(node.status) for node in (await handle.tasks()).unwrap()]
 
@@ -269,6 +273,23 @@ async def test_cancelling(shop: Shop) -> None:
                 await anyio.sleep(0.01)
 
 
+async def test_what_would_begin_just_then_does_not(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the first node is followed up together with the cancellation: the second is put in and cancelled."""
+
+    def build(wf: WorkflowBuilder) -> NodeRef[int]:
+        return wf.task(shop.number.node(2).waits_for(wf.task(shop.number.node(1))))
+
+    async with Runtime(shop.app) as rt:
+        with monkeypatch.context() as nobody_looks:
+            nobody_looks.setattr(rt, "nodes_ended", lambda _: None)
+            nobody_looks.setattr(rt, "recover_workflows", nothing)
+            handle = await run(rt, build)
+        assert await handle.cancel() == Ok(True)
+        await rt.run_worker(UNTIL_IDLE)
+        assert await statuses(handle) == ["COMPLETED", "FAILED"]
+    assert len(shop.ran) == 1
+
+
 async def test_starting_is_idempotent_by_content(shop: Shop) -> None:
     @shop.app.workflow("one")
     def one(wf: WorkflowBuilder, n: int) -> NodeRef[int]:
@@ -290,9 +311,6 @@ async def test_starting_is_idempotent_by_content(shop: Shop) -> None:
 
 async def test_what_nobody_has_seen_to_is_found(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that dies between an end and what follows leaves the end marked."""
-
-    async def nothing() -> int:
-        return 0
 
     def build(wf: WorkflowBuilder) -> NodeRef[int]:
         return wf.task(shop.add.node(wf.task(shop.number.node(1)), wf.task(shop.number.node(2))))

@@ -130,12 +130,13 @@ class PostgresWorkflows:
         await fetch("advance", self._sql["step"], written)
         if done:
             await fetch("advance", self._sql["advanced"], {"ids": list(done)})
-        cancelled = sorted({task_id for step in steps for task_id in step.cancel})
-        if cancelled:
-            await fetch("advance", self._sql["cancel"], {"ids": cancelled, "now": now})
         tasks = [task for step in steps for task in step.tasks]
         if tasks:
             await PostgresProducer(fetch, self._sql).enqueue(tasks, now=now)
+        # Only now: one of them may be among these.
+        cancelled = sorted({task_id for step in steps for task_id in step.cancel})
+        if cancelled:
+            await fetch("advance", self._sql["cancel"], {"ids": cancelled, "now": now})
 
 
 def _workflow_row(row: Row) -> WorkflowRow:

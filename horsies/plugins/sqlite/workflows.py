@@ -95,9 +95,10 @@ class SqliteWorkflows:
                 raise _UndecidedError(error) from None
             for step in steps:
                 self._write(transaction, step, *given[step.workflow_id])
+            self._enqueue(transaction, [task for step in steps for task in step.tasks])
+            # Only now: one of them may be among these.
             for task_id in [task_id for step in steps for task_id in step.cancel]:
                 cancel_one(self._sql, transaction, task_id)
-            self._enqueue(transaction, [task for step in steps for task in step.tasks])
             return steps
 
         try:

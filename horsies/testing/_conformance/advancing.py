@@ -134,16 +134,11 @@ class Advancing:
             [(3, TaskStatus.CANCELLED, None), (waiting, TaskStatus.CANCELLED, None)]
         )
 
-    async def test_a_cancelled_task_gives_way_to_another(self, stage: Stage, workflows: Workflows) -> None:
-        """Of whatever workflow: all is cancelled before anything is put in."""
-        for id_, n in ((FIRST, 1), (SECOND, 2)):
-            await workflows.start(begins(id_, node(n, of=id_, unique_key=f"k{n}")), now=at(0))
-        steps = [
-            goes_on(id_, node(n + 2, of=id_, unique_key=f"k{3 - n}"), cancel=(task_id(n),))
-            for id_, n in ((FIRST, 1), (SECOND, 2))
-        ]
-        await workflows.advance([FIRST, SECOND], Deciding(*steps), now=at(1))
-        assert [await stage.status(n) for n in range(1, 5)] == [TaskStatus.CANCELLED] * 2 + [TaskStatus.PENDING] * 2
+    async def test_what_is_put_in_and_cancelled_ends_at_once(self, stage: Stage, workflows: Workflows) -> None:
+        await workflows.start(begins(FIRST, node(1)), now=at(0))
+        await workflows.advance([FIRST], Deciding(goes_on(FIRST, node(2), cancel=(task_id(2),))), now=at(1))
+        assert [await stage.status(n) for n in (1, 2)] == [TaskStatus.PENDING, TaskStatus.CANCELLED]
+        assert await workflows.unadvanced(5) == [FIRST]
 
     async def test_a_task_that_is_there_is_put_in_once(self, stage: Stage, workflows: Workflows) -> None:
         await workflows.start(begins(FIRST, node(1)), now=at(0))

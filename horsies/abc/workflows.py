@@ -107,7 +107,7 @@ class Workflows(Protocol):
         read, then `decide` is called with all of them in that order, those without a marked end and those that have
         ended too. Ids that are not there are left out. What it gives no step for stays as it is, with its marks.
 
-        What ends a workflow notifies whoever waits for it. What is to be cancelled is cancelled before any task is put
+        What ends a workflow notifies whoever waits for it. What is to be cancelled is cancelled once all tasks are put
         in. A task to put in whose id is there already is left alone. When anything fails nothing is written; what
         `decide` raises leaves as it is.
         """

@@ -15,11 +15,13 @@ import anyio
 import pytest
 
 from horsies import AppConfig, Horsies, HorsiesError, Runtime
-from horsies.abc import Broker, BrokerError, Scheduling, TaskStatus, Topic
+from horsies.abc import Broker, BrokerError, Scheduling, TaskStatus, Topic, Workflowing
 from horsies.plugins.sqlite.queries import named_queries, read_sql
 from horsies.plugins.sqlite.schema import migrate, statements
 from horsies.testing._conformance.scheduling import begins, fires
 from horsies.testing._conformance.stage import done
+from horsies.testing._conformance.workflows import FIRST
+from horsies.testing._conformance.workflows import begins as flows
 from horsies.testing.broker import T0, Stage, at, new_task
 
 Opener = Callable[[], AbstractAsyncContextManager[Broker]]
@@ -143,6 +145,25 @@ async def test_what_cannot_be_opened(url: str, code: str) -> None:
     with pytest.raises(HorsiesError, match=code):
         async with opener(url)():
             pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_what_is_asked_what_follows_may_fail_as_the_database_does(file: Path, in_memory: bool) -> None:
+    """It is not taken for a failure of the database, which would be tried again."""
+    asked = 0
+
+    def fails(_: object) -> list[Any]:
+        nonlocal asked
+        asked += 1
+        raise sqlite3.OperationalError("database is locked")
+
+    async with opener("sqlite://:memory:" if in_memory else f"sqlite:///{file}")() as broker:
+        assert isinstance(broker, Workflowing)
+        await broker.workflows.start(flows())
+        with pytest.raises(sqlite3.OperationalError, match="is locked"):
+            await broker.workflows.advance([FIRST], fails)
+    assert asked == 1
 
 
 def shape(connection: sqlite3.Connection) -> list[Any]:

@@ -26,6 +26,7 @@ TESTS = (
     "tests/plugins/test_postgres_plans.py",
     "tests/plugins/test_postgres_floors.py",
     "tests/plugins/test_postgres_schedules.py",
+    "tests/plugins/test_postgres_workflows.py",
 )
 
 

@@ -138,6 +138,7 @@ class Advancing:
         await workflows.start(begins(FIRST, node(1)), now=at(0))
         await workflows.advance([FIRST], Deciding(goes_on(FIRST, node(2), cancel=(task_id(2),))), now=at(1))
         assert [await stage.status(n) for n in (1, 2)] == [TaskStatus.PENDING, TaskStatus.CANCELLED]
+        assert (await stage.row(2)).finished_at == at(1)
         assert await workflows.unadvanced(5) == [FIRST]
 
     async def test_a_task_that_is_there_is_put_in_once(self, stage: Stage, workflows: Workflows) -> None:

@@ -17,6 +17,7 @@ from horsies import (
     AppConfig,
     Every,
     Horsies,
+    NodeRef,
     PoolConfig,
     QueueConfig,
     RecoveryConfig,
@@ -24,6 +25,7 @@ from horsies import (
     RetryPolicy,
     Runtime,
     TaskContext,
+    WorkflowBuilder,
     hookimpl,
     task,
 )
@@ -42,7 +44,7 @@ before the finish is sent. Its heartbeat goes on."""
 
 TWENTY_TIMES = RetryPolicy.fixed([0.2] * 20)
 CRASHES = ("WORKER_CRASHED",)
-RETRYING = frozenset({"again", "again_in_thread", "patient_again", "tick"})
+RETRYING = frozenset({"again", "again_in_thread", "patient_again", "tick", "step"})
 """Tasks that may run more than once."""
 
 
@@ -130,8 +132,28 @@ def slot_number(task_id: str) -> int:
     return int(task_id.replace("-", "")[:12], 16)
 
 
+@task("step", retry=TWENTY_TIMES, retry_for=CRASHES)
+async def step(context: TaskContext, given: int) -> int:
+    """A node of a workflow. Its number is the whole of its id."""
+    await _run(context, node_number(context.task_id), 0.02)
+    return given + 1
+
+
+def node_number(task_id: str) -> int:
+    return int(task_id.replace("-", ""), 16)
+
+
+def flow(wf: WorkflowBuilder) -> NodeRef[int]:
+    """A node, four that take its value, one that waits for these, and one more."""
+    first = wf.task(step.node(0))
+    wide = [wf.task(step.node(first)) for _ in range(4)]
+    return wf.task(step.node(wf.task(step.node(wide[0]).waits_for(*wide))))
+
+
+FLOW_NODES, FLOW_RESULT = 7, 4
+
 OLD = (once, once_in_thread, again, again_in_thread, patient_again)
-NEW = (*OLD, novelty)
+NEW = (*OLD, novelty, step)
 
 
 def make_app(environ: Mapping[str, str], tasks: Sequence[Any] = NEW) -> Horsies:
@@ -157,6 +179,8 @@ def make_app(environ: Mapping[str, str], tasks: Sequence[Any] = NEW) -> Horsies:
     app = Horsies(config, plugins=[Holding()], block_plugins=["horsies.plugins.postgres"]) if held else Horsies(config)
     for one in tasks:
         app.include(one)
+    if step in tasks:
+        app.workflow("flow")(flow)
     return app
 
 

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count, cycle
+from typing import Any
 
 import anyio
 
-from horsies import Horsies, Runtime, TaskSendErrorCode, TaskSendOptions
+from horsies import Horsies, Runtime, TaskSendErrorCode, TaskSendOptions, WorkflowHandle
 
 MIX = (
     *(("once", 0.0), ("again", 0.05), ("once", 0.1)),
@@ -46,6 +47,11 @@ class Producer:
             answer = await replay(error)
         self.sent[number] = answer.unwrap().task_id
         return number
+
+    async def start_workflow(self) -> WorkflowHandle[Any]:
+        """Start one."""
+        started: WorkflowHandle[Any] = (await self.app.workflows["flow"].handle(self.rt).start()).unwrap()
+        return started
 
     async def send_burst(self, task: str, size: int) -> None:
         """Send `size` tasks a thousand at a time."""

@@ -13,7 +13,7 @@ import anyio.from_thread
 
 from .._core.config import WorkerConfig
 from .._core.errors import BrokerError, TaskSendError
-from .._core.result import Ok, Result
+from .._core.result import Err, Ok, Result
 from .._core.status import CancelOutcome
 from .._payload.envelope import TaskSendPayload
 from .._task.app import Horsies
@@ -22,7 +22,10 @@ from .._task.declare import Task
 from .._task.handle import TaskHandle, TaskInfo, TaskResult
 from .._task.options import TaskSendOptions
 from .._task.send import TaskFunction, TaskSendResult
+from .._task.workflow import Workflow
 from .._worker.worker import Worker, WorkerStatistics
+from .._workflow.draft import WorkflowSpec
+from .blocking_workflows import BlockingWorkflowFunction, BlockingWorkflowHandle, handled
 from .queues import QueueInfo
 from .runtime import Runtime
 from .schedules import BackfillInfo, ScheduleInfo
@@ -217,6 +220,20 @@ class BlockingRuntime:
     ) -> Result[BackfillInfo, TaskSendError | BrokerError]:
         """See `Runtime.backfill_schedule`."""
         return self._portal.call(self._runtime.backfill_schedule, name, start, end)
+
+    def bind_workflow(self, workflow: Workflow[P, T]) -> BlockingWorkflowFunction[P, T]:
+        """What `workflow.handle(rt)` returns. Raises as `Runtime.bind_workflow`."""
+        return BlockingWorkflowFunction(self._portal, self._runtime.bind_workflow(workflow))
+
+    def start(
+        self, spec: WorkflowSpec, *, workflow_id: str | None = None
+    ) -> Ok[BlockingWorkflowHandle[Any]] | Err[TaskSendError]:
+        """See `Runtime.start`."""
+        return handled(self._portal, self._portal.call(partial(self._runtime.start, spec, workflow_id=workflow_id)))
+
+    def workflow(self, workflow_id: str) -> BlockingWorkflowHandle[Any]:
+        """See `Runtime.workflow`."""
+        return BlockingWorkflowHandle(self._portal, self._runtime.workflow(workflow_id))
 
     def check(self) -> None:
         """See `Runtime.check`."""

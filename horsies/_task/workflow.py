@@ -12,6 +12,8 @@ from .._core.errors import HorsiesError
 from .node import NodeRef
 
 if TYPE_CHECKING:
+    from .._runtime.blocking import BlockingRuntime
+    from .._runtime.blocking_workflows import BlockingWorkflowFunction
     from .._runtime.runtime import Runtime
     from .._workflow.builder import WorkflowBuilder
     from .._workflow.start import WorkflowFunction
@@ -36,7 +38,11 @@ class Workflow(Generic[P, T]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
 
-    def handle(self, rt: Runtime) -> WorkflowFunction[P, T]:
+    @overload
+    def handle(self, rt: Runtime) -> WorkflowFunction[P, T]: ...
+    @overload
+    def handle(self, rt: BlockingRuntime) -> BlockingWorkflowFunction[P, T]: ...
+    def handle(self, rt: Runtime | BlockingRuntime) -> WorkflowFunction[P, T] | BlockingWorkflowFunction[P, T]:
         """This workflow bound to `rt`.
 
         Raises:

@@ -15,6 +15,7 @@ from horsies import (
     Err,
     Horsies,
     NodeRef,
+    NodeStatus,
     Ok,
     RecoveryConfig,
     ResilienceConfig,
@@ -28,6 +29,7 @@ from horsies import (
     WorkflowBuilder,
     WorkflowHandle,
     WorkflowStatus,
+    blocking,
 )
 from horsies._payload.ids import new_task_id
 
@@ -337,3 +339,24 @@ async def test_bad_input(shop: Shop) -> None:
         answer = await rt.start(builder.build(), workflow_id="not an id")
         assert isinstance(answer, Err)
         assert answer.error.code is TaskSendErrorCode.VALIDATION_FAILED
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_from_a_program_without_a_loop(shop: Shop, backend: str) -> None:
+    @shop.app.workflow("two")
+    def two(wf: WorkflowBuilder, n: int) -> NodeRef[int]:
+        return wf.task(shop.add.node(wf.task(shop.number.node(n).node_id("first")), wf.task(shop.number.node(1))))
+
+    with blocking(shop.app, backend=backend) as rt:
+        handle = two.handle(rt).with_id(new_task_id()).start(4).unwrap()
+        assert (handle.pause(), handle.resume()) == (Ok(True), Ok(True))
+        rt.run_worker(UNTIL_IDLE)
+        assert handle.get(timeout=10) == Ok(5)
+        again = rt.workflow(handle.workflow_id)
+        assert (again.status(), again.result_for("first")) == (Ok(WorkflowStatus.COMPLETED), Ok(4))
+        assert [node.status for node in again.tasks().unwrap()] == [NodeStatus.COMPLETED] * 3
+        assert list(again.results().unwrap().values()) == [Ok(4), Ok(1), Ok(5)]
+        assert again.cancel() == Ok(False)
+        builder = WorkflowBuilder("ad_hoc")
+        builder.task(shop.number.node(1))
+        assert rt.start(builder.build()).unwrap().cancel() == Ok(True)

@@ -13,9 +13,8 @@ from hypothesis import HealthCheck, Phase, settings
 
 from horsies import AppConfig, Horsies, Runtime
 from horsies.abc import Broker, CancelOutcome, Claim, Enqueued, EnqueueOutcome, Start, StartOutcome
+from horsies.plugins.sqlite import control, producer
 from horsies.plugins.sqlite.consumer import SqliteConsumer
-from horsies.plugins.sqlite.control import SqliteControl
-from horsies.plugins.sqlite.producer import SqliteProducer
 from horsies.plugins.sqlite.queries import named_queries
 from horsies.testing.broker import T0
 from horsies.testing.machine import run_broker_machine
@@ -95,13 +94,13 @@ def equality_begins(patch: Patch) -> None:
 
 
 def replay_without_comparing(patch: Patch) -> None:
-    enqueue = SqliteProducer._enqueue
+    enqueue = producer.enqueue_one
 
-    def trusting(self: SqliteProducer, transaction: Any, task: Any) -> Enqueued:
-        answer = enqueue(self, transaction, task)
+    def trusting(sql: Any, transaction: Any, task: Any) -> Enqueued:
+        answer = enqueue(sql, transaction, task)
         return Enqueued(EnqueueOutcome.REPLAYED, task.task_id) if answer.outcome == "MISMATCH" else answer
 
-    patch.setattr(SqliteProducer, "_enqueue", trusting)
+    patch.setattr(producer, "enqueue_one", trusting)
 
 
 def replay_that_starts_again(patch: Patch) -> None:
@@ -155,15 +154,15 @@ def refusal_that_burns_an_attempt(patch: Patch) -> None:
 
 
 def cancel_of_the_finished(patch: Patch) -> None:
-    cancel = SqliteControl._cancel
+    cancel = control.cancel_one
 
-    def eager(self: SqliteControl, transaction: Any, task_id: str) -> CancelOutcome:
-        outcome = cancel(self, transaction, task_id)
+    def eager(sql: Any, transaction: Any, task_id: str) -> CancelOutcome:
+        outcome = cancel(sql, transaction, task_id)
         if outcome is CancelOutcome.ALREADY_FINISHED:
-            transaction.fetch(self._sql["cancel"], {"id": task_id, "now": transaction.now})
+            transaction.fetch(sql["cancel"], {"id": task_id, "now": transaction.now})
         return outcome
 
-    patch.setattr(SqliteControl, "_cancel", eager)
+    patch.setattr(control, "cancel_one", eager)
 
 
 WRONG = [

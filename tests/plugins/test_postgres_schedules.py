@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -12,18 +12,16 @@ from uuid import UUID
 import anyio
 import psycopg
 import pytest
+from sessions import FOREVER, Hold, holding, opened, pooled, quick_commit, slow_commit, until_waiting
 
-from horsies import AppConfig, Horsies, PoolConfig, ResilienceConfig, Runtime
-from horsies.abc import Broker, BrokerError, Firing, Schedules, Scheduling, Topic, Transactional
+from horsies import AppConfig, PoolConfig, ResilienceConfig
+from horsies.abc import Broker, BrokerError, Firing, Schedules, Scheduling, Topic
 from horsies.plugins.postgres import connection
 from horsies.plugins.postgres import schedules as module
 from horsies.testing._conformance.scheduling import NAME, begins, fires, for_slot, present, slot, standing
-from horsies.testing.broker import T0, Stage, new_task
+from horsies.testing.broker import Stage, new_task
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
-
-FOREVER = "60s"
-"""In place of LOCK_WAIT where a test wants what waits to go on waiting."""
 
 NESTED = "&options=-c%20enable_hashjoin%3Doff%20-c%20enable_mergejoin%3Doff%20-c%20enable_seqscan%3Doff"
 """Lets a join take its rows in the order of what was given."""
@@ -52,69 +50,9 @@ def observer(config: AppConfig) -> Iterator[psycopg.Connection]:
         yield observer
 
 
-def opened(config: AppConfig) -> Any:
-    return Runtime(Horsies(config)).broker_factory().open(config, clock=lambda: T0)
-
-
 def kept_by(broker: Broker) -> Schedules:
     assert isinstance(broker, Scheduling)
     return broker.schedules
-
-
-async def pooled(broker: Broker) -> Any:
-    """Which connection the pool lends, and what would be left of a call in it."""
-    assert isinstance(broker, Transactional)
-    async with broker.transaction() as lent:
-        cursor = await lent.execute(
-            "SELECT pg_backend_pid(), current_setting('lock_timeout'), current_setting('transaction_isolation')"
-        )
-        return await cursor.fetchone()
-
-
-async def until_waiting(observer: psycopg.Connection, config: AppConfig, sessions: int = 1) -> None:
-    """Return once so many sessions wait, for a lock or in a commit, with schedules of this test in hand."""
-    query = """
-        SELECT count(*) FROM pg_stat_activity AS session
-        WHERE pid <> pg_backend_pid() AND wait_event_type IN ('Lock', 'Timeout') AND EXISTS (
-            SELECT FROM pg_locks WHERE pg_locks.pid = session.pid
-            AND relation = to_regclass(%s)
-        )
-    """
-    with anyio.fail_after(10):
-        while observer.execute(query, (f"{config.schema}.schedules",)).fetchone() != (sessions,):
-            await anyio.sleep(0.005)
-
-
-def slow_commit(observer: psycopg.Connection, config: AppConfig, wait: str = "pg_sleep(60)") -> None:
-    """From now on whoever writes a schedule waits before the commit."""
-    observer.execute(
-        f"""
-        CREATE FUNCTION {config.schema}.linger() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN PERFORM {wait}; RETURN NULL; END $$;
-        CREATE CONSTRAINT TRIGGER linger AFTER UPDATE ON {config.schema}.schedules DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION {config.schema}.linger()
-        """.encode()
-    )
-
-
-def quick_commit(observer: psycopg.Connection, config: AppConfig) -> None:
-    observer.execute(f"DROP TRIGGER linger ON {config.schema}.schedules".encode())
-
-
-Hold = Callable[[AppConfig], AbstractContextManager[None]]
-
-
-def holding(statement: str) -> Hold:
-    """In the block a transaction that has made `statement` is open; afterwards it is rolled back."""
-
-    @contextmanager
-    def hold(config: AppConfig) -> Iterator[None]:
-        with closing(psycopg.connect(config.url)) as holder:
-            holder.execute(statement.replace("{schema}", config.schema).encode())
-            yield
-            holder.rollback()
-
-    return hold
 
 
 THE_SCHEDULE = holding(f"SELECT FROM {{schema}}.schedules WHERE name = '{NAME}' FOR UPDATE")
@@ -186,7 +124,7 @@ async def test_a_firing_that_is_cancelled_leaves_nothing(
     with anyio.fail_after(10), hold(config):
         async with anyio.create_task_group() as group:
             group.start_soon(schedules.fire, [firing])
-            await until_waiting(observer, config)
+            await until_waiting(observer, config, "schedules")
             group.cancel_scope.cancel()
         assert await unwritten(stage, schedules)
         assert await pooled(stage.broker) == before
@@ -196,16 +134,16 @@ async def test_a_firing_that_is_cancelled_leaves_nothing(
 async def test_a_firing_that_is_cancelled_at_its_commit_leaves_nothing(
     stage: Stage, schedules: Schedules, config: AppConfig, observer: psycopg.Connection, firing: Firing
 ) -> None:
-    slow_commit(observer, config)
+    slow_commit(observer, config, "schedules")
     before = await pooled(stage.broker)
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
             group.start_soon(schedules.fire, [firing])
-            await until_waiting(observer, config)
+            await until_waiting(observer, config, "schedules")
             group.cancel_scope.cancel()
         assert await unwritten(stage, schedules)
         assert await pooled(stage.broker) == before
-    quick_commit(observer, config)
+    quick_commit(observer, config, "schedules")
     assert await schedules.fire([firing], now=slot(2)) == [True]
 
 
@@ -252,11 +190,11 @@ async def test_a_commit_takes_no_longer_than_a_statement_may(config: AppConfig, 
         async with opened(config) as broker, Stage.on(broker) as stage:
             schedules = kept_by(broker)
             await schedules.declare([begins()])
-            slow_commit(observer, config)
+            slow_commit(observer, config, "schedules")
             with pytest.raises(BrokerError) as raised:
                 await schedules.fire([fires(1, for_slot(1))], now=slot(1))
             assert (raised.value.retryable, raised.value.locked) == (True, False)
-            quick_commit(observer, config)
+            quick_commit(observer, config, "schedules")
             assert await present(stage) == []
             assert await schedules.fire([fires(1, for_slot(1))], now=slot(1)) == [True]
 
@@ -298,7 +236,7 @@ async def test_a_firing_sees_what_it_has_waited_for(
                 with psycopg.connect(config.url) as other:
                     other.execute(f"UPDATE {config.schema}.schedules SET {change}".encode())
                     group.start_soon(fire)
-                    await until_waiting(observer, config)
+                    await until_waiting(observer, config, "schedules")
         assert answers == [fired]
         assert await present(stage) == [1] * fired
         assert await pooled(stage.broker) == before
@@ -324,9 +262,9 @@ async def test_two_that_name_the_same_schedules_never_lock_up(
             async with anyio.create_task_group() as group:
                 with holding("SELECT FROM {schema}.schedules WHERE name = 'b' FOR UPDATE")(config):
                     group.start_soon(fire, schedules, names)
-                    await until_waiting(observer, config)
+                    await until_waiting(observer, config, "schedules")
                     group.start_soon(fire, schedules, names[::-1])
-                    await until_waiting(observer, config, sessions=2)
+                    await until_waiting(observer, config, "schedules", sessions=2)
     assert sorted(answers) == [[False] * 3, [True] * 3]
 
 
@@ -347,9 +285,9 @@ async def test_two_that_declare_the_same_schedules_never_lock_up(
             async with anyio.create_task_group() as group:
                 with holding("SELECT FROM {schema}.schedules WHERE name = 'b' FOR UPDATE")(config):
                     group.start_soon(declare, schedules, names)
-                    await until_waiting(observer, config)
+                    await until_waiting(observer, config, "schedules")
                     group.start_soon(declare, schedules, names[::-1])
-                    await until_waiting(observer, config, sessions=2)
+                    await until_waiting(observer, config, "schedules", sessions=2)
     assert sorted(answers) == [[False] * 3, [True] * 3]
 
 
@@ -363,7 +301,7 @@ async def test_tasks_are_announced_with_the_commit(
 ) -> None:
     """Others hear of tasks that they can find, and of none that never came to be."""
     monkeypatch.setattr(module, "LOCK_WAIT", FOREVER)
-    slow_commit(observer, config, "pg_advisory_xact_lock_shared(4711)")
+    slow_commit(observer, config, "schedules", "pg_advisory_xact_lock_shared(4711)")
 
     def announce(queue: str) -> None:
         observer.execute("SELECT pg_notify(%s, %s)", (f"{config.schema}_work", f"ready:{queue}"))
@@ -377,7 +315,7 @@ async def test_tasks_are_announced_with_the_commit(
             with closing(psycopg.connect(config.url)) as holder:
                 holder.execute("SELECT pg_advisory_xact_lock(4711)")
                 group.start_soon(schedules.fire, [firing])
-                await until_waiting(observer, config)
+                await until_waiting(observer, config, "schedules")
                 announce("another")
                 assert await work.receive() == ["ready:another"]
                 holder.rollback()

@@ -13,7 +13,7 @@ from typing import Any
 
 from .._core.errors import HorsiesError, raise_all
 from .._core.result import Err, Ok
-from ..abc import Serializer
+from ..abc import Plain, Serializer
 from .codec import Codec, CodecError, codec_for, plain_codec
 from .result_argument import ResultCodec, is_union, value_of_result
 
@@ -47,6 +47,18 @@ class Signature:
         Raises:
             ArgumentError: the call does not fit, or cannot be written.
         """
+        plain = self.lower(args, kwargs)
+        try:
+            return serializer.dumps(plain)
+        except Exception as error:
+            raise ArgumentError(f"the serializer refuses the arguments: {type(error).__name__}") from None
+
+    def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Plain]:
+        """The arguments of a call as plain builtins, by name and in order, defaults applied.
+
+        Raises:
+            ArgumentError: the call does not fit.
+        """
         arguments = self._bound(args, kwargs)
         plain = {}
         for name in sorted(arguments):
@@ -54,10 +66,7 @@ class Signature:
                 plain[name] = self.codecs[name].lower(arguments[name])
             except CodecError as error:
                 raise ArgumentError(f"argument {name!r}: {error}") from None
-        try:
-            return serializer.dumps(plain)
-        except Exception as error:
-            raise ArgumentError(f"the serializer refuses the arguments: {type(error).__name__}") from None
+        return plain
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
         if not kwargs and len(args) == len(self.codecs) and not self.has_keyword_only:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from .._core.config import is_name
 from .._core.errors import HorsiesError, raise_all
 from .._payload.signature import ArgumentError
-from ..abc import Plain, Serializer
+from ..abc import Serializer
 from .declare import Task
 from .options import TaskSendOptions, problem_with
 
@@ -75,22 +75,8 @@ class Schedule:
             return None
         return slot.astimezone(UTC)
 
-    def first(self) -> datetime | None:
-        """The first slot of all since 1970."""
-        return self.next_after(EPOCH - _INSTANT)
-
     def __repr__(self) -> str:
         return f"<Schedule {self.name!r} of task {self.task.name!r}, {self.timing}>"
-
-
-class _Nowhere:
-    """A serializer for seeing whether arguments fit: the application's own is known only to an open runtime."""
-
-    def dumps(self, value: Plain) -> bytes:
-        return b""
-
-    def loads(self, data: bytes) -> Plain:
-        raise NotImplementedError
 
 
 def make_schedule(
@@ -163,7 +149,7 @@ def make_schedule(
             wrong.append(f"its task {task.name!r} is not registered with this application: app.include(the_task)")
         known = [options.retry] if isinstance(options.retry, str) else []
         if is_sequence and is_mapping:
-            wrong += problems_with_call(schedule, _Nowhere(), queues, known)
+            wrong += problems_with_call(schedule, None, queues, known)
     if is_pattern and bounds.keys() == utc.keys() and (problem := _problem_with_slots(schedule)) is not None:
         wrong.append(problem)
     raise_all([HorsiesError("HRS-205", f"schedule {name!r}: {what}") for what in wrong])
@@ -171,13 +157,23 @@ def make_schedule(
 
 
 def problems_with_call(
-    schedule: Schedule, serializer: Serializer, queues: Mapping[str, Any], policies: Sequence[str] | Mapping[str, Any]
+    schedule: Schedule,
+    serializer: Serializer | None,
+    queues: Mapping[str, Any],
+    policies: Sequence[str] | Mapping[str, Any],
 ) -> list[str]:
-    """What is wrong with the arguments and options that a schedule's sends would have."""
+    """What is wrong with the arguments and options that a schedule's sends would have.
+
+    Args:
+        serializer: None where it is not known, which is before a runtime is opened.
+    """
     alone = [TaskSendOptions(**{one.name: getattr(schedule.options, one.name)}) for one in fields(TaskSendOptions)]
     problems = [problem for option in alone if (problem := problem_with(option, queues, policies)) is not None]
     try:
-        schedule.task.signature.encode(serializer, schedule.args, dict(schedule.kwargs))
+        if serializer is None:
+            schedule.task.signature.lower(schedule.args, dict(schedule.kwargs))
+        else:
+            schedule.task.signature.encode(serializer, schedule.args, dict(schedule.kwargs))
     except ArgumentError as error:
         problems.append(str(error))
     return problems

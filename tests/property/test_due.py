@@ -15,6 +15,8 @@ from horsies import AppConfig, Every, Horsies, Pattern, Schedule
 from horsies._schedule.due import BATCH, LATE, MOST, Due, due
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+BEFORE = datetime(1970, 1, 1, tzinfo=UTC) - timedelta(microseconds=1)
+"""Before all slots."""
 INSTANT, SECOND = timedelta(microseconds=1), timedelta(seconds=1)
 
 
@@ -58,7 +60,7 @@ def scheduled(pattern: Pattern, **options: Any) -> Schedule:
 
 def all_slots(schedule: Schedule, until: datetime) -> list[datetime]:
     found = []
-    slot = schedule.first()
+    slot = schedule.next_after(BEFORE)
     while slot is not None and slot <= until:
         found.append(slot)
         slot = schedule.next_after(slot)
@@ -99,7 +101,7 @@ def test_what_is_punctual_is_always_sent_for_and_of_what_is_late_as_much_as_is_w
 @given(lists, catching_up, st.lists(st.floats(0, 120), max_size=6))
 def test_nothing_is_sent_for_twice_or_before_it_has_come(pattern: Listed, catch_up: str, waits: list[float]) -> None:
     schedule = scheduled(pattern, catch_up=catch_up)
-    slot, now = schedule.first(), NOW - 300 * SECOND
+    slot, now = schedule.next_after(BEFORE), NOW - 300 * SECOND
     sent: list[datetime] = []
     for wait in [*waits, 10_000.0]:
         now += wait * SECOND

@@ -75,16 +75,6 @@ class WorkflowBuilder:
         return f"<WorkflowBuilder {self._name!r}, {len(self._nodes)} nodes>"
 
 
-def spec_for(workflow: Workflow[P, Any], app: Horsies, *args: P.args, **kwargs: P.kwargs) -> WorkflowSpec:
-    """`workflow` for one call of its function, checked for `app`.
-
-    Raises:
-        HorsiesError: HRS-020 when the call does not fit, HRS-001..024 and HRS-302 for what is wrong with the workflow.
-        Exception: whatever the function raises.
-    """
-    return built(workflow, app, args, kwargs)
-
-
 def built(
     workflow: Workflow[Any, Any],
     app: Horsies,
@@ -92,7 +82,15 @@ def built(
     kwargs: Mapping[str, Any],
     policies: Collection[str] | None = None,
 ) -> WorkflowSpec:
-    """`spec_for`, where the names of the registered retry policies may be known too."""
+    """`workflow` for one call of its function, checked for `app`.
+
+    Args:
+        policies: the names of the registered retry policies, where they are known.
+
+    Raises:
+        HorsiesError: HRS-020 when the call does not fit, HRS-001..024 and HRS-302 for what is wrong with the workflow.
+        Exception: whatever the function raises.
+    """
     try:
         workflow.parameters.bind(*args, **kwargs)
     except TypeError as error:

@@ -15,7 +15,7 @@ import msgspec
 
 from .._core.config import is_name, is_priority
 from .._core.errors import HorsiesError
-from .._payload.envelope import micros_of, policy_of, sha_of, stored_retry
+from .._payload.envelope import micros_of, policy_of, stored_retry
 from .._payload.plain import INT_MAX, CodecError, plain
 from .._task.workflow import LAST_VERSION
 from .graph import cycles_in
@@ -118,11 +118,6 @@ def decode(data: bytes) -> Spec:
     if encode(spec) != data:
         raise ValueError("the bytes are no canonical workflow")
     return spec
-
-
-def sha(spec: Spec) -> bytes:
-    """The SHA-256 of the spec's bytes: what proves that two are the same. Raises: ValueError, as `encode`."""
-    return sha_of(encode(spec))
 
 
 def _sorted(node: NodeSpec) -> NodeSpec:

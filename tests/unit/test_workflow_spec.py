@@ -33,14 +33,16 @@ from horsies import (
     TaskError,
     TaskNode,
     TaskResult,
+    Workflow,
     WorkflowBuilder,
     task,
 )
-from horsies._workflow.builder import spec_for
+from horsies._payload.envelope import sha_of
+from horsies._workflow.builder import built
 from horsies._workflow.draft import Draft, WorkflowSpec
 from horsies._workflow.fits import fits, result_fits
 from horsies._workflow.graph import cycles_in
-from horsies._workflow.spec import NodeSpec, Reference, Spec, decode, encode, sha
+from horsies._workflow.spec import NodeSpec, Reference, Spec, decode, encode
 from horsies._workflow.validate import checked, resolve
 
 SECRET = "s3cret"
@@ -92,6 +94,14 @@ def order(wf: WorkflowBuilder, order_id: int, currency: str = "EUR") -> NodeRef[
     return priced
 
 
+def spec_for(workflow: Workflow[..., Any], app: Horsies, *args: Any, **kwargs: Any) -> WorkflowSpec:
+    return built(workflow, app, args, kwargs)
+
+
+def sha(spec: Spec) -> bytes:
+    return sha_of(encode(spec))
+
+
 def node(spec: Spec, node_id: str) -> NodeSpec:
     [found] = [one for one in spec.nodes if one.node_id == node_id]
     return found
@@ -131,9 +141,9 @@ def are(problems: Sequence[str], *expected: str) -> None:
 
 
 def test_a_workflow_that_is_declared() -> None:
-    built = spec_for(order, APP, 42)
-    assert (built.name, built.version, built.node_ids) == ("order", 3, ("fetch-0", "pay", "say-2"))
-    assert resolve(built, APP) == Spec(
+    found = spec_for(order, APP, 42)
+    assert (found.name, found.version, found.node_ids) == ("order", 3, ("fetch-0", "pay", "say-2"))
+    assert resolve(found, APP) == Spec(
         name="order",
         version=3,
         nodes=(
@@ -1008,11 +1018,11 @@ def test_an_edit_that_makes_sense_is_read() -> None:
 
 
 def test_what_is_not_resolved_is_not_encoded() -> None:
-    built = spec_for(order, APP, 1)
+    found = spec_for(order, APP, 1)
     with pytest.raises(ValueError, match="name"):
-        encode(built._spec)
-    assert isinstance(built, WorkflowSpec)
-    assert replace(built) == built
+        encode(found._spec)
+    assert isinstance(found, WorkflowSpec)
+    assert replace(found) == found
 
 
 def nested(levels: int) -> Any:

@@ -15,6 +15,8 @@ import pytest
 
 from horsies import AppConfig, Err, Horsies, Ok, QueueConfig, Runtime, Task, TaskContext, TaskError, TaskResult
 
+from .scheduling import Place, place_for
+
 
 @dataclass
 class Bench:
@@ -112,3 +114,8 @@ def held_up(config: AppConfig) -> Iterator[None]:
     with psycopg.connect(config.url) as holder:
         holder.execute(f"LOCK TABLE {config.schema}.tasks IN SHARE MODE".encode())
         yield
+
+
+@pytest.fixture
+def place(config: AppConfig) -> Place:
+    return place_for(config)

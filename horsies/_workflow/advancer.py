@@ -19,7 +19,7 @@ from .._core.errors import BrokerError
 from .._core.status import TaskStatus
 from .._payload.ids import node_of, node_task_id
 from .._task.host import Host
-from ..abc import EndedTask, Step, WorkflowRow, Workflows
+from ..abc import EndedTask, News, Step, WorkflowRow, Workflows
 from .engine import CancelTask, Ended, Enqueue, Event, NodeEnded, advance
 from .nodes import task_of
 from .plan import Plan, PlanNode, State
@@ -172,9 +172,10 @@ class Advancer:
             self._leave(workflow_ids[0], error.message)
         return None
 
-    def _decide(self, rows: Sequence[tuple[WorkflowRow, tuple[EndedTask, ...]]]) -> list[Step]:
+    def _decide(self, rows: Sequence[News]) -> list[Step]:
         steps = []
-        for row, tasks in rows:
+        for news in rows:
+            row, tasks = news.row, news.ended
             if not tasks:
                 continue
             try:

@@ -155,7 +155,9 @@ class WorkflowHandle(Generic[T]):
 
     async def _tell(self, event: Event, *heeding: WorkflowStatus) -> Result[bool, BrokerError]:
         def decide(rows: Any) -> list[Step]:
-            return [follow(self._host, row, [*ends(tasks), event]) for row, tasks in rows if row.status in heeding]
+            return [
+                follow(self._host, news.row, [*ends(news.ended), event]) for news in rows if news.row.status in heeding
+            ]
 
         try:
             steps = await self._host.workflows.advance([self.workflow_id], decide)

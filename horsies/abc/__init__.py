@@ -37,7 +37,7 @@ from .records import (
 )
 from .schedules import Firing, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
 from .serializer import Plain, Serializer
-from .workflows import Decide, EndedTask, NewWorkflow, Step, Workflowing, WorkflowRow, Workflows
+from .workflows import OWN, Decide, EndedTask, News, NewWorkflow, Signal, Step, Workflowing, WorkflowRow, Workflows
 
 __all__ = [
     "AttemptRow",
@@ -51,6 +51,7 @@ __all__ = [
     "Consumer",
     "Control",
     "Decide",
+    "OWN",
     "EndedTask",
     "EnqueueOutcome",
     "Enqueued",
@@ -64,6 +65,7 @@ __all__ = [
     "NewSchedule",
     "NewTask",
     "NewWorkflow",
+    "News",
     "Notice",
     "Plain",
     "Producer",
@@ -77,6 +79,7 @@ __all__ = [
     "Serializer",
     "Start",
     "StartOutcome",
+    "Signal",
     "Step",
     "StoredResult",
     "SupportsDelay",

@@ -4,6 +4,9 @@ A task of a workflow ends like any other, by whatever statement ends it, and its
 marked ends of a workflow at once, asks what follows, and writes that and removes the marks in one transaction. A crash
 in between leaves the marks, and `Workflows.unadvanced` finds them.
 
+What a workflow has to tell another one, of which it is a part or that is a part of it, is a signal: it is written in
+the advance of the one and taken in an advance of the other. So no transaction ever changes two workflows that go on.
+
 A broker that keeps workflows has an attribute `workflows`. The rules of `horsies.abc.broker` hold here as well.
 """
 
@@ -20,10 +23,11 @@ from .records import Enqueued, NewTask
 
 
 class NewWorkflow(msgspec.Struct, frozen=True):
-    """A workflow to start, with the tasks that wait for no other.
+    """A workflow to start, with the tasks that wait for no other, and the workflows that are parts of it and start too.
 
     `spec` and `state` are any bytes: a broker never looks inside. `sha` is what tells a replay from another start of
-    the same id. `status` is RUNNING or PAUSED.
+    the same id. A `status` that is neither RUNNING nor PAUSED means that it ends as it starts. `parent_id` is the
+    workflow that it is a part of, `root_id` the one that is a part of none.
     """
 
     workflow_id: str
@@ -35,10 +39,17 @@ class NewWorkflow(msgspec.Struct, frozen=True):
     status: str
     sent_at: datetime
     tasks: tuple[NewTask, ...] = ()
+    parts: tuple[NewWorkflow, ...] = ()
+    parent_id: str | None = None
+    root_id: str | None = None
+    good_until: datetime | None = None
 
 
 class WorkflowRow(msgspec.Struct, frozen=True):
-    """A workflow as it stands. It has `finished_at` once its status is neither RUNNING nor PAUSED."""
+    """A workflow as it stands. It has `finished_at` once its status is neither RUNNING nor PAUSED.
+
+    `problem` says why it could not be advanced when that was last tried.
+    """
 
     workflow_id: str
     sha: bytes
@@ -50,22 +61,49 @@ class WorkflowRow(msgspec.Struct, frozen=True):
     sent_at: datetime
     finished_at: datetime | None
     error_code: str | None
+    parent_id: str | None = None
+    root_id: str | None = None
+    good_until: datetime | None = None
+    problem: str | None = None
 
 
 class EndedTask(msgspec.Struct, frozen=True):
-    """A task of a workflow that has ended."""
+    """A task of a workflow that has ended. `result` is there for tasks whose names begin with `OWN`, for no others."""
 
     task_id: str
     status: TaskStatus
     error_code: str | None
+    result: bytes | None = None
+
+
+OWN = "horsies."
+"""How the names of tasks begin that are horsies' own."""
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """Something to tell a workflow: any bytes."""
+
+    workflow_id: str
+    data: bytes
+
+
+class News(msgspec.Struct, frozen=True):
+    """A workflow, and what has happened to it: its marked ends, and its signals, both in order."""
+
+    row: WorkflowRow
+    ended: tuple[EndedTask, ...] = ()
+    signals: tuple[bytes, ...] = ()
+    is_overdue: bool = False
+    """Whether its `good_until` has passed and it has not ended."""
 
 
 class Step(msgspec.Struct, frozen=True):
     """What follows from the ends of a workflow's tasks, or from what somebody wants of it.
 
     A `status` that is neither RUNNING nor PAUSED ends the workflow; one that has ended keeps its status and code,
-    whatever its steps say. `tasks` are put in, each with the workflow's id. `cancel` are ids of tasks to cancel, of
-    those just put in too: what has not started ends at once, and that end is marked for the next advance.
+    whatever its steps say. `tasks` are put in, each with the workflow's id, and `parts` are started. `cancel` are ids
+    of tasks to cancel, of those just put in too: what has not started ends at once, and that end is marked for the next
+    advance. `signals` are sent, to those just started too, and to the workflow itself perhaps.
     """
 
     workflow_id: str
@@ -74,21 +112,23 @@ class Step(msgspec.Struct, frozen=True):
     error_code: str | None = None
     tasks: tuple[NewTask, ...] = ()
     cancel: tuple[str, ...] = ()
+    parts: tuple[NewWorkflow, ...] = ()
+    signals: tuple[Signal, ...] = ()
 
 
-Decide: TypeAlias = Callable[[Sequence[tuple[WorkflowRow, tuple[EndedTask, ...]]]], Sequence[Step]]
-"""From workflows and their marked ends to what follows: at most one step for each. It is quick, and changes nothing
-outside: it may be asked again, and in another thread."""
+Decide: TypeAlias = Callable[[Sequence[News]], Sequence[Step]]
+"""From workflows and what has happened to them to what follows: at most one step for each. It is quick, and changes
+nothing outside: it may be asked again, and in another thread."""
 
 
 class Workflows(Protocol):
     """Keeps where each workflow stands."""
 
     async def start(self, new: NewWorkflow, *, now: datetime | None = None) -> Enqueued:
-        """Put a workflow in and its first tasks, in one transaction, and notify their queues.
+        """Put a workflow in, its first tasks and its parts with theirs, in one transaction, and notify their queues.
 
         INSERTED; or REPLAYED or MISMATCH, and nothing written, where the id is there with the same or another SHA. The
-        answer's `task_id` is the workflow's id. A task whose id is there already is left alone.
+        answer's `task_id` is the workflow's id. A task or part whose id is there already is left alone.
         """
         ...
 
@@ -101,20 +141,26 @@ class Workflows(Protocol):
         ...
 
     async def advance(self, workflow_ids: Sequence[str], decide: Decide, *, now: datetime | None = None) -> list[Step]:
-        """Take the marked ends of workflows and write what follows, in one transaction; the steps that were written.
+        """Take what has happened to workflows and write what follows, in one transaction; the steps that were written.
 
-        The workflows are locked, in the order of their ids and until the transaction ends; then their marked ends are
-        read, then `decide` is called with all of them in that order, those without a marked end and those that have
-        ended too. Ids that are not there are left out. What it gives no step for stays as it is, with its marks.
+        The workflows are locked, in the order of their ids and until the transaction ends; then their marked ends and
+        their signals are read, then `decide` is called with all of them in that order, those without news and those
+        that have ended too. Ids that are not there are left out. What it gives no step for stays as it is, with its
+        marks and signals.
 
         What ends a workflow notifies whoever waits for it. What is to be cancelled is cancelled once all tasks are put
-        in. A task to put in whose id is there already is left alone. When anything fails nothing is written; what
-        `decide` raises leaves as it is.
+        in. A task to put in whose id is there already is left alone, and so is a part with all that comes with it; a
+        signal to a workflow that is not there is dropped. When anything fails nothing is written; what `decide` raises
+        leaves as it is. A step that is written takes away the workflow's `problem`.
         """
         ...
 
-    async def unadvanced(self, limit: int, *, skipping: Collection[str] = ()) -> list[str]:
-        """Ids of at most `limit` workflows that have marked ends, in order, without those to be skipped."""
+    async def unadvanced(self, limit: int, *, skipping: Collection[str] = (), now: datetime | None = None) -> list[str]:
+        """Ids of at most `limit` workflows that have marked ends or signals or are overdue, without those to skip."""
+        ...
+
+    async def note_problem(self, workflow_id: str, problem: str) -> None:
+        """Say why a workflow cannot be advanced, for whoever looks at it."""
         ...
 
 

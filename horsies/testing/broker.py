@@ -29,6 +29,7 @@ from ._conformance.claiming import Claiming
 from ._conformance.ending import Ending
 from ._conformance.looking_after import LookingAfter
 from ._conformance.noticing import Noticing
+from ._conformance.parts import Parting
 from ._conformance.scheduling import Scheduling
 from ._conformance.sending import Sending
 from ._conformance.stage import CHANGES, T0, Stage, at, new_task
@@ -71,5 +72,5 @@ class ScheduleConformance(Scheduling, _OnStage):
 
 
 @pytest.mark.anyio
-class WorkflowConformance(Advancing, Flowing, _OnStage):
+class WorkflowConformance(Parting, Advancing, Flowing, _OnStage):
     """For a broker that keeps workflows: subclass it, beside the others, and provide the fixture `broker`."""

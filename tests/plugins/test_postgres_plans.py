@@ -97,7 +97,7 @@ INDEXES: dict[str, set[str]] = {
     "old": {"tasks_done"},
     "prune": {"tasks_pkey"},
     "tasks_of": {"tasks_of_workflow"},
-    "marked_ends": {"tasks_unadvanced"},
+    "news": {"tasks_unadvanced"},
     "advanced": {"tasks_pkey"},
     "unadvanced": {"tasks_unadvanced"},
     "old_workflows": {"tasks_of_workflow"},

@@ -54,7 +54,7 @@ def kept_by(broker: Broker) -> Workflows:
 
 def following(given: Given) -> list[Step]:
     """One task is cancelled and another put in, for whatever has ended."""
-    return [goes_on(FIRST, node(3, unique_key="k"), cancel=(task_id(2),)) for _, ends in given if ends]
+    return [goes_on(FIRST, node(3, unique_key="k"), cancel=(task_id(2),)) for news in given if news.ended]
 
 
 async def marked(stage: Stage) -> None:
@@ -247,7 +247,7 @@ async def test_workflows_that_cannot_be_removed_keep_no_other_there(
 ) -> None:
     for id_ in (FIRST, SECOND):
         await workflows.start(begins(id_), now=at(0))
-        await workflows.advance([id_], lambda given: [goes_on(given[0][0].workflow_id, status="FAILED")], now=at(1))
+        await workflows.advance([id_], lambda given: [goes_on(given[0].row.workflow_id, status="FAILED")], now=at(1))
     observer.execute(
         f"""
         CREATE FUNCTION {config.schema}.refuse() RETURNS trigger LANGUAGE plpgsql AS
@@ -268,7 +268,7 @@ async def test_workflows_that_cannot_be_removed_keep_no_other_there(
 async def test_removing_workflows_waits_for_nobody(stage: Stage, workflows: Workflows, config: AppConfig) -> None:
     for id_ in (FIRST, SECOND):
         await workflows.start(begins(id_), now=at(0))
-        await workflows.advance([id_], lambda given: [goes_on(given[0][0].workflow_id, status="FAILED")], now=at(1))
+        await workflows.advance([id_], lambda given: [goes_on(given[0].row.workflow_id, status="FAILED")], now=at(1))
     with anyio.fail_after(10), THE_WORKFLOW(config):
         assert await stage.maintenance.prune(5, finished_after=timedelta(seconds=1), now=at(9)) == 1
     assert await workflows.read(SECOND) is None

@@ -22,6 +22,14 @@ pytestmark = [
 ]
 
 UNDO = {
+    6: """
+        DROP TABLE workflow_signals;
+        DROP INDEX workflows_overdue;
+        ALTER TABLE workflows DROP COLUMN parent_id;
+        ALTER TABLE workflows DROP COLUMN root_id;
+        ALTER TABLE workflows DROP COLUMN good_until;
+        ALTER TABLE workflows DROP COLUMN problem;
+    """,
     5: """
         DROP TABLE workflows;
         DROP INDEX tasks_of_workflow;
@@ -81,6 +89,6 @@ async def test_tasks_outlive_the_coming_of_workflows(config: AppConfig, version:
         await broker.workflows.start(flows(FIRST, node(8)), now=at(3))
         await broker.control.cancel([task_id(8)], now=at(4))
         assert await broker.workflows.unadvanced(5) == [FIRST]
-        await broker.workflows.advance([FIRST], lambda given: [goes_on() for _, ends in given if ends], now=at(5))
+        await broker.workflows.advance([FIRST], lambda given: [goes_on() for news in given if news.ended], now=at(5))
         assert await broker.workflows.tasks(FIRST) == [(task_id(8), TaskStatus.CANCELLED, None)]
         assert await broker.workflows.unadvanced(5) == []

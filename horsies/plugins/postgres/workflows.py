@@ -11,6 +11,7 @@ from horsies.abc import (
     EndedTask,
     Enqueued,
     EnqueueOutcome,
+    News,
     NewWorkflow,
     Step,
     TaskStatus,
@@ -52,22 +53,10 @@ class PostgresWorkflows:
         """See `horsies.abc.Workflows.start`."""
         if not is_id(new.workflow_id):
             raise BrokerError("start a workflow: its id is not a UUID in lower-case canonical form")
-        given = {
-            "id": new.workflow_id,
-            "sha": new.sha,
-            "name": new.name,
-            "version": new.version,
-            "spec": new.spec,
-            "state": new.state,
-            "status": new.status,
-            "sent_at": new.sent_at,
-        }
         async with open_transaction(
             self._connect, "start a workflow", timeout=self._timeout, lock_wait=LOCK_WAIT
         ) as fetch:
-            if await fetch("start", self._sql["start_workflow"], given):
-                if new.tasks:
-                    await PostgresProducer(fetch, self._sql).enqueue(new.tasks, now=now)
+            if await self._begin(fetch, [new], now):
                 return Enqueued(EnqueueOutcome.INSERTED, new.workflow_id)
             rows = await fetch("start", self._sql["workflow_sha"], {"id": new.workflow_id})
         if not rows:
@@ -96,50 +85,128 @@ class PostgresWorkflows:
             async with open_transaction(
                 self._connect, "advance workflows", timeout=self._timeout, lock_wait=LOCK_WAIT
             ) as fetch:
-                rows = [_workflow_row(row) for row in await fetch("advance", self._sql["lock_workflows"], {"ids": ids})]
-                ends: dict[str, list[EndedTask]] = {row.workflow_id: [] for row in rows}
-                for workflow_id, task_id, status, error_code in await fetch(
-                    "advance", self._sql["marked_ends"], {"ids": list(ends)}
-                ):
-                    ends[workflow_id].append(EndedTask(task_id, TaskStatus(status), error_code))
+                given = {"ids": ids, "now": now}
+                rows = await fetch("advance", self._sql["lock_workflows"], given)
+                news = _News([row[0] for row in rows])
+                news.add(await fetch("advance", self._sql["news"], {"ids": list(news.ends)}))
                 try:
-                    steps = list(decide([(row, tuple(ends[row.workflow_id])) for row in rows]))
+                    steps = list(decide([news.of(row) for row in rows]))
                 except Exception as error:
                     raise _UndecidedError(error) from None
                 if steps:
-                    done = [end.task_id for step in steps for end in ends[step.workflow_id]]
-                    await self._write(fetch, steps, done, now)
+                    await self._write(fetch, steps, news, now)
         except _UndecidedError as undecided:
             raise undecided.why from None
         return steps
 
-    async def unadvanced(self, limit: int, *, skipping: Collection[str] = ()) -> list[str]:
+    async def unadvanced(self, limit: int, *, skipping: Collection[str] = (), now: datetime | None = None) -> list[str]:
         """See `horsies.abc.Workflows.unadvanced`."""
-        given = {"limit": limit, "skipped": [workflow_id for workflow_id in skipping if is_id(workflow_id)]}
-        rows = await self._fetch("look for ends to follow up", self._sql["unadvanced"], given)
+        skipped = [workflow_id for workflow_id in skipping if is_id(workflow_id)]
+        given = {"limit": limit, "skipped": skipped, "now": now}
+        rows = await self._fetch("look for workflows to advance", self._sql["unadvanced"], given)
         return [workflow_id for (workflow_id,) in rows]
 
-    async def _write(self, fetch: Fetch, steps: Sequence[Step], done: Sequence[str], now: datetime | None) -> None:
+    async def note_problem(self, workflow_id: str, problem: str) -> None:
+        """See `horsies.abc.Workflows.note_problem`."""
+        if is_id(workflow_id):
+            given = {"id": workflow_id, "problem": problem.replace("\0", "")}
+            await self._fetch("note what is wrong with a workflow", self._sql["note_problem"], given)
+
+    async def _begin(self, fetch: Fetch, news: Sequence[NewWorkflow], now: datetime | None) -> bool:
+        """Put in those whose ids are free, with their tasks and parts; whether there was any."""
+        given = {
+            "ids": [new.workflow_id for new in news],
+            "shas": [new.sha for new in news],
+            "names": [new.name for new in news],
+            "versions": [new.version for new in news],
+            "specs": [new.spec for new in news],
+            "states": [new.state for new in news],
+            "statuses": [new.status for new in news],
+            "sent_ats": [new.sent_at for new in news],
+            "parent_ids": [new.parent_id for new in news],
+            "root_ids": [new.root_id for new in news],
+            "good_untils": [new.good_until for new in news],
+            "now": now,
+        }
+        free = {workflow_id for (workflow_id,) in await fetch("start", self._sql["start_workflows"], given)}
+        begun = [new for new in news if new.workflow_id in free]
+        tasks = [task for new in begun for task in new.tasks]
+        if tasks:
+            await PostgresProducer(fetch, self._sql).enqueue(tasks, now=now)
+        parts = [part for new in begun for part in new.parts]
+        if parts:
+            await self._begin(fetch, parts, now)
+        return bool(begun)
+
+    async def _write(self, fetch: Fetch, steps: Sequence[Step], news: _News, now: datetime | None) -> None:
+        ids = [step.workflow_id for step in steps]
         written = {
-            "ids": [step.workflow_id for step in steps],
+            "ids": ids,
             "states": [step.state for step in steps],
             "statuses": [step.status for step in steps],
             "error_codes": [step.error_code for step in steps],
             "now": now,
         }
         await fetch("advance", self._sql["step"], written)
+        done = [end.task_id for workflow_id in ids for end in news.ends[workflow_id]]
         if done:
-            await fetch("advance", self._sql["advanced"], {"ids": list(done)})
+            await fetch("advance", self._sql["advanced"], {"ids": done})
+        heard = [number for workflow_id in ids for number, _ in news.signals[workflow_id]]
+        if heard:
+            await fetch("advance", self._sql["taken"], {"ids": ids, "numbers": heard})
         tasks = [task for step in steps for task in step.tasks]
         if tasks:
             await PostgresProducer(fetch, self._sql).enqueue(tasks, now=now)
+        parts = [part for step in steps for part in step.parts]
+        if parts:
+            await self._begin(fetch, parts, now)
         # Only now: one of them may be among these.
         cancelled = sorted({task_id for step in steps for task_id in step.cancel})
         if cancelled:
             await fetch("advance", self._sql["cancel"], {"ids": cancelled, "now": now})
+        signals = [signal for step in steps for signal in step.signals if is_id(signal.workflow_id)]
+        if signals:
+            told = {"ids": [signal.workflow_id for signal in signals], "data": [signal.data for signal in signals]}
+            await fetch("advance", self._sql["signal"], told)
+
+
+class _News:
+    """What has happened to the workflows of these ids."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ends: dict[str, list[EndedTask]] = {workflow_id: [] for workflow_id in ids}
+        self.signals: dict[str, list[tuple[int, bytes]]] = {workflow_id: [] for workflow_id in ids}
+
+    def add(self, rows: Sequence[Row]) -> None:
+        for workflow_id, task_id, status, error_code, data, number, _ in rows:
+            if task_id is None:
+                self.signals[workflow_id].append((number, data))
+            else:
+                self.ends[workflow_id].append(EndedTask(task_id, TaskStatus(status), error_code, data))
+
+    def of(self, locked: Row) -> News:
+        """Of one workflow, by its row and whether it is overdue."""
+        *row, is_overdue = locked
+        signals = tuple(data for _, data in self.signals[row[0]])
+        return News(_workflow_row(tuple(row)), tuple(self.ends[row[0]]), signals, is_overdue)
 
 
 def _workflow_row(row: Row) -> WorkflowRow:
-    workflow_id, sha, name, version, spec, state, status, sent_at, finished_at, error_code = row
-    sent_at, finished_at = sent_at.astimezone(UTC), in_utc(finished_at)
-    return WorkflowRow(workflow_id, sha, name, version, spec, state, status, sent_at, finished_at, error_code)
+    workflow_id, sha, name, version, spec, state, status, sent_at, finished_at, *others = row
+    error_code, parent_id, root_id, good_until, problem = others
+    return WorkflowRow(
+        workflow_id,
+        sha,
+        name,
+        version,
+        spec,
+        state,
+        status,
+        sent_at.astimezone(UTC),
+        in_utc(finished_at),
+        error_code,
+        parent_id,
+        root_id,
+        in_utc(good_until),
+        problem,
+    )

@@ -71,13 +71,15 @@ class SqliteMaintenance:
         def work_on_workflows(transaction: Transaction) -> _Done:
             before = after(transaction.now, -finished_after.total_seconds())
             old = self._choose(transaction, "old_workflows", {"before": before, "limit": limit - removed})
-            return self._each(
-                transaction, old, lambda row: transaction.fetch(self._sql["remove_workflow"], {"id": row[0]})
-            )
+            return self._each(transaction, old, lambda row: self._remove_workflow(transaction, row[0]))
 
         if removed < limit:
             removed += self._count(await self._session.write("prune", work_on_workflows, now=now), kind="workflow")
         return removed
+
+    def _remove_workflow(self, transaction: Transaction, workflow_id: str) -> None:
+        for query in ("remove_workflow", "remove_signals"):
+            transaction.fetch(self._sql[query], {"id": workflow_id})
 
     def _choose(self, transaction: Transaction, query: str, given: Mapping[str, object]) -> list[Row]:
         return transaction.fetch(self._sql[query], {**given, "skipped": json.dumps(sorted(self._refused))})

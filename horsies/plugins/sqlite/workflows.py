@@ -12,8 +12,10 @@ from horsies.abc import (
     EndedTask,
     Enqueued,
     EnqueueOutcome,
+    News,
     NewTask,
     NewWorkflow,
+    Signal,
     Step,
     TaskStatus,
     Topic,
@@ -47,18 +49,7 @@ class SqliteWorkflows:
             raise BrokerError("start a workflow: its id is not a UUID in lower-case canonical form")
 
         def work(transaction: Transaction) -> EnqueueOutcome:
-            given = {
-                "id": new.workflow_id,
-                "sha": new.sha,
-                "name": new.name,
-                "version": new.version,
-                "spec": new.spec,
-                "state": new.state,
-                "status": new.status,
-                "sent_at": microseconds(new.sent_at),
-            }
-            if transaction.fetch(self._sql["start_workflow"], given):
-                self._enqueue(transaction, new.tasks)
+            if self._begin(transaction, new):
                 return EnqueueOutcome.INSERTED
             ((_, sha, *_),) = transaction.fetch(self._sql["workflow"], {"id": new.workflow_id})
             return EnqueueOutcome.REPLAYED if sha == new.sha else EnqueueOutcome.MISMATCH
@@ -84,21 +75,27 @@ class SqliteWorkflows:
         """See `horsies.abc.Workflows.advance`."""
 
         def work(transaction: Transaction) -> list[Step]:
-            given: dict[str, tuple[WorkflowRow, tuple[EndedTask, ...]]] = {}
+            news = {}
+            signals: dict[str, list[Row]] = {}
             for workflow_id in sorted(set(workflow_ids)):
                 for row in transaction.fetch(self._sql["workflow"], {"id": workflow_id}):
-                    marked = transaction.fetch(self._sql["marked_ends"], {"id": workflow_id})
-                    given[workflow_id] = (_workflow_row(row), tuple(_ended_task(end) for end in marked))
+                    ended = transaction.fetch(self._sql["marked_ends"], {"id": workflow_id})
+                    told = signals[workflow_id] = transaction.fetch(self._sql["signals"], {"id": workflow_id})
+                    news[workflow_id] = _news(row, ended, told, transaction.now)
             try:
-                steps = list(decide(list(given.values())))
+                steps = list(decide(list(news.values())))
             except Exception as error:
                 raise _UndecidedError(error) from None
             for step in steps:
-                self._write(transaction, step, *given[step.workflow_id])
+                self._write(transaction, step, news[step.workflow_id], signals[step.workflow_id])
             self._enqueue(transaction, [task for step in steps for task in step.tasks])
+            for part in [part for step in steps for part in step.parts]:
+                self._begin(transaction, part)
             # Only now: one of them may be among these.
             for task_id in [task_id for step in steps for task_id in step.cancel]:
                 cancel_one(self._sql, transaction, task_id)
+            for signal in [signal for step in steps for signal in step.signals]:
+                self._tell(transaction, signal)
             return steps
 
         try:
@@ -106,15 +103,48 @@ class SqliteWorkflows:
         except _UndecidedError as undecided:
             raise undecided.why from None
 
-    async def unadvanced(self, limit: int, *, skipping: Collection[str] = ()) -> list[str]:
+    async def unadvanced(self, limit: int, *, skipping: Collection[str] = (), now: datetime | None = None) -> list[str]:
         """See `horsies.abc.Workflows.unadvanced`."""
-        given = {"limit": limit, "skipped": json.dumps(list(skipping))}
-        rows = await self._session.read(
-            "look for ends to follow up", lambda transaction: transaction.fetch(self._sql["unadvanced"], given)
-        )
+
+        def work(transaction: Transaction) -> list[Row]:
+            given = {"limit": limit, "skipped": json.dumps(list(skipping)), "now": transaction.now}
+            return transaction.fetch(self._sql["unadvanced"], given)
+
+        rows = await self._session.read("look for workflows to advance", work, now=now)
         return [workflow_id for (workflow_id,) in rows]
 
-    def _write(self, transaction: Transaction, step: Step, row: WorkflowRow, ends: Sequence[EndedTask]) -> None:
+    async def note_problem(self, workflow_id: str, problem: str) -> None:
+        """See `horsies.abc.Workflows.note_problem`."""
+        given = {"id": workflow_id, "problem": problem}
+        await self._session.write(
+            "note what is wrong with a workflow",
+            lambda transaction: transaction.fetch(self._sql["note_problem"], given),
+        )
+
+    def _begin(self, transaction: Transaction, new: NewWorkflow) -> bool:
+        """Put it in with its tasks and parts, if its id is free; whether it is."""
+        given = {
+            "id": new.workflow_id,
+            "sha": new.sha,
+            "name": new.name,
+            "version": new.version,
+            "spec": new.spec,
+            "state": new.state,
+            "status": new.status,
+            "sent_at": microseconds(new.sent_at),
+            "parent_id": new.parent_id,
+            "root_id": new.root_id,
+            "good_until": None if new.good_until is None else microseconds(new.good_until),
+            "now": transaction.now,
+        }
+        if not transaction.fetch(self._sql["start_workflow"], given):
+            return False
+        self._enqueue(transaction, new.tasks)
+        for part in new.parts:
+            self._begin(transaction, part)
+        return True
+
+    def _write(self, transaction: Transaction, step: Step, news: News, signals: Sequence[Row]) -> None:
         given = {
             "id": step.workflow_id,
             "state": step.state,
@@ -123,10 +153,15 @@ class SqliteWorkflows:
             "now": transaction.now,
         }
         ((finished_at,),) = transaction.fetch(self._sql["step"], given)
-        if row.finished_at is None and finished_at is not None:
+        if news.row.finished_at is None and finished_at is not None:
             transaction.notify(Topic.FINISHED, step.workflow_id)
-        for end in ends:
+        for end in news.ended:
             transaction.fetch(self._sql["advanced"], {"id": end.task_id})
+        for number, _ in signals:
+            transaction.fetch(self._sql["taken"], {"id": number})
+
+    def _tell(self, transaction: Transaction, signal: Signal) -> None:
+        transaction.fetch(self._sql["signal"], {"id": signal.workflow_id, "data": signal.data})
 
     def _enqueue(self, transaction: Transaction, tasks: Sequence[NewTask]) -> None:
         if not all(is_id(task.task_id) for task in tasks):
@@ -135,12 +170,33 @@ class SqliteWorkflows:
             enqueue_one(self._sql, transaction, task)
 
 
+def _news(row: Row, ended: Sequence[Row], signals: Sequence[Row], now: int) -> News:
+    workflow = _workflow_row(row)
+    ends = tuple(
+        EndedTask(task_id, TaskStatus(status), error_code, result) for task_id, status, error_code, result in ended
+    )
+    is_overdue = (
+        workflow.finished_at is None and workflow.good_until is not None and workflow.good_until <= instant(now)
+    )
+    return News(workflow, ends, tuple(data for _, data in signals), is_overdue)
+
+
 def _workflow_row(row: Row) -> WorkflowRow:
-    workflow_id, sha, name, version, spec, state, status, sent_at, finished_at, error_code = row
-    sent_at, finished_at = instant(sent_at), None if finished_at is None else instant(finished_at)
-    return WorkflowRow(workflow_id, sha, name, version, spec, state, status, sent_at, finished_at, error_code)
-
-
-def _ended_task(row: Row) -> EndedTask:
-    task_id, status, error_code = row
-    return EndedTask(task_id, TaskStatus(status), error_code)
+    workflow_id, sha, name, version, spec, state, status, sent_at, finished_at, *others = row
+    error_code, parent_id, root_id, good_until, problem = others
+    return WorkflowRow(
+        workflow_id,
+        sha,
+        name,
+        version,
+        spec,
+        state,
+        status,
+        instant(sent_at),
+        None if finished_at is None else instant(finished_at),
+        error_code,
+        parent_id,
+        root_id,
+        None if good_until is None else instant(good_until),
+        problem,
+    )

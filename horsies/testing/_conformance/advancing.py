@@ -30,7 +30,7 @@ class Advancing:
                 assert await heard(work, {"ready:fast", "delayed:slow"})
         assert answer == list(steps)
         # In the order of the ids, with the rows as they stood.
-        assert [[row for row, _ in given] for given in deciding.given] == [begun]
+        assert [[news.row for news in given] for given in deciding.given] == [begun]
         completed = (TaskStatus.COMPLETED, None)
         assert deciding.ends == {FIRST: [(1, *completed), (2, *completed)], SECOND: [(3, *completed)]}
         assert await workflows.read(FIRST) == replace(begun[0], state=b"\0later")

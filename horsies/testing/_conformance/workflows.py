@@ -16,9 +16,9 @@ from horsies import abc
 from horsies.abc import (
     Broker,
     BrokerError,
-    EndedTask,
     Enqueued,
     EnqueueOutcome,
+    News,
     NewTask,
     NewWorkflow,
     Start,
@@ -33,7 +33,7 @@ from horsies.abc import (
 from .stage import Stage, at, done, heard, ids, new_task
 
 DAY = timedelta(days=1)
-Given: TypeAlias = Sequence[tuple[WorkflowRow, tuple[EndedTask, ...]]]
+Given: TypeAlias = Sequence[News]
 
 
 def workflow_id(n: int) -> str:
@@ -68,7 +68,7 @@ class Deciding:
 
     def __init__(self, *steps: Step) -> None:
         self._steps = steps
-        self.given: list[list[tuple[WorkflowRow, tuple[EndedTask, ...]]]] = []
+        self.given: list[list[News]] = []
 
     def __call__(self, given: Given) -> Sequence[Step]:
         self.given.append(list(given))
@@ -79,16 +79,20 @@ class Deciding:
         """The ends that it was given at its only call, by the workflow's id."""
         (given,) = self.given
         return {
-            row.workflow_id: [(UUID(end.task_id).int, end.status, end.error_code) for end in ends]
-            for row, ends in given
+            news.row.workflow_id: [(UUID(end.task_id).int, end.status, end.error_code) for end in news.ended]
+            for news in given
         }
 
 
 def noting(given: Given) -> list[Step]:
     """Each end adds its task's number to the state; that is all that follows."""
     return [
-        Step(row.workflow_id, row.state + bytes(UUID(end.task_id).int for end in ends), row.status)
-        for row, ends in given
+        Step(
+            news.row.workflow_id,
+            news.row.state + bytes(UUID(end.task_id).int for end in news.ended),
+            news.row.status,
+        )
+        for news in given
     ]
 
 
@@ -179,7 +183,6 @@ class Flowing:
         [
             begins("nonsense", node(1)),
             begins(FIRST, node(1), node(2, task_id="nonsense")),
-            begins(FIRST, node(1), status="COMPLETED"),
             begins(FIRST, node(1), status="OTHER"),
         ],
     )

@@ -139,7 +139,9 @@ CREATE TABLE {schema}.schedules (
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 
 -- sha: tells a replay of the start from another one. spec: what the workflow consists of. state: where each node stands,
--- and what follows from the ends of its tasks is written there in the transaction that removes their marks.
+-- and what follows from the ends of its tasks is written there in the transaction that removes their marks. parent_id: the
+-- workflow that it is a part of; root_id: the one at the top, which is a part of none. problem: why it could not be
+-- advanced when that was last tried.
 
 CREATE TABLE {schema}.workflows (
     id uuid PRIMARY KEY,
@@ -152,6 +154,10 @@ CREATE TABLE {schema}.workflows (
     sent_at timestamptz NOT NULL,
     finished_at timestamptz,
     error_code text,
+    parent_id uuid,
+    root_id uuid,
+    good_until timestamptz,
+    problem text,
     CONSTRAINT workflows_status_agrees_with_end CHECK (
         CASE WHEN finished_at IS NULL THEN status IN ('RUNNING', 'PAUSED')
         ELSE status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED') END
@@ -159,3 +165,13 @@ CREATE TABLE {schema}.workflows (
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 
 CREATE INDEX workflows_done ON {schema}.workflows (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX workflows_overdue ON {schema}.workflows (good_until) WHERE finished_at IS NULL AND good_until IS NOT NULL;
+
+-- What workflows tell each other: written in an advance of one, and removed in the advance of the other that takes it.
+
+CREATE TABLE {schema}.workflow_signals (
+    workflow_id uuid NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    data bytea NOT NULL,
+    PRIMARY KEY (workflow_id, id)
+) WITH (autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);

@@ -590,7 +590,7 @@ FROM (
 ) AS told
 
 -- name: old
--- What ended long ago, the oldest first; not what is of a workflow that has not.
+-- What ended long ago, the oldest first; not what is of a workflow that has not, or of a part of one.
 WITH clock AS MATERIALIZED (
     SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(finished_after)s::float8) AS before
 )
@@ -598,8 +598,11 @@ SELECT id::text FROM {schema}.tasks
 WHERE phase = 3 AND finished_at <= (SELECT before FROM clock) AND id <> ALL (%(skipped)s::uuid[]) AND (
     workflow_id IS NULL OR NOT EXISTS (
         SELECT FROM {schema}.workflows AS workflow
-        WHERE workflow.id = tasks.workflow_id
-            AND coalesce(workflow.finished_at, 'infinity') > (SELECT before FROM clock)
+        LEFT JOIN {schema}.workflows AS root ON root.id = workflow.root_id
+        WHERE workflow.id = tasks.workflow_id AND (
+            coalesce(workflow.finished_at, 'infinity') > (SELECT before FROM clock)
+            OR coalesce(root.finished_at, 'infinity') > (SELECT before FROM clock) AND root.id IS NOT NULL
+        )
     )
 )
 ORDER BY finished_at

@@ -1,14 +1,20 @@
 -- Where workflows stand, and which ends of their tasks have not been followed up.
 
--- name: start_workflow
--- A row if the id was free.
-INSERT INTO {schema}.workflows (id, sha, name, version, spec, state, status, sent_at)
-VALUES (
-    %(id)s::uuid, %(sha)s::bytea, %(name)s, %(version)s::bigint, %(spec)s::bytea, %(state)s::bytea, %(status)s,
-    %(sent_at)s::timestamptz
-)
+-- name: start_workflows
+-- The ids that were free.
+INSERT INTO {schema}.workflows
+    (id, sha, name, version, spec, state, status, sent_at, parent_id, root_id, good_until, finished_at)
+SELECT
+    given.id, given.sha, given.name, given.version, given.spec, given.state, given.status, given.sent_at,
+    given.parent_id, given.root_id, given.good_until,
+    CASE WHEN given.status NOT IN ('RUNNING', 'PAUSED') THEN coalesce(%(now)s::timestamptz, clock_timestamp()) END
+FROM unnest(
+    %(ids)s::uuid[], %(shas)s::bytea[], %(names)s::text[], %(versions)s::bigint[], %(specs)s::bytea[],
+    %(states)s::bytea[], %(statuses)s::text[], %(sent_ats)s::timestamptz[], %(parent_ids)s::uuid[],
+    %(root_ids)s::uuid[], %(good_untils)s::timestamptz[]
+) AS given (id, sha, name, version, spec, state, status, sent_at, parent_id, root_id, good_until)
 ON CONFLICT DO NOTHING
-RETURNING id
+RETURNING id::text
 
 -- name: workflow_sha
 -- What the row holds whose id was present.
@@ -16,7 +22,9 @@ SELECT sha FROM {schema}.workflows WHERE id = %(id)s::uuid
 
 -- name: workflow
 -- One workflow.
-SELECT id::text, sha, name, version, spec, state, status, sent_at, finished_at, error_code
+SELECT
+    id::text, sha, name, version, spec, state, status, sent_at, finished_at, error_code, parent_id::text, root_id::text,
+    good_until, problem
 FROM {schema}.workflows WHERE id = %(id)s::uuid
 
 -- name: tasks_of
@@ -26,18 +34,28 @@ SELECT id::text, status, error_code FROM {schema}.tasks WHERE workflow_id = %(id
 -- name: lock_workflows
 -- They stay locked, taken in the order of their ids, so that two advances with the same ones in hand wait for one another
 -- and never lock up.
-SELECT id::text, sha, name, version, spec, state, status, sent_at, finished_at, error_code
+SELECT
+    id::text, sha, name, version, spec, state, status, sent_at, finished_at, error_code, parent_id::text, root_id::text,
+    good_until, problem,
+    coalesce(finished_at IS NULL AND good_until <= coalesce(%(now)s::timestamptz, clock_timestamp()), false)
 FROM {schema}.workflows
 WHERE id = ANY (%(ids)s::uuid[])
 ORDER BY workflows.id
 FOR NO KEY UPDATE
 
--- name: marked_ends
--- The ends that have not been followed up. Under the lock, and a statement of its own, so that it sees what those who
--- held the lock before have left.
-SELECT workflow_id::text, id::text, status, error_code FROM {schema}.tasks
+-- name: news
+-- The ends that have not been followed up, and the signals. Under the lock, and a statement of its own, so that it sees
+-- what those who held the lock before have left.
+SELECT
+    workflow_id::text, id::text, status, error_code, CASE WHEN starts_with(task_name, 'horsies.') THEN result END,
+    NULL::bigint AS number, finished_at
+FROM {schema}.tasks
 WHERE phase = 3 AND advances AND workflow_id = ANY (%(ids)s::uuid[])
-ORDER BY workflow_id, finished_at, id
+UNION ALL
+SELECT workflow_id::text, NULL, NULL, NULL, data, id, NULL
+FROM {schema}.workflow_signals
+WHERE workflow_id = ANY (%(ids)s::uuid[])
+ORDER BY number, finished_at, 2
 
 -- name: step
 -- What has ended keeps its status, its end and its code; its state is written, since ends may come late.
@@ -45,6 +63,7 @@ WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestam
 written AS (
     UPDATE {schema}.workflows AS workflow SET
         state = given.state,
+        problem = NULL,
         status = CASE WHEN before.finished_at IS NULL THEN given.status ELSE before.status END,
         error_code = CASE WHEN before.finished_at IS NULL THEN given.error_code ELSE before.error_code END,
         finished_at = CASE
@@ -72,22 +91,60 @@ SELECT (SELECT count(*) FROM written), told.finished FROM told
 -- These ends have been followed up.
 UPDATE {schema}.tasks SET advances = NULL WHERE id = ANY (%(ids)s::uuid[])
 
+-- name: taken
+-- These signals have been taken.
+DELETE FROM {schema}.workflow_signals
+WHERE workflow_id = ANY (%(ids)s::uuid[]) AND id = ANY (%(numbers)s::bigint[])
+
+-- name: signal
+-- Not to what is not there.
+INSERT INTO {schema}.workflow_signals (workflow_id, data)
+SELECT given.id, given.data
+FROM unnest(%(ids)s::uuid[], %(data)s::bytea[]) WITH ORDINALITY AS given (id, data, number)
+WHERE EXISTS (SELECT FROM {schema}.workflows WHERE workflows.id = given.id)
+ORDER BY given.number
+
 -- name: unadvanced
--- Workflows that have marked ends.
-SELECT workflow_id::text
-FROM (
+-- Workflows that have marked ends or signals, or are overdue.
+WITH marked AS (
     SELECT DISTINCT workflow_id FROM {schema}.tasks
     WHERE phase = 3 AND advances AND workflow_id <> ALL (%(skipped)s::uuid[])
     ORDER BY workflow_id
     LIMIT %(limit)s::bigint
-) AS found
+),
+told AS (
+    SELECT DISTINCT workflow_id FROM {schema}.workflow_signals
+    WHERE workflow_id <> ALL (%(skipped)s::uuid[])
+    ORDER BY workflow_id
+    LIMIT %(limit)s::bigint
+),
+overdue AS (
+    SELECT id FROM {schema}.workflows
+    WHERE finished_at IS NULL AND good_until <= coalesce(%(now)s::timestamptz, clock_timestamp())
+        AND id <> ALL (%(skipped)s::uuid[])
+    ORDER BY good_until
+    LIMIT %(limit)s::bigint
+)
+SELECT id::text
+FROM (SELECT workflow_id FROM marked UNION SELECT workflow_id FROM told UNION SELECT id FROM overdue) AS found (id)
+ORDER BY found.id
+LIMIT %(limit)s::bigint
+
+-- name: note_problem
+UPDATE {schema}.workflows SET problem = %(problem)s::text WHERE id = %(id)s::uuid
+RETURNING id
 
 -- name: old_workflows
--- What ended long ago and has no tasks left, the oldest first.
+-- What ended long ago and has no tasks left, the oldest first; not what is a part of one that has not.
 SELECT id::text FROM {schema}.workflows
 WHERE finished_at <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(finished_after)s::float8)
     AND id <> ALL (%(skipped)s::uuid[])
     AND NOT EXISTS (SELECT FROM {schema}.tasks WHERE tasks.workflow_id = workflows.id)
+    AND NOT EXISTS (
+        SELECT FROM {schema}.workflows AS root
+        WHERE root.id = workflows.root_id AND coalesce(root.finished_at, 'infinity')
+            > coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(finished_after)s::float8)
+    )
 ORDER BY finished_at
 LIMIT %(limit)s::bigint
 
@@ -101,5 +158,8 @@ WITH gone AS (
         FOR UPDATE SKIP LOCKED
     ))
     RETURNING id
+),
+unheard AS (
+    DELETE FROM {schema}.workflow_signals WHERE workflow_id IN (SELECT id FROM gone)
 )
 SELECT count(*) FROM gone

@@ -29,7 +29,10 @@
 -- next_slot: the first that has not been dealt with; NULL: there is none left.
 -- last_slot, last_task_id: of the last task sent. problem: why nothing was sent for the slot last dealt with.
 -- A workflow's sha: tells a replay of the start from another one. spec: what it consists of. state: where each node
--- stands; what follows from the ends of its tasks is written there in the transaction that removes their marks.
+-- stands; what follows from the ends of its tasks is written there in the transaction that removes their marks. Its
+-- parent_id: the workflow that it is a part of; root_id: the one at the top, which is a part of none. problem: why it could
+-- not be advanced when that was last tried. A signal is what workflows tell each other: written in an advance of one, and
+-- removed in the advance of the other that takes it.
 
 CREATE TABLE tasks (
     id TEXT NOT NULL PRIMARY KEY,
@@ -130,6 +133,10 @@ CREATE TABLE workflows (
     sent_at INTEGER NOT NULL,
     finished_at INTEGER,
     error_code TEXT,
+    parent_id TEXT,
+    root_id TEXT,
+    good_until INTEGER,
+    problem TEXT,
     CONSTRAINT workflows_status_agrees_with_end CHECK (
         CASE WHEN finished_at IS NULL THEN status IN ('RUNNING', 'PAUSED')
         ELSE status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED') END
@@ -137,3 +144,12 @@ CREATE TABLE workflows (
 );
 
 CREATE INDEX workflows_done ON workflows (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX workflows_overdue ON workflows (good_until) WHERE finished_at IS NULL AND good_until IS NOT NULL;
+
+CREATE TABLE workflow_signals (
+    id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    workflow_id TEXT NOT NULL,
+    data BLOB NOT NULL
+);
+
+CREATE INDEX signals_of_workflow ON workflow_signals (workflow_id);

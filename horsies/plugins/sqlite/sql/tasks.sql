@@ -159,12 +159,16 @@ WHERE phase = 2 AND worker_id NOT IN (SELECT worker_id FROM workers)
 LIMIT :limit
 
 -- name: old
--- What ended long ago, the oldest first; not what is of a workflow that has not.
+-- What ended long ago, the oldest first; not what is of a workflow that has not, or of a part of one.
 SELECT id FROM tasks
 WHERE phase = 3 AND finished_at <= :before AND id NOT IN (SELECT value FROM json_each(:skipped)) AND (
     workflow_id IS NULL OR NOT EXISTS (
         SELECT 1 FROM workflows AS workflow
-        WHERE workflow.id = tasks.workflow_id AND (workflow.finished_at IS NULL OR workflow.finished_at > :before)
+        LEFT JOIN workflows AS root ON root.id = workflow.root_id
+        WHERE workflow.id = tasks.workflow_id AND (
+            workflow.finished_at IS NULL OR workflow.finished_at > :before
+            OR root.id IS NOT NULL AND (root.finished_at IS NULL OR root.finished_at > :before)
+        )
     )
 )
 ORDER BY finished_at

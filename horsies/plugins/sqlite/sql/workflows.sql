@@ -2,14 +2,21 @@
 
 -- name: start_workflow
 -- A row if the id was free.
-INSERT INTO workflows (id, sha, name, version, spec, state, status, sent_at)
-VALUES (:id, :sha, :name, :version, :spec, :state, :status, :sent_at)
+INSERT INTO workflows
+    (id, sha, name, version, spec, state, status, sent_at, parent_id, root_id, good_until, finished_at)
+VALUES (
+    :id, :sha, :name, :version, :spec, :state, :status, :sent_at, :parent_id, :root_id, :good_until,
+    iif(:status IN ('RUNNING', 'PAUSED'), NULL, :now)
+)
 ON CONFLICT (id) DO NOTHING
 RETURNING id
 
 -- name: workflow
 -- One workflow.
-SELECT id, sha, name, version, spec, state, status, sent_at, finished_at, error_code FROM workflows WHERE id = :id
+SELECT
+    id, sha, name, version, spec, state, status, sent_at, finished_at, error_code, parent_id, root_id, good_until,
+    problem
+FROM workflows WHERE id = :id
 
 -- name: tasks_of
 -- The tasks of one workflow.
@@ -17,12 +24,27 @@ SELECT id, status, error_code FROM tasks WHERE workflow_id = :id
 
 -- name: marked_ends
 -- The ends that have not been followed up.
-SELECT id, status, error_code FROM tasks WHERE phase = 3 AND advances AND workflow_id = :id ORDER BY finished_at, id
+SELECT id, status, error_code, iif(task_name GLOB 'horsies.*', result, NULL) FROM tasks
+WHERE phase = 3 AND advances AND workflow_id = :id
+ORDER BY finished_at, id
+
+-- name: signals
+SELECT id, data FROM workflow_signals WHERE workflow_id = :id ORDER BY id
+
+-- name: taken
+-- This signal has been taken.
+DELETE FROM workflow_signals WHERE id = :id
+
+-- name: signal
+-- Not to what is not there.
+INSERT INTO workflow_signals (workflow_id, data)
+SELECT :id, :data WHERE EXISTS (SELECT 1 FROM workflows WHERE id = :id)
 
 -- name: step
 -- What has ended keeps its status, its end and its code; its state is written, since ends may come late.
 UPDATE workflows SET
     state = :state,
+    problem = NULL,
     status = iif(finished_at IS NULL, :status, status),
     error_code = iif(finished_at IS NULL, :error_code, error_code),
     finished_at = iif(finished_at IS NULL AND :status NOT IN ('RUNNING', 'PAUSED'), :now, finished_at)
@@ -34,19 +56,33 @@ RETURNING finished_at
 UPDATE tasks SET advances = NULL WHERE id = :id
 
 -- name: unadvanced
--- Workflows that have marked ends.
-SELECT DISTINCT workflow_id FROM tasks
-WHERE phase = 3 AND advances AND workflow_id NOT IN (SELECT value FROM json_each(:skipped))
-ORDER BY workflow_id
+-- Workflows that have marked ends or signals, or are overdue.
+SELECT id FROM (
+    SELECT workflow_id AS id FROM tasks WHERE phase = 3 AND advances
+    UNION SELECT workflow_id FROM workflow_signals
+    UNION SELECT id FROM workflows WHERE finished_at IS NULL AND good_until <= :now
+)
+WHERE id NOT IN (SELECT value FROM json_each(:skipped))
+ORDER BY id
 LIMIT :limit
 
+-- name: note_problem
+UPDATE workflows SET problem = :problem WHERE id = :id
+
 -- name: old_workflows
--- What ended long ago and has no tasks left, the oldest first.
+-- What ended long ago and has no tasks left, the oldest first; not what is a part of one that has not.
 SELECT id FROM workflows
 WHERE finished_at <= :before AND id NOT IN (SELECT value FROM json_each(:skipped))
     AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.workflow_id = workflows.id)
+    AND NOT EXISTS (
+        SELECT 1 FROM workflows AS root
+        WHERE root.id = workflows.root_id AND (root.finished_at IS NULL OR root.finished_at > :before)
+    )
 ORDER BY finished_at
 LIMIT :limit
 
 -- name: remove_workflow
 DELETE FROM workflows WHERE id = :id
+
+-- name: remove_signals
+DELETE FROM workflow_signals WHERE workflow_id = :id

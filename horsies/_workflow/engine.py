@@ -7,12 +7,14 @@
 - `join=n`: it runs as soon as n are COMPLETED, and is SKIPPED as soon as n are out of reach. `allow_failed` changes
   nothing here.
 - `cancel_losers`, with `join=n`: once n are COMPLETED, the others lose, even if the node that waits has lost itself.
-  A loser that was not enqueued is SKIPPED; one that was is cancelled, and stays ENQUEUED until it ends. Only what
+  A loser that was not enqueued is SKIPPED; one that was is cancelled, and stays as it is until it ends. Only what
   nobody else has a use for can lose: no other node waits for it, it is not the output, and no case of the success
   policy names it.
 
 A node whose join is satisfied is READY, and is enqueued at once unless the workflow is PAUSED. Each time that it is
-enqueued is a run of its own, from 1. It is ENQUEUED until its task ends: whether that runs yet, the task says.
+enqueued is a run of its own, from 1. It is ENQUEUED until its task ends: whether that runs yet, the task says. A node
+that stands for a workflow of its own is ENQUEUED until that is opened, which is when it is known what it consists of,
+then RUNNING. One that has lost, or whose workflow is over, is not opened any more, but FAILED.
 
 **Failures.** A FAILED node counts unless it is optional or a loser. Whether a loser failed before it lost or because
 of it makes no difference: otherwise a race would decide what becomes of the workflow.
@@ -35,7 +37,7 @@ first, and so is a READY one that waited for their failure; COMPLETED ones stay.
 at once: what was not enqueued is SKIPPED, the tasks of the rest are cancelled, and how they end is only noted.
 
 **What is no news.** An event that comes twice, an end of another run than the last, an end of a node that has ended,
-a resume of what is not paused, and anything but the end of a node once the workflow has ended change nothing.
+a resume of what is not paused, and anything but what becomes of a node once the workflow has ended change nothing.
 
 **Order.** Several events are taken one after the other, so how they are spread over calls makes no difference. In
 which order tasks end makes none for where everything ends up: only whether a loser was SKIPPED or has run depends on
@@ -51,18 +53,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
+
+from .._core.codes import TaskErrorCode
 from .._core.status import NodeStatus, WorkflowStatus
 from .plan import Plan, State
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class _Event(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What can happen. Workflows tell each other of it, so it can be written."""
+
+
+class Started(_Event):
     """The workflow begins: its roots run."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeEnded:
-    """The task of a node has ended for good, that is, after all its retries."""
+class NodeEnded(_Event):
+    """The task of a node has ended for good, that is, after all its retries; or the workflow that it stands for has."""
 
     index: int
     run: int
@@ -70,27 +77,30 @@ class NodeEnded:
     code: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Paused:
+class Opened(_Event):
+    """It is known now what the workflow consists of that a node stands for."""
+
+    index: int
+    run: int
+
+
+class Paused(_Event):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumed(_Event):
     rerun_failed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(_Event):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
+class Expired(_Event):
     pass
 
 
-Event: TypeAlias = Started | NodeEnded | Paused | Resumed | Cancelled | Expired
+Event: TypeAlias = Started | NodeEnded | Opened | Paused | Resumed | Cancelled | Expired
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +112,16 @@ class Enqueue:
 
 
 @dataclass(frozen=True, slots=True)
+class Open:
+    """Start the workflow that a node stands for. There is never a second one for the same index and run."""
+
+    index: int
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
 class CancelTask:
-    """Cancel the task of a node, which was put in before. It may have been cancelled before, as a loser."""
+    """Cancel what was put in for a node: its task or its workflow. It may have been cancelled before, as a loser."""
 
     index: int
     run: int
@@ -120,7 +138,7 @@ class Ended:
     failed: int | None = None
 
 
-Command: TypeAlias = Enqueue | CancelTask | Ended
+Command: TypeAlias = Enqueue | Open | CancelTask | Ended
 
 
 def begin(plan: Plan) -> State:
@@ -150,6 +168,9 @@ def advance(plan: Plan, state: State, events: Iterable[Event]) -> tuple[State, l
     return after, step.commands
 
 
+_UNDER_WAY = (NodeStatus.ENQUEUED, NodeStatus.RUNNING)
+
+
 class _Step:
     """One call of `advance`, while it is at work."""
 
@@ -165,6 +186,8 @@ class _Step:
         match event:
             case NodeEnded():
                 self._end_node(event)
+            case Opened():
+                self._open(event)
             case _ if state.status.is_terminal:
                 return
             case Cancelled():
@@ -186,7 +209,7 @@ class _Step:
 
     def _end_node(self, event: NodeEnded) -> None:
         index, state = event.index, self._state
-        if state.nodes[index] is not NodeStatus.ENQUEUED or event.run != state.runs[index]:
+        if state.nodes[index] not in _UNDER_WAY or event.run != state.runs[index]:
             return
         if event.completed:
             self._close(index, NodeStatus.COMPLETED)
@@ -197,6 +220,17 @@ class _Step:
         pauses = self._plan.on_error == "pause" and self._counts(index)
         if pauses and state.status is WorkflowStatus.RUNNING:
             state.status = WorkflowStatus.PAUSED
+
+    def _open(self, event: Opened) -> None:
+        index, state = event.index, self._state
+        if state.nodes[index] is not NodeStatus.ENQUEUED or event.run != state.runs[index]:
+            return
+        if state.status.is_terminal or self._has_lost(index):
+            self._close(index, NodeStatus.FAILED)
+            state.codes[index] = TaskErrorCode.TASK_CANCELLED
+        else:
+            state.nodes[index] = NodeStatus.RUNNING
+            self.commands.append(Open(index, event.run))
 
     def _close(self, index: int, status: NodeStatus) -> None:
         self._state.nodes[index] = status
@@ -251,7 +285,7 @@ class _Step:
         """Skip what was not enqueued, and cancel what was."""
         for index in indexes:
             status = self._state.nodes[index]
-            if status is NodeStatus.ENQUEUED:
+            if status in _UNDER_WAY:
                 self.commands.append(CancelTask(index, self._state.runs[index]))
             elif not status.is_terminal:
                 self._close(index, NodeStatus.SKIPPED)

@@ -25,6 +25,8 @@ from horsies._workflow.engine import (
     Event,
     Expired,
     NodeEnded,
+    Open,
+    Opened,
     Paused,
     Resumed,
     Started,
@@ -36,7 +38,7 @@ from horsies._workflow.plan import Plan, PlanNode, State
 DEEP = os.environ.get("HORSIES_DEEP") == "1"
 pytestmark = pytest.mark.timeout(0 if DEEP else 60)
 
-PENDING, READY, ENQUEUED = NodeStatus.PENDING, NodeStatus.READY, NodeStatus.ENQUEUED
+PENDING, READY, ENQUEUED, RUNNING = NodeStatus.PENDING, NodeStatus.READY, NodeStatus.ENQUEUED, NodeStatus.RUNNING
 COMPLETED, FAILED, SKIPPED = NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED
 HAS_ENDED = (COMPLETED, FAILED, SKIPPED)
 
@@ -93,12 +95,18 @@ class Naive:
     def take(self, happened: Event) -> None:
         match happened:
             case NodeEnded(index, run, completed, code):
-                if self.nodes[index] is ENQUEUED and run == self.runs[index]:
+                if self.nodes[index] in (ENQUEUED, RUNNING) and run == self.runs[index]:
                     self.nodes[index] = COMPLETED if completed else FAILED
                     if not completed and code:
                         self.codes[index] = code
                     if self.counts(index) and self.plan.on_error == "pause" and self.status is WorkflowStatus.RUNNING:
                         self.status = WorkflowStatus.PAUSED
+            case Opened(index, run) if self.nodes[index] is ENQUEUED and run == self.runs[index]:
+                if self.status.is_terminal or self.has_lost(index):
+                    self.nodes[index] = FAILED
+                    self.codes[index] = "TASK_CANCELLED"
+                else:
+                    self.nodes[index] = RUNNING
             case Cancelled() | Expired() if not self.status.is_terminal:
                 is_expiry = isinstance(happened, Expired)
                 self.status = WorkflowStatus.EXPIRED if is_expiry else WorkflowStatus.CANCELLED
@@ -180,13 +188,19 @@ class Follower:
         assert sorted(one.index for one in enqueued) == [i for i, run in enumerate(naive.runs) if run > runs[i]]
         assert all(one.run == naive.runs[one.index] for one in enqueued)
         told = {one.index: one.run for one in commands if isinstance(one, CancelTask)}
-        running = {index: naive.runs[index] for index, one in enumerate(naive.nodes) if one is ENQUEUED}
+        running = {index: naive.runs[index] for index, one in enumerate(naive.nodes) if one in (ENQUEUED, RUNNING)}
         if self.status is not before.status and self.status in (WorkflowStatus.CANCELLED, WorkflowStatus.EXPIRED):
             assert told == running
         else:
             lost = {index for index in running if naive.has_lost(index)}
             assert told.items() <= running.items()
             assert told.keys() == (set() if before.status.is_terminal else lost - had_lost)
+        opened = [
+            Open(index, naive.runs[index])
+            for index, one in enumerate(before.nodes)
+            if one is ENQUEUED and self.state.nodes[index] is RUNNING
+        ]
+        assert [one for one in commands if isinstance(one, Open)] == opened
         ends = [number for number, one in enumerate(commands) if isinstance(one, Ended)]
         assert ends == ([len(commands) - 1] if self.status.is_terminal and not before.status.is_terminal else [])
         if ends:
@@ -200,7 +214,14 @@ class Follower:
 
     @property
     def open(self) -> list[int]:
-        return [index for index, status in enumerate(self.state.nodes) if status is ENQUEUED]
+        return [index for index, status in enumerate(self.state.nodes) if status in (ENQUEUED, RUNNING)]
+
+    def open_one(self, chosen: int) -> None:
+        """Say what the workflow consists of that a node stands for."""
+        if self.open:
+            index = self.open[chosen % len(self.open)]
+            self.past.append(Opened(index, self.state.runs[index]))
+            self.tell(self.past[-1])
 
     def end_one(self, chosen: int, is_good: bool) -> None:
         if self.open:
@@ -274,7 +295,7 @@ def plans(draw: st.DrawFn, *, on_error: Sequence[str] = ("fail", "pause")) -> Pl
 
 Action = tuple[str, int, bool]
 
-ends = st.tuples(st.just("end"), st.integers(0, 11), st.booleans())
+ends = st.tuples(st.sampled_from(["end", "end", "open"]), st.integers(0, 11), st.booleans())
 others = st.tuples(
     st.sampled_from(["pause", "resume", "again", "stray", "pause", "resume", "again", "stray", "cancel", "expire"]),
     st.integers(0, 40),
@@ -288,6 +309,8 @@ def act(follower: Follower, action: Action) -> None:
     match name:
         case "end":
             follower.end_one(number, flag)
+        case "open":
+            follower.open_one(number)
         case "pause":
             follower.tell(Paused())
         case "resume":
@@ -333,6 +356,9 @@ A_RACE_THAT_WAS_LOST = Plan((PlanNode(), PlanNode((2, 3), 1, False, True), PlanN
 @example(RACE, [("pause", 0, False), *ending((0, True)), ("resume", 0, False)])
 @example(FORGIVING, [*ending((0, False)), ("resume", 0, True)])
 @example(RACE_WITHIN_ONE_EVENT, ending((0, True)))
+@example(RACE, [("open", 0, False), ("open", 0, False), *ending((1, True), (0, True))])
+@example(RACE, [*ending((0, True)), ("open", 0, False)])
+@example(RACE, [("cancel", 0, False), ("open", 0, False), ("open", 0, False)])
 @example(TWO_RACES, ending((0, True), (0, False)))
 @example(A_RACE_THAT_WAS_LOST, ending((0, True), (0, True)))
 def test_the_engine_does_what_the_rules_say(plan: Plan, history: list[Action]) -> None:

@@ -64,11 +64,11 @@ class _Event(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """What can happen. Workflows tell each other of it, so it can be written."""
 
 
-class Started(_Event):
+class Started(_Event, frozen=True):
     """The workflow begins: its roots run."""
 
 
-class NodeEnded(_Event):
+class NodeEnded(_Event, frozen=True):
     """The task of a node has ended for good, that is, after all its retries; or the workflow that it stands for has."""
 
     index: int
@@ -77,26 +77,26 @@ class NodeEnded(_Event):
     code: str | None = None
 
 
-class Opened(_Event):
+class Opened(_Event, frozen=True):
     """It is known now what the workflow consists of that a node stands for."""
 
     index: int
     run: int
 
 
-class Paused(_Event):
+class Paused(_Event, frozen=True):
     pass
 
 
-class Resumed(_Event):
+class Resumed(_Event, frozen=True):
     rerun_failed: bool = False
 
 
-class Cancelled(_Event):
+class Cancelled(_Event, frozen=True):
     pass
 
 
-class Expired(_Event):
+class Expired(_Event, frozen=True):
     pass
 
 

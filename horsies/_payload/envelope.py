@@ -55,7 +55,7 @@ _Origin: TypeAlias = tuple[
     str,  # workflow id
     int,  # node
     int,  # run
-    list[tuple[str, str, bool]],  # parameter, task id, whether it takes the whole result
+    list[tuple[str, str, bool, bool]],  # parameter, task id, whether it takes the whole result, whether of a workflow
 ]
 _is_known_name = lru_cache(maxsize=1024)(is_name)
 """For names that come again with every task."""
@@ -70,11 +70,15 @@ _payload_decoder = msgspec.msgpack.Decoder(tuple[int, str, bytes])
 
 
 class Input(msgspec.Struct, frozen=True):
-    """An argument that the task gets from another one when it begins: its value, or with `as_result` its `Result`."""
+    """An argument that the task gets from another one when it begins: its value, or with `as_result` its `Result`.
+
+    With `of_workflow` it comes from a workflow, and `task_id` is the id of that.
+    """
 
     parameter: str
     task_id: str
     as_result: bool
+    of_workflow: bool = False
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -222,9 +226,9 @@ def _envelope_of(fields: Sequence[Any], origin: Origin | None) -> Envelope:
         priority=priority,
         serializer=serializer,
         arguments=arguments,
-        sent_at=_EPOCH + timedelta(microseconds=sent_at),
+        sent_at=instant_of(sent_at),
         delay=timedelta(microseconds=delay) if delay else _ZERO,
-        good_until=None if good_until is None else _EPOCH + timedelta(microseconds=good_until),
+        good_until=None if good_until is None else instant_of(good_until),
         timeout=None if timeout is None else timedelta(microseconds=timeout),
         retry=policy_of(*retry) if isinstance(retry, tuple) else retry,
         unique_key=unique_key,
@@ -234,17 +238,22 @@ def _envelope_of(fields: Sequence[Any], origin: Origin | None) -> Envelope:
 
 
 def _origin_data(origin: Origin) -> _Origin:
-    inputs = sorted((one.parameter, one.task_id, one.as_result) for one in origin.inputs)
+    inputs = sorted((one.parameter, one.task_id, one.as_result, one.of_workflow) for one in origin.inputs)
     return origin.workflow_id, origin.node, origin.run, inputs
 
 
-def _origin_of(workflow_id: str, node: int, run: int, inputs: list[tuple[str, str, bool]]) -> Origin:
+def _origin_of(workflow_id: str, node: int, run: int, inputs: list[tuple[str, str, bool, bool]]) -> Origin:
     return Origin(workflow_id, node, run, tuple(Input(*one) for one in inputs))
 
 
 def micros_of(at: datetime) -> int:
     """Microseconds since 1970 of an aware instant."""
     return (at - _EPOCH) // _MICROSECOND
+
+
+def instant_of(micros: int) -> datetime:
+    """What `micros_of` made `micros` of, in UTC."""
+    return _EPOCH + timedelta(microseconds=micros)
 
 
 def stored_retry(retry: RetryPolicy | str | None) -> str | _Retry | None:

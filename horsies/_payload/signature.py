@@ -87,12 +87,10 @@ class Signature:
             CorruptError: the bytes cannot be read.
             ArgumentError: they are of other parameters or types.
         """
-        try:
-            plain = serializer.loads(data)
-        except Exception as error:
-            raise CorruptError(f"the serializer cannot read the arguments: {type(error).__name__}") from None
-        if not isinstance(plain, dict):
-            raise CorruptError("the arguments are not what a send writes")
+        return self.lift(load(serializer, data))
+
+    def lift(self, plain: Mapping[str, Plain]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call that `lower` made `plain` of. Raises: ArgumentError, as `decode`."""
         unknown = plain.keys() - self.codecs.keys()
         if unknown:
             raise ArgumentError(f"the task no longer takes {', '.join(sorted(map(reprlib.repr, unknown)))}")
@@ -115,8 +113,24 @@ class Signature:
         return tuple(args), kwargs
 
 
-def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
-    """Read the signature of a task function.
+def load(serializer: Serializer, data: bytes) -> dict[str, Plain]:
+    """The plain arguments that were stored. Raises: CorruptError."""
+    try:
+        plain = serializer.loads(data)
+    except Exception as error:
+        raise CorruptError(f"the serializer cannot read the arguments: {type(error).__name__}") from None
+    if not isinstance(plain, dict):
+        raise CorruptError("the arguments are not what a send writes")
+    return plain
+
+
+def describe(fn: Callable[..., Any], *, context_type: type, result_type: type | None = None) -> Signature:
+    """Read the signature of a task function, or of another one that takes arguments as tasks do.
+
+    Args:
+        context_type: of a first parameter that is no argument.
+        result_type: `fn` is no task: its first parameter is never an argument, and instead of `T` it returns a
+            `result_type[T]`, which is not stored.
 
     Raises:
         HorsiesError: HRS-105 for parameters, HRS-101 for the return type, all of them at once.
@@ -128,7 +142,9 @@ def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
     except (TypeError, ValueError):
         raise HorsiesError("HRS-105", f"{place} is not a function with a signature") from None
     hints = _hints(fn, context_type)
-    takes_context = bool(parameters) and _is_context(hints.get(parameters[0].name), context_type)
+    takes_context = result_type is not None or (
+        bool(parameters) and _is_context(hints.get(parameters[0].name), context_type)
+    )
     codecs: dict[str, Codec[Any] | ResultCodec] = {}
     for parameter in parameters[1:] if takes_context else parameters:
         what = f"parameter {parameter.name!r} of {place}"
@@ -147,7 +163,9 @@ def describe(fn: Callable[..., Any], *, context_type: type) -> Signature:
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         problems.append(HorsiesError("HRS-101", f"{place} is a generator", ["return a list"]))
     return_codec, returns = plain_codec(), Any
-    if "return" in hints:
+    if "return" in hints and result_type is not None:
+        returns = _inner_type(hints["return"], result_type)
+    elif "return" in hints:
         try:
             returns = _value_type(hints["return"])
             return_codec = _codec(returns)
@@ -232,6 +250,13 @@ def _value_type(annotation: Any) -> Any:
     if not oks:
         return type(None) if errs else annotation
     return (typing.get_args(oks[0]) or (Any,))[0]
+
+
+def _inner_type(annotation: Any, result_type: type) -> Any:
+    """The `T` of `-> result_type[T]`; None of `-> None`."""
+    if annotation is type(None):
+        return annotation
+    return (typing.get_args(annotation) or (Any,))[0] if typing.get_origin(annotation) is result_type else Any
 
 
 def place_of(fn: Callable[..., Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import Parameter
 from typing import Any
 
 from .._core.errors import HorsiesError, raise_all
@@ -15,8 +14,6 @@ from .._task.recurring import problems_with_call
 from .._task.workflow import Workflow
 from .._workflow.builder import built
 from .plugins import Plugins, chosen, load_plugins
-
-_OPEN_ENDED = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 def check(app: Horsies) -> Plugins:
@@ -59,7 +56,7 @@ def check(app: Horsies) -> Plugins:
 
 
 def _problems_with_workflow(workflow: Workflow[Any, Any], app: Horsies, plugins: Plugins) -> Sequence[HorsiesError]:
-    if any(one.default is one.empty and one.kind not in _OPEN_ENDED for one in workflow.parameters.parameters.values()):
+    if any(one.default is one.empty for one in workflow.signature.parameters.parameters.values()):
         return ()
     try:
         built(workflow, app, (), {}, plugins.retry_policies)

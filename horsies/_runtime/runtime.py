@@ -19,7 +19,7 @@ from .._schedule.scheduler import Scheduler
 from .._task.ambient import registered
 from .._task.app import Horsies
 from .._task.declare import Task
-from .._task.handle import TaskHandle
+from .._task.handle import TaskHandle, TaskResult, plain_result_of
 from .._task.host import Environment
 from .._task.nursery import open_nursery
 from .._task.recurring import Schedule
@@ -30,6 +30,8 @@ from .._worker.worker import Worker
 from .._workflow.advancer import Advancer
 from .._workflow.draft import WorkflowSpec
 from .._workflow.handle import WorkflowHandle
+from .._workflow.opening import OWN_TASKS
+from .._workflow.outcome import outcome_of
 from .._workflow.start import WorkflowFunction, start
 from ..abc import (
     Broker,
@@ -368,6 +370,16 @@ class Runtime(anyio.AsyncContextManagerMixin):
     async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
         """For handles: where these tasks stand. Raises: BrokerError."""
         return await self.broker.reader.results(task_ids)
+
+    @property
+    def own_tasks(self) -> Mapping[str, Task[Any, Any]]:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        return OWN_TASKS
+
+    async def workflow_results(self, workflow_ids: Sequence[str]) -> dict[str, TaskResult[Any]]:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        rows = [row for workflow_id in workflow_ids if (row := await self.workflows.read(workflow_id)) is not None]
+        return {row.workflow_id: await outcome_of(self, row, partial(plain_result_of, self)) for row in rows}
 
     def nodes_ended(self, workflow_ids: Iterable[str]) -> None:
         """For workers: see `horsies._worker.host.WorkerHost`."""

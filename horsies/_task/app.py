@@ -202,9 +202,9 @@ class Horsies:
         self._lifespan = factory
         return factory
 
-    def queue_of(self, task: Task[Any, Any]) -> str:
-        """The queue that `task` goes to when a send does not say."""
-        return task.settings.queue or self._default_queue()
+    def queue_of(self, task: Task[Any, Any] | None) -> str:
+        """The queue that `task` goes to when a send does not say; the default queue without a task."""
+        return (task and task.settings.queue) or self._default_queue()
 
     def _default_queue(self) -> str:
         if len(self.queues) == 1:

@@ -1,4 +1,4 @@
-"""`my_task.node(...)`: a call of a task as a node of a workflow, where references may stand for arguments.
+"""`my_task.node(...)`: a call of a task, or of a workflow, as a node, where references may stand for arguments.
 
 "A value of this parameter's type, or a reference to one" is beyond a ParamSpec. So there is an overload for each number
 of positional arguments, up to eight; each takes the types from the task itself, as a protocol that it fits. What comes
@@ -98,7 +98,7 @@ class _Takes8(Protocol[A_contra, B_contra, C_contra, D_contra, E_contra, F_contr
 
 
 class MakesNodes:
-    """What gives `Task` its `node`."""
+    """What gives `Task` and `Workflow` their `node`."""
 
     @overload
     def node(
@@ -171,7 +171,7 @@ class MakesNodes:
     @overload
     def node(self: _Takes[T], /, **kwargs: Any) -> TaskNode[T]: ...
     def node(self: Any, /, *args: Any, **kwargs: Any) -> TaskNode[Any]:
-        """This task as a node of a workflow: `wf.task(my_task.node(...))`.
+        """This as a node of a workflow: `wf.task(my_task.node(...))`, or `wf.subworkflow(my_workflow.node(...))`.
 
         Args:
             args, kwargs: the arguments, or in the place of some what `wf.task(...)` returned for other nodes: this one

@@ -149,7 +149,12 @@ class TaskHandle(Generic[T]):
         return f"<TaskHandle {self.task_id}>"
 
 
-def result_of(host: Host, stored: StoredResult) -> TaskResult[Any]:
+def plain_result_of(host: Host, stored: StoredResult) -> TaskResult[Any]:
+    """The result of a task that has ended, a value as plain builtins."""
+    return result_of(host, stored, is_plain=True)
+
+
+def result_of(host: Host, stored: StoredResult, *, is_plain: bool = False) -> TaskResult[Any]:
     """The result of a task that has ended, decoded to its return type where this application knows the task."""
     if stored.status is TaskStatus.EXPIRED:
         return Err(TaskError(TaskErrorCode.TASK_EXPIRED, "good_until passed before the task could begin"))
@@ -159,7 +164,7 @@ def result_of(host: Host, stored: StoredResult) -> TaskResult[Any]:
         return Err(CRASHED)
     if stored.result is None:
         return Err(TaskError(TaskErrorCode.RESULT_NOT_AVAILABLE, f"task {stored.task_id} has no stored result"))
-    task = host.app.tasks.get(stored.task_name)
+    task = None if is_plain else host.app.tasks.get(stored.task_name)
     codec = None if task is None else task.signature.return_codec
     try:
         result: TaskResult[Any] = decode_result(stored.result, codec, host.serializers)

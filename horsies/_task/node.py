@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from .._core.errors import TaskError
 from .._core.result import Err, Ok
@@ -17,8 +17,11 @@ from .options import TaskSendOptions
 
 if TYPE_CHECKING:
     from .declare import Task
+    from .workflow import Workflow
 
 T_co = TypeVar("T_co", covariant=True)
+Kind: TypeAlias = Literal["task", "map", "workflow"]
+"""What a node is: a task, a task for each item of a list, or a workflow of its own."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -52,7 +55,7 @@ class Join:
 class NodeParts:
     """What a `TaskNode` consists of, as it was given."""
 
-    task: Task[Any, Any]
+    task: Task[Any, Any] | Workflow[Any, Any]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] | None = None
     injected: tuple[tuple[str, NodeRef[Any]], ...] = ()
@@ -61,11 +64,19 @@ class NodeParts:
     node_id: str | None = None
     join: Join | None = None
     allow_failed_deps: bool = False
+    kind: Kind = "task"
+    over: NodeRef[Any] | None = None
+    """Of a map: the node that gives the list."""
+
+    @property
+    def callee(self) -> str:
+        """What is called, for messages."""
+        return f"{'workflow' if self.kind == 'workflow' else 'task'} {self.task.name!r}"
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class TaskNode(Generic[T_co]):
-    """A call of a task in a workflow; `my_task.node(...)` makes it, and `WorkflowBuilder.task` takes it.
+    """A call of a task or a workflow, in a workflow; `my_task.node(...)` makes it, and `WorkflowBuilder.task` takes it.
 
     It is immutable: each method returns another node, so that they can be chained.
     """

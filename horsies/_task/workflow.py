@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 
 from .._core.config import is_name
 from .._core.errors import HorsiesError
+from .._payload.signature import Signature, describe
+from .as_node import MakesNodes
 from .node import NodeRef
 
 if TYPE_CHECKING:
@@ -25,18 +27,27 @@ OnError: TypeAlias = Literal["fail", "pause"]
 LAST_VERSION = 2**31 - 1
 
 
-class Workflow(Generic[P, T]):
+class Workflow(Generic[P, T], MakesNodes):
     """A declared workflow. Calling it runs the function with a builder of yours, as a part of another workflow, say."""
 
-    def __init__(self, name: str, fn: Callable[..., Any], version: int, on_error: OnError) -> None:
+    def __init__(
+        self, name: str, fn: Callable[..., Any], version: int, on_error: OnError, signature: Signature
+    ) -> None:
         functools.update_wrapper(self, fn)
         self.name = name
         self.fn = fn
         self.version = version
         self.on_error = on_error
+        self.signature = signature
+        """Of what the function takes beside the builder."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
+
+    if TYPE_CHECKING:
+
+        def _takes(self, *args: P.args, **kwargs: P.kwargs) -> T:
+            """What `node` knows the arguments' types by."""
 
     @overload
     def handle(self, rt: Runtime) -> WorkflowFunction[P, T]: ...
@@ -49,14 +60,6 @@ class Workflow(Generic[P, T]):
             HorsiesError: HRS-300 when the runtime's application has not registered it.
         """
         return rt.bind_workflow(self)
-
-    @property
-    def parameters(self) -> inspect.Signature:
-        """What the function takes beside the builder."""
-        signature = inspect.signature(self.fn)
-        return signature.replace(
-            parameters=[*signature.parameters.values()][1:], return_annotation=inspect.Signature.empty
-        )
 
     def __repr__(self) -> str:
         return f"<Workflow {self.name!r}, version {self.version}>"
@@ -76,7 +79,8 @@ def make_workflow(name: str, fn: Callable[..., Any], version: int, on_error: OnE
     """A workflow by its heading, which is good, and its function.
 
     Raises:
-        HorsiesError: HRS-023 for a function that can be none of a workflow, HRS-104 for one that is declared already.
+        HorsiesError: HRS-023 for a function that can be none of a workflow, HRS-104 for one that is declared already,
+            HRS-105 for parameters that cannot be stored.
     """
     if isinstance(fn, Workflow):
         raise HorsiesError("HRS-104", f"workflow {fn.name!r} is declared already", ["decorate a function only once"])
@@ -84,7 +88,7 @@ def make_workflow(name: str, fn: Callable[..., Any], version: int, on_error: OnE
         what = f"workflow {name!r} is no function that takes a WorkflowBuilder"
         remedy = "declare a plain function, not an async one or a generator: def order(wf: WorkflowBuilder, ...)"
         raise HorsiesError("HRS-023", what, [remedy])
-    return Workflow(name, fn, version, on_error)
+    return Workflow(name, fn, version, on_error, describe(fn, context_type=NodeRef, result_type=NodeRef))
 
 
 def problems_with_heading(name: object, version: object, on_error: object) -> list[HorsiesError]:

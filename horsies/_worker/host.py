@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
+from .._task.declare import Task
+from .._task.handle import TaskResult
 from .._task.host import Host
 from ..abc import Broker
 
@@ -14,6 +16,15 @@ class WorkerHost(Host, Protocol):
 
     @property
     def broker(self) -> Broker: ...
+
+    @property
+    def own_tasks(self) -> Mapping[str, Task[Any, Any]]:
+        """The tasks of horsies' own, by name."""
+        ...
+
+    async def workflow_results(self, workflow_ids: Sequence[str]) -> dict[str, TaskResult[Any]]:
+        """What these workflows have resulted in, as plain builtins, for those that are there. Raises: BrokerError."""
+        ...
 
     async def keep_schedules(self, goes_first: Callable[[], bool]) -> None:
         """Send for the application's schedules until cancelled.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -12,11 +13,10 @@ from .._core.errors import BrokerError, TaskError
 from .._core.result import Err, Ok
 from .._payload.codec import CodecError
 from .._payload.envelope import Input
-from .._payload.result import decode_result
 from .._payload.result_argument import err_argument, ok_argument
 from .._payload.signature import ArgumentError, CorruptError
-from .._task.handle import result_of
-from ..abc import Plain, StoredResult
+from .._task.handle import TaskResult, plain_result_of
+from ..abc import Plain
 from .host import WorkerHost
 from .job import Job
 
@@ -28,9 +28,9 @@ async def fetch_inputs(host: WorkerHost, job: Job) -> Err[TaskError] | None:
         return None
     serializer = host.serializers[job.envelope.serializer]
     try:
-        stored = await _read(host, [one.task_id for one in origin.inputs])
+        results = await _read(host, origin.inputs)
         found: dict[str, Any] = dict(serializer.loads(job.envelope.arguments))  # type: ignore[arg-type]  # it was read before
-        found |= {one.parameter: _argument(host, one, stored.get(one.task_id)) for one in origin.inputs}
+        found |= {one.parameter: _argument(one, results.get(one.task_id, SKIPPED)) for one in origin.inputs}
         job.args, job.kwargs = job.task.signature.decode(serializer, serializer.dumps(dict(sorted(found.items()))))
     except BrokerError as error:
         return Err(TaskError(TaskErrorCode.BROKER_ERROR, f"the results of other tasks cannot be read: {error.message}"))
@@ -41,26 +41,24 @@ async def fetch_inputs(host: WorkerHost, job: Job) -> Err[TaskError] | None:
     return None
 
 
-async def _read(host: WorkerHost, task_ids: list[str]) -> dict[str, StoredResult]:
+async def _read(host: WorkerHost, inputs: Sequence[Input]) -> dict[str, TaskResult[Any]]:
     waits = pauses(host.app.config.resilience, host.environment.random)
+    parts = sorted({one.task_id for one in inputs if one.of_workflow})
     while True:
         try:
-            return {stored.task_id: stored for stored in await host.broker.reader.results(task_ids)}
+            results = await host.workflow_results(parts) if parts else {}
+            # What could not be opened has the result of what should have opened it.
+            tasks = sorted({one.task_id for one in inputs} - results.keys())
+            stored = await host.broker.reader.results(tasks) if tasks else []
+            return results | {one.task_id: plain_result_of(host, one) for one in stored if one.status.is_terminal}
         except BrokerError as error:
             if not error.retryable:
                 raise
         await anyio.sleep(next(waits))
 
 
-def _argument(host: WorkerHost, one: Input, stored: StoredResult | None) -> Plain:
+def _argument(one: Input, result: TaskResult[Any]) -> Plain:
     """What a parameter gets of another task. Raises: ValueError, it has no value to give."""
-    if stored is None or not stored.status.is_terminal:
-        # A node that was skipped has no task.
-        result: Ok[Any] | Err[TaskError] = Err(TaskError(TaskErrorCode.UPSTREAM_SKIPPED, "the node was skipped"))
-    elif stored.result is None:
-        result = result_of(host, stored)
-    else:
-        result = decode_result(stored.result, None, host.serializers)
     if one.as_result:
         return ok_argument(result.value) if isinstance(result, Ok) else err_argument(result.error)
     if isinstance(result, Err):
@@ -69,3 +67,7 @@ def _argument(host: WorkerHost, one: Input, stored: StoredResult | None) -> Plai
         )
     value: Plain = result.value
     return value
+
+
+SKIPPED = Err(TaskError(TaskErrorCode.UPSTREAM_SKIPPED, "the node was skipped"))
+"""A node that was skipped has no task."""

@@ -26,6 +26,7 @@ from .._task.context import TaskContext, TaskInterrupted
 from .._task.declare import Task
 from .._task.host import Host
 from ..abc import ClaimedTask, Finish, GiveBack
+from .host import WorkerHost
 
 logger = logging.getLogger("horsies.worker")
 
@@ -65,9 +66,9 @@ class Job:
             self.context._cancel()
 
 
-def prepare(host: Host, claimed: ClaimedTask) -> Job | Finish | GiveBack:
+def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:
     """Decode a claimed row. What cannot be decoded fails alone, without user code; an unknown task is passed on."""
-    task = host.app.tasks.get(claimed.task_name)
+    task = host.app.tasks.get(claimed.task_name) or host.own_tasks.get(claimed.task_name)
     if task is None:
         delay = patience_with_unknown(claimed.overdue, host.app.config.recovery.resolution_grace)
         if delay is not None:

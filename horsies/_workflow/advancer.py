@@ -9,21 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 
 import anyio
-import msgspec
 
 from .._core.backoff import pauses
 from .._core.errors import BrokerError
-from .._core.status import TaskStatus
-from .._payload.ids import node_of, node_task_id
 from .._task.host import Host
-from ..abc import EndedTask, News, Step, WorkflowRow, Workflows
-from .engine import CancelTask, Ended, Enqueue, Event, NodeEnded, advance
-from .nodes import task_of
-from .plan import Plan, PlanNode, State
-from .spec import Spec, decode
+from ..abc import News, Step, Workflows
+from .follow import concerned, follow
 
 BATCH = 100
 """Workflows that are advanced in one transaction."""
@@ -31,65 +24,6 @@ RECOVERED = 200
 """Workflows that are looked for at a time."""
 
 logger = logging.getLogger("horsies.workflow")
-
-_states = msgspec.msgpack.Decoder(State)
-encode_state = msgspec.msgpack.Encoder().encode
-
-
-def plan_of(spec: Spec) -> Plan:
-    """What the engine needs to know of a workflow."""
-    nodes = [PlanNode(node.needs, node.join, node.allow_failed_deps, node.cancel_losers) for node in spec.nodes]
-    return Plan(tuple(nodes), spec.on_error, spec.success, frozenset(spec.optional), spec.output)
-
-
-@lru_cache(maxsize=256)
-def read_spec(data: bytes) -> tuple[Spec, Plan]:
-    """A stored spec, and its plan. Raises: ValueError."""
-    spec = decode(data)
-    return spec, plan_of(spec)
-
-
-def read_state(data: bytes) -> State:
-    """A stored state. Raises: ValueError."""
-    try:
-        return _states.decode(data)
-    except msgspec.MsgspecError as error:
-        raise ValueError("the state of the workflow cannot be read") from error
-
-
-def follow(host: Host, row: WorkflowRow, events: Sequence[Event]) -> Step:
-    """What is to be written for a workflow to which these events have happened.
-
-    Raises:
-        ValueError: it cannot be read, or a task of it cannot be made.
-    """
-    spec, plan = read_spec(row.spec)
-    state, commands = advance(plan, read_state(row.state), events)
-    enqueued = [one.index for one in commands if isinstance(one, Enqueue)]
-    cancelled = [node_task_id(row.workflow_id, one.index, one.run) for one in commands if isinstance(one, CancelTask)]
-    failed = next((one.failed for one in commands if isinstance(one, Ended)), None)
-    return Step(
-        row.workflow_id,
-        state=encode_state(state),
-        status=state.status,
-        error_code=None if failed is None else state.codes.get(failed),
-        tasks=tuple(task_of(host, spec, row.workflow_id, index, state.runs) for index in enqueued),
-        cancel=tuple(cancelled),
-    )
-
-
-def ends(tasks: Iterable[EndedTask]) -> list[Event]:
-    """What the engine is told of tasks that have ended."""
-    events: list[Event] = []
-    for task in tasks:
-        index, run = node_of(task.task_id)
-        events.append(NodeEnded(index, run, task.status is TaskStatus.COMPLETED, task.error_code or task.status))
-    return events
-
-
-def with_cancelled(steps: Iterable[Step]) -> list[str]:
-    """The workflows of which tasks were cancelled: what had not started has ended, and is to be followed up."""
-    return [step.workflow_id for step in steps if step.cancel]
 
 
 class Advancer:
@@ -100,6 +34,7 @@ class Advancer:
         self._store = store
         self._waiting: set[str] = set()
         self._poisoned: set[str] = set()
+        self._problems: dict[str, str] = {}
         self._filled = anyio.Event()
         self._emptied = anyio.Event()
         self._emptied.set()
@@ -117,7 +52,7 @@ class Advancer:
         await self._emptied.wait()
 
     async def recover(self) -> int:
-        """Look for workflows with ends that nobody has seen to, and advance them. Raises: BrokerError.
+        """Look for workflows with news that nobody has seen to, and advance them. Raises: BrokerError.
 
         The answer is 0: they are not done when it comes, and whoever leads need not hurry to look again.
         """
@@ -148,6 +83,7 @@ class Advancer:
         except BrokerError:
             self._waiting.update(batch)
             raise
+        await self._note_problems()
         if failure is not None:
             raise failure
         return len(batch)
@@ -158,7 +94,7 @@ class Advancer:
         One that somebody has locked goes back into the queue, and the error is returned, so that others go on.
         """
         try:
-            self.add_nowait(with_cancelled(await self._store.advance(workflow_ids, self._decide)))
+            self.add_nowait(concerned(await self._store.advance(workflow_ids, self._decide)))
         except BrokerError as error:
             if error.retryable and not error.locked:
                 raise
@@ -172,18 +108,27 @@ class Advancer:
             self._leave(workflow_ids[0], error.message)
         return None
 
-    def _decide(self, rows: Sequence[News]) -> list[Step]:
+    def _decide(self, all_news: Sequence[News]) -> list[Step]:
         steps = []
-        for news in rows:
-            row, tasks = news.row, news.ended
-            if not tasks:
+        for news in all_news:
+            if not (news.ended or news.signals or news.is_overdue):
                 continue
             try:
-                steps.append(follow(self._host, row, ends(tasks)))
+                steps.append(follow(self._host, news))
             except Exception as error:  # what cannot be followed must not hold up the others
-                self._leave(row.workflow_id, f"{type(error).__name__}: {error}")
+                self._leave(news.row.workflow_id, f"{type(error).__name__}: {error}")
         return steps
 
     def _leave(self, workflow_id: str, why: str) -> None:
         self._poisoned.add(workflow_id)
+        self._problems[workflow_id] = why
         logger.error("workflow %s is left as it is: %s", workflow_id, why, extra={"workflow_id": workflow_id})
+
+    async def _note_problems(self) -> None:
+        """Write down what cannot be advanced, for whoever looks at it; where that fails as well there is the log."""
+        while self._problems:
+            workflow_id, why = self._problems.popitem()
+            try:
+                await self._store.note_problem(workflow_id, why)
+            except BrokerError as error:
+                logger.warning("cannot note what is wrong with workflow %s: %s", workflow_id, error.message)

@@ -24,6 +24,8 @@ class Arguments:
     given: dict[str, Any] = field(default_factory=dict)
     injected: dict[str, Any] = field(default_factory=dict)
     """What should be a `NodeRef`, and has to be seen to be one."""
+    item: str | None = None
+    """Of a map: the parameter that takes an item."""
 
 
 def bind(parts: NodeParts, report: Report) -> Arguments:
@@ -31,32 +33,45 @@ def bind(parts: NodeParts, report: Report) -> Arguments:
     parameters = parts.task.signature.parameters.parameters
     by_place = [name for name, one in parameters.items() if one.kind is not one.KEYWORD_ONLY]
     by_name = {name for name, one in parameters.items() if one.kind is not one.POSITIONAL_ONLY}
-    takes = f"task {parts.task.name!r} takes {', '.join(parameters) or 'no arguments'}"
+    takes = f"{parts.callee} takes {', '.join(parameters) or 'no arguments'}"
     found = Arguments()
 
     def put(name: str, value: Any) -> None:
         (found.injected if isinstance(value, NodeRef) else found.given)[name] = value
 
     if len(parts.args) > len(by_place):
-        report("HRS-019", f"it has {len(parts.args)} positional arguments, and its task takes {len(by_place)}", takes)
+        what = f"it has {len(parts.args)} positional arguments, and there is room for {len(by_place)}"
+        report("HRS-019", what, takes)
     for name, value in zip(by_place, parts.args, strict=False):
         put(name, value)
     for name, value in (parts.kwargs or {}).items():
         if name not in by_name:
-            report("HRS-019", f"its task has no parameter {reprlib.repr(name)} to give by name", takes)
+            report("HRS-019", f"there is no parameter {reprlib.repr(name)} to give by name", takes)
         elif name in found.given or name in found.injected:
             report("HRS-019", f"argument {name!r} is given by place and by name", "give it once")
         else:
             put(name, value)
     for injected, ref in parts.injected:
         if not isinstance(injected, str) or injected not in parameters:
-            report("HRS-019", f"its task has no parameter {reprlib.repr(injected)} for arg_from", takes)
+            report("HRS-019", f"there is no parameter {reprlib.repr(injected)} for arg_from", takes)
         elif injected in found.given or injected in found.injected:
             report("HRS-021", f"argument {injected!r} is given and injected by arg_from, or twice", "leave out one")
         else:
             found.injected[injected] = ref.as_result() if isinstance(ref, NodeRef) else ref
+    if parts.kind == "map":
+        _put_item(parts, found, report)
     _fill(parts, found, report)
     return found
+
+
+def _put_item(parts: NodeParts, found: Arguments, report: Report) -> None:
+    """Have the first parameter that has no argument take the items."""
+    names = parts.task.signature.parameters.parameters
+    found.item = next((name for name in names if name not in found.given and name not in found.injected), None)
+    if found.item is None:
+        report("HRS-021", "all parameters have arguments, and none is left for the items", "leave one of them out")
+    else:
+        found.injected[found.item] = parts.over
 
 
 def _fill(parts: NodeParts, found: Arguments, report: Report) -> None:
@@ -101,13 +116,23 @@ def _holds_a_reference(value: object) -> bool:
     )
 
 
-def problem_of_type(parts: NodeParts, name: str, upstream: NodeParts, *, as_result: bool) -> tuple[str, str] | None:
+def type_of(parts: NodeParts) -> Any:
+    """The type of a node's value, as far as annotations tell."""
+    returns = parts.task.signature.returns
+    return list[returns] if parts.kind == "map" else returns  # type: ignore[valid-type]  # a value, not a name
+
+
+def problem_of_type(
+    parts: NodeParts, name: str, upstream: NodeParts, *, as_result: bool, is_item: bool
+) -> tuple[str, str] | None:
     """What is wrong with the type of an argument that comes from a node, and the remedy."""
-    given, wanted = upstream.task.signature.returns, parts.task.signature.annotations[name]
+    given, wanted = type_of(upstream), parts.task.signature.annotations[name]
+    if is_item:
+        wanted = list[wanted]  # type: ignore[valid-type]  # a value, not a name
     if as_result:
         if result_fits(given, wanted):
             return None
-        what = f"argument {name!r} takes {shown(wanted)}, and gets the result of a task that gives {shown(given)}"
+        what = f"argument {name!r} takes {shown(wanted)}, and gets the result of a node that gives {shown(given)}"
         return what, f"annotate the parameter TaskResult[{shown(given)}]"
     if value_of_result(wanted) is None and fits(given, wanted):
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from .._task.declare import Task
 from .._task.node import NodeRef, TaskNode
-from .._task.workflow import OnError
+from .._task.workflow import OnError, Workflow
 from .spec import Spec
 
 
@@ -37,6 +37,10 @@ class Draft:
     output: NodeRef[Any] | None = None
     cases: tuple[SuccessCase, ...] = ()
     optional: tuple[NodeRef[Any], ...] = ()
+    children: tuple[Draft | None, ...] = ()
+    """Of each node the workflow that it is, where that is known."""
+    within: tuple[str, ...] = ()
+    """The workflows that this is a part of, from the outermost on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,12 @@ class WorkflowSpec:
     `WorkflowBuilder.build` makes it, and a runtime starts it.
     """
 
-    _tasks: tuple[Task[Any, Any], ...] = field(repr=False)
+    _called: tuple[Task[Any, Any] | Workflow[Any, Any], ...] = field(repr=False)
     """Of each node."""
+    _children: tuple[WorkflowSpec | None, ...] = field(repr=False)
+    """Of each node the workflow that it is, where that is known."""
     _spec: Spec = field(repr=False)
-    """Where a node's queue is empty, its task's own is meant."""
+    """Where a node's queue is empty, its task's own is meant. Its nodes have no children: those are in `_children`."""
 
     @property
     def name(self) -> str:
@@ -65,4 +71,4 @@ class WorkflowSpec:
         return tuple(node.node_id for node in self._spec.nodes)
 
     def __repr__(self) -> str:
-        return f"<WorkflowSpec {self.name!r}, version {self.version}, {len(self._tasks)} nodes>"
+        return f"<WorkflowSpec {self.name!r}, version {self.version}, {len(self._called)} nodes>"

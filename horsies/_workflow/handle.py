@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import anyio
 
@@ -16,53 +16,48 @@ from .._core.status import NodeStatus, TaskStatus, WorkflowStatus
 from .._payload.ids import node_task_id
 from .._task.handle import TaskResult, result_of
 from .._task.options import as_timedelta
-from ..abc import Step, WorkflowRow
-from .advancer import ends, follow, read_spec, read_state, with_cancelled
+from ..abc import News, Step, StoredResult, WorkflowRow
 from .engine import Cancelled, Event, Paused, Resumed
+from .follow import concerned, follow
 from .host import WorkflowHost
+from .outcome import outcome_of, results_of
+from .stored import read_spec, read_state
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """A node as it stands. `task_id` is that of its last run; None: it has not run."""
+    """A node as it stands.
+
+    Attributes:
+        task_name: of a subworkflow, its name.
+        task_id: that of its last run; None: it has not run, or is a workflow.
+        kind: "task", "workflow", or "map".
+        workflow_id: of what is a workflow, that of its last run.
+    """
 
     node_id: str
     task_name: str
     status: NodeStatus
     task_id: str | None
     error_code: str | None
-
-
-def _failed(row: WorkflowRow) -> tuple[TaskErrorCode, str]:
-    (spec, _), state = read_spec(row.spec), read_state(row.state)
-    failed = [spec.nodes[index].node_id for index, status in enumerate(state.nodes) if status is NodeStatus.FAILED]
-    why = f"node {failed[0]!r} ended with {row.error_code}" if failed else "its output or its success policy is not met"
-    return TaskErrorCode.WORKFLOW_FAILED, f"workflow {row.name!r} {row.workflow_id}: {why}"
-
-
-def _ended(code: TaskErrorCode, what: str) -> Callable[[WorkflowRow], tuple[TaskErrorCode, str]]:
-    return lambda row: (code, f"workflow {row.name!r} {row.workflow_id} {what}")
-
-
-_NOT_COMPLETED = {
-    WorkflowStatus.FAILED: _failed,
-    WorkflowStatus.PAUSED: _ended(TaskErrorCode.WORKFLOW_PAUSED, "is paused"),
-    WorkflowStatus.CANCELLED: _ended(TaskErrorCode.WORKFLOW_CANCELLED, "was cancelled"),
-    WorkflowStatus.EXPIRED: _ended(TaskErrorCode.WORKFLOW_EXPIRED, "expired"),
-}
+    kind: Literal["task", "map", "workflow"] = "task"
+    workflow_id: str | None = None
 
 
 def _node_infos(row: WorkflowRow, running: Collection[str]) -> list[NodeInfo]:
     (spec, _), state = read_spec(row.spec), read_state(row.state)
     infos = []
     for index, node in enumerate(spec.nodes):
-        task_id = node_task_id(row.workflow_id, index, state.runs[index]) if state.runs[index] else None
+        run_id = node_task_id(row.workflow_id, index, state.runs[index]) if state.runs[index] else None
         status = state.nodes[index]
-        if status is NodeStatus.ENQUEUED and task_id in running:
+        if status is NodeStatus.ENQUEUED and (run_id in running or node.child is not None):
             status = NodeStatus.RUNNING
-        infos.append(NodeInfo(node.node_id, node.task_name, status, task_id, state.codes.get(index)))
+        task_id, workflow_id = (run_id, None) if node.kind == "task" else (None, run_id)
+        infos.append(
+            NodeInfo(node.node_id, node.task_name, status, task_id, state.codes.get(index), node.kind, workflow_id)
+        )
     return infos
 
 
@@ -80,8 +75,8 @@ class WorkflowHandle(Generic[T]):
             timeout: seconds or a timedelta; when it runs out the answer is WAIT_TIMEOUT and the workflow goes on.
 
         Returns:
-            The output, or `Err` with WORKFLOW_FAILED, WORKFLOW_CANCELLED, WORKFLOW_EXPIRED, WORKFLOW_PAUSED (at once),
-            WORKFLOW_NOT_FOUND, WAIT_TIMEOUT, BROKER_ERROR or RESULT_NOT_AVAILABLE.
+            The output, or `Err` with WORKFLOW_FAILED, SUCCESS_CASE_NOT_MET, WORKFLOW_CANCELLED, WORKFLOW_EXPIRED,
+            WORKFLOW_PAUSED (at once), WORKFLOW_NOT_FOUND, WAIT_TIMEOUT, BROKER_ERROR or RESULT_NOT_AVAILABLE.
         """
         span = None if timeout is None else as_timedelta(timeout)
         if timeout is not None and span is None:
@@ -89,7 +84,7 @@ class WorkflowHandle(Generic[T]):
         try:
             with anyio.move_on_after(None if span is None else max(0.0, span.total_seconds())):
                 row = await self._host.wait_workflow(self.workflow_id)
-                return self._missing() if row is None else await self._result(row)
+                return self._missing() if row is None else await outcome_of(self._host, row, self._read)
         except BrokerError as error:
             return Err(TaskError(TaskErrorCode.BROKER_ERROR, error.message))
         what = f"workflow {self.workflow_id} has not ended in time; it goes on"
@@ -154,50 +149,28 @@ class WorkflowHandle(Generic[T]):
         return await self._tell(Cancelled(), WorkflowStatus.RUNNING, WorkflowStatus.PAUSED)
 
     async def _tell(self, event: Event, *heeding: WorkflowStatus) -> Result[bool, BrokerError]:
-        def decide(rows: Any) -> list[Step]:
-            return [
-                follow(self._host, news.row, [*ends(news.ended), event]) for news in rows if news.row.status in heeding
-            ]
+        def decide(all_news: Sequence[News]) -> list[Step]:
+            return [follow(self._host, news, [event]) for news in all_news if news.row.status in heeding]
 
         try:
             steps = await self._host.workflows.advance([self.workflow_id], decide)
         except BrokerError as error:
             return Err(error)
-        self._host.nodes_ended(with_cancelled(steps))
+        except ValueError as error:
+            return Err(BrokerError(f"workflow {self.workflow_id} cannot go on: {error}"))
+        self._host.nodes_ended(concerned(steps))
         return Ok(bool(steps))
 
     def _missing(self) -> Err[TaskError]:
         return Err(TaskError(TaskErrorCode.WORKFLOW_NOT_FOUND, f"there is no workflow {self.workflow_id}"))
 
-    async def _result(self, row: WorkflowRow) -> TaskResult[Any]:
-        status = WorkflowStatus(row.status)
-        if status is not WorkflowStatus.COMPLETED:
-            return Err(TaskError(*_NOT_COMPLETED[status](row)))
-        spec, _ = read_spec(row.spec)
-        if spec.output is None:
-            return Ok(None)
-        task_id = node_task_id(row.workflow_id, spec.output, read_state(row.state).runs[spec.output])
-        for stored in await self._host.results([task_id]):
-            return result_of(self._host, stored)
-        return Err(TaskError(TaskErrorCode.RESULT_NOT_AVAILABLE, f"task {task_id} is no longer stored"))
-
     async def _results(self, row: WorkflowRow) -> dict[str, TaskResult[Any]]:
-        (spec, _), state = read_spec(row.spec), read_state(row.state)
-        ids = {
-            node_task_id(row.workflow_id, index, run): index
-            for index, run in enumerate(state.runs)
-            if state.nodes[index] in (NodeStatus.COMPLETED, NodeStatus.FAILED)
-        }
-        found: dict[str, TaskResult[Any]] = {
-            spec.nodes[ids[stored.task_id]].node_id: result_of(self._host, stored)
-            for stored in await self._host.results(list(ids))
-        }
-        skipped = Err(TaskError(TaskErrorCode.UPSTREAM_SKIPPED, "the node was skipped"))
-        return found | {
-            node.node_id: skipped
-            for node, status in zip(spec.nodes, state.nodes, strict=True)
-            if status is NodeStatus.SKIPPED
-        }
+        spec, _ = read_spec(row.spec)
+        found = await results_of(self._host, row, range(len(spec.nodes)), self._read)
+        return {spec.nodes[index].node_id: result for index, result in sorted(found.items())}
+
+    def _read(self, stored: StoredResult) -> TaskResult[Any]:
+        return result_of(self._host, stored)
 
     def __repr__(self) -> str:
         return f"<WorkflowHandle {self.workflow_id}>"

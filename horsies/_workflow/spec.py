@@ -41,6 +41,9 @@ class NodeSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     `arguments` holds all arguments that no other node gives, defaults too, as `Plain`. `needs` are the indexes of all
     nodes that it waits for, those of `injected` too, ascending. `join` says how many of them must be COMPLETED; 0: all.
     `good_until` is in microseconds since 1970, `timeout` in microseconds.
+
+    A map is its task once for each item of a list, which is given to the parameter `item`. Of a workflow, `task_name`
+    is the name; `child` is what it consists of, None where that follows from what other nodes give.
     """
 
     node_id: str
@@ -56,6 +59,9 @@ class NodeSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     good_until: int | None
     timeout: int | None
     retry: str | Retry | None
+    kind: Literal["task", "map", "workflow"] = "task"
+    item: str | None = None
+    child: Spec | None = None
 
     def __repr__(self) -> str:
         return f"<NodeSpec {self.node_id!r} of task {self.task_name!r}>"
@@ -65,7 +71,8 @@ class Spec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """A workflow.
 
     It is COMPLETED when all nodes of any one of the cases in `success` are; without cases, when all are that are not
-    `optional`. Nodes are named by their indexes, ascending.
+    `optional`. Nodes are named by their indexes, ascending. It is a part of the workflows `within`, from the outermost
+    on. With `collects` its output is the list of the values of all its nodes.
     """
 
     name: str
@@ -75,6 +82,8 @@ class Spec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     on_error: Literal["fail", "pause"]
     success: tuple[tuple[int, ...], ...]
     optional: tuple[int, ...]
+    within: tuple[str, ...] = ()
+    collects: bool = False
 
     def __repr__(self) -> str:
         return f"<Spec of workflow {self.name!r}, version {self.version}, {len(self.nodes)} nodes>"
@@ -96,7 +105,7 @@ def encode(spec: Spec) -> bytes:
     if problem is not None:
         raise ValueError(f"the workflow's {problem}")
     try:
-        return _encoder.encode((FORMAT, msgspec.structs.replace(spec, nodes=tuple(map(_sorted, spec.nodes)))))
+        return _encoder.encode((FORMAT, _canonical(spec)))
     except (CodecError, RecursionError) as error:
         raise ValueError(f"the workflow's arguments cannot be written: {error}") from None
     except (OverflowError, TypeError) as error:
@@ -120,9 +129,14 @@ def decode(data: bytes) -> Spec:
     return spec
 
 
+def _canonical(spec: Spec) -> Spec:
+    return msgspec.structs.replace(spec, nodes=tuple(map(_sorted, spec.nodes)))
+
+
 def _sorted(node: NodeSpec) -> NodeSpec:
     arguments = {name: plain(node.arguments[name]) for name in sorted(node.arguments)}
-    return msgspec.structs.replace(node, arguments=arguments, injected=dict(sorted(node.injected.items())))
+    child = None if node.child is None else _canonical(node.child)
+    return msgspec.structs.replace(node, arguments=arguments, injected=dict(sorted(node.injected.items())), child=child)
 
 
 def _problems_with(spec: Spec) -> Iterator[str]:
@@ -133,7 +147,7 @@ def _problems_with(spec: Spec) -> Iterator[str]:
         yield "version is out of range"
     if spec.on_error not in ("fail", "pause"):
         yield "on_error is neither fail nor pause"
-    if not spec.nodes:
+    if not spec.nodes and not spec.collects:
         yield "nodes are none"
     if len({node.node_id for node in spec.nodes}) < count:
         yield "nodes are not all of different ids"
@@ -145,6 +159,10 @@ def _problems_with(spec: Spec) -> Iterator[str]:
         yield "success policy does not name its nodes in ascending order"
     if any(set(case) & set(spec.optional) for case in spec.success):
         yield "success policy needs a node that is optional"
+    if not all(map(is_name, spec.within)):
+        yield "place is no list of names"
+    if spec.collects and (spec.output is not None or any(node.kind != "task" for node in spec.nodes)):
+        yield "output is the values of all its nodes, and those are not all tasks"
     if cycles_in([node.needs for node in spec.nodes]):
         yield "nodes wait for each other"
 
@@ -166,8 +184,19 @@ def _problems_with_node(node: NodeSpec, count: int) -> Iterator[str]:
         yield "nodes have a join that contradicts itself"
     if (node.allow_failed_deps or node.join) and not all(ref.as_result for ref in node.injected.values()):
         yield "nodes take a value of one that may have failed"
+    yield from _problems_with_kind(node)
     if not _is_storable(node):
         yield "nodes have a time or a retry policy that is out of range"
+
+
+def _problems_with_kind(node: NodeSpec) -> Iterator[str]:
+    item = node.injected.get(node.item or "")
+    if (node.kind == "map") != (node.item is not None) or (node.kind == "map" and (item is None or item.as_result)):
+        yield "nodes map what is no value of another one"
+    if node.child is not None:
+        if node.kind != "workflow" or node.arguments or node.injected:
+            yield "nodes have a workflow inside and are something else"
+        yield from _problems_with(node.child)
 
 
 def _are_ascending(indexes: Sequence[int], count: int) -> bool:

@@ -10,18 +10,14 @@ import anyio.lowlevel
 from .._core.codes import TaskSendErrorCode
 from .._core.errors import BrokerError, HorsiesError, TaskSendError
 from .._core.result import Err, Ok
-from .._payload.envelope import sha_of
 from .._payload.ids import is_task_id
 from .._task.workflow import Workflow
-from ..abc import EnqueueOutcome, NewWorkflow
-from .advancer import encode_state, plan_of
+from ..abc import EnqueueOutcome
 from .builder import built
 from .draft import WorkflowSpec
-from .engine import Enqueue, Started, advance, begin
+from .follow import begun
 from .handle import WorkflowHandle
 from .host import WorkflowHost
-from .nodes import task_of
-from .spec import encode
 from .validate import resolve
 
 P = ParamSpec("P")
@@ -56,7 +52,7 @@ class WorkflowFunction(Generic[P, T]):
             or ENQUEUE_FAILED.
         """
         workflow_id = self._workflow_id
-        if "workflow_id" in kwargs and "workflow_id" not in self._workflow.parameters.parameters:
+        if "workflow_id" in kwargs and "workflow_id" not in self._workflow.signature.codecs:
             workflow_id = cast("str", kwargs.pop("workflow_id"))
         try:
             found = built(self._workflow, self._host.app, args, kwargs, self._host.retry_policies)
@@ -83,22 +79,7 @@ async def start(
     except HorsiesError as error:
         await anyio.lowlevel.checkpoint()
         return _refused(found.name, str(error))
-    data = encode(spec)
-    plan = plan_of(spec)
-    state, commands = advance(plan, begin(plan), [Started()])
-    new = NewWorkflow(
-        workflow_id=workflow_id,
-        sha=sha_of(data),
-        name=spec.name,
-        version=spec.version,
-        spec=data,
-        state=encode_state(state),
-        status=state.status,
-        sent_at=host.environment.clock(),
-        tasks=tuple(
-            task_of(host, spec, workflow_id, one.index, state.runs) for one in commands if isinstance(one, Enqueue)
-        ),
-    )
+    new = begun(host, spec, workflow_id)
     try:
         answer = await host.workflows.start(new)
     except BrokerError as error:

@@ -18,10 +18,10 @@ from .._core.config import NAME_BYTES, is_name
 from .._core.errors import HorsiesError, raise_all
 from .._payload.envelope import micros_of
 from .._task.app import Horsies
-from .._task.declare import Task
+from .._task.declare import Task, TaskSettings
 from .._task.node import NodeParts, NodeRef, TaskNode
 from .._task.options import as_timedelta
-from .._task.workflow import problems_with_heading
+from .._task.workflow import Workflow, problems_with_heading
 from .arguments import Report, bind, lowered, problem_of_type
 from .draft import Draft, SuccessCase, WorkflowSpec
 from .graph import cycles_in
@@ -67,11 +67,17 @@ def resolve(spec: WorkflowSpec, app: Horsies, policies: Collection[str] | None =
 def _resolved(spec: WorkflowSpec, app: Horsies, policies: Collection[str] | None) -> tuple[Spec, list[HorsiesError]]:
     problems: list[HorsiesError] = []
     nodes = []
-    for node, task in zip(spec._spec.nodes, spec._tasks, strict=True):
+    for node, called, child in zip(spec._spec.nodes, spec._called, spec._children, strict=True):
         report = partial(_add, problems, spec.name, node.node_id)
-        queue = node.queue or app.queue_of(task)
-        if app.tasks.get(task.name) is not task:
-            what = f"task {task.name!r} is not registered with the application that the workflow is for"
+        inner, others = (None, []) if child is None else _resolved(child, app, policies)
+        problems += others
+        queue = node.queue or app.queue_of(called if isinstance(called, Task) else None)
+        if isinstance(called, Workflow):
+            if app.workflows.get(called.name) is not called:
+                what = f"workflow {called.name!r} is not registered with the application that this one is for"
+                report("HRS-018", what, "declare it with @app.workflow of the same application")
+        elif app.tasks.get(called.name) is not called:
+            what = f"task {called.name!r} is not registered with the application that the workflow is for"
             report("HRS-302", what, "declare it with @app.task, or register it: app.include(the_task)")
         if queue not in app.queues:
             what = f"the application has no queue {queue!r}"
@@ -79,13 +85,21 @@ def _resolved(spec: WorkflowSpec, app: Horsies, policies: Collection[str] | None
         if isinstance(node.retry, str) and policies is not None and node.retry not in policies:
             what = f"retry policy {node.retry!r} is not registered"
             report("HRS-023", what, f"installed: {', '.join(sorted(policies)) or 'none'}")
-        nodes.append(msgspec.structs.replace(node, queue=queue))
+        nodes.append(msgspec.structs.replace(node, queue=queue, child=inner))
     return msgspec.structs.replace(spec._spec, nodes=tuple(nodes)), problems
 
 
 def _add(problems: list[HorsiesError], workflow: object, node_id: str | None, code: str, what: str, how: str) -> None:
     place = f"workflow {workflow!r}" + ("" if node_id is None else f", node {node_id!r}")
     problems.append(HorsiesError(code, f"{place}: {what}", [how]))
+
+
+def _parts_of(node: object) -> NodeParts | None:
+    """What was added, if it is a node of the right kind."""
+    if not isinstance(node, TaskNode):
+        return None
+    called = Workflow if node._parts.kind == "workflow" else Task
+    return node._parts if isinstance(node._parts.task, called) else None
 
 
 class _Check:
@@ -100,10 +114,7 @@ class _Check:
         """What the draft comes to; with problems it is something else."""
         draft, report = self.draft, self._report
         self.problems += problems_with_heading(draft.name, draft.version, draft.on_error)
-        parts = [
-            node._parts if isinstance(node, TaskNode) and isinstance(node._parts.task, Task) else None
-            for node in draft.nodes
-        ]
+        parts = [_parts_of(node) for node in draft.nodes]
         self._name(parts)
         if not parts:
             report("HRS-002", "it has no nodes", "add one with wf.task(my_task.node(...))")
@@ -125,8 +136,12 @@ class _Check:
             on_error=draft.on_error,
             success=success,
             optional=optional,
+            within=draft.within,
         )
-        return WorkflowSpec(tuple(one.task for one in parts if one is not None), spec)
+        children = tuple(
+            self._child(index, one) for index, one in enumerate(parts) if one is not None and specs[index] is not None
+        )
+        return WorkflowSpec(tuple(one.task for one in parts if one is not None), children, spec)
 
     def _report(self, code: str, what: str, remedy: str, node_id: str | None = None) -> None:
         _add(self.problems, self.draft.name, node_id, code, what, remedy)
@@ -154,7 +169,7 @@ class _Check:
     def _node(self, index: int, parts: NodeParts | None, all_parts: Sequence[NodeParts | None]) -> NodeSpec | None:
         report = self._at(index)
         if parts is None:
-            report("HRS-023", "what was added is no node of a declared task", "add wf.task(my_task.node(...))")
+            self._report_no_node(index, report)
             return None
         arguments = bind(parts, report)
         injected: dict[str, Reference] = {}
@@ -172,12 +187,43 @@ class _Check:
                 )
                 report("HRS-008", what, "pass the result, ref.as_result(), to a parameter annotated TaskResult[...]")
             elif source is not None and (
-                problem := problem_of_type(parts, name, source, as_result=reference.as_result)
+                problem := problem_of_type(
+                    parts, name, source, as_result=reference.as_result, is_item=name == arguments.item
+                )
             ):
                 what, remedy = problem
                 report("HRS-024", f"{what} (of node {self.ids[reference.node]!r})", remedy)
         _check_join(parts, len(needs), report)
-        return _node_spec(parts, self.ids[index], lowered(parts, arguments.given, report), injected, needs, report)
+        given = lowered(parts, arguments.given, report)
+        spec = _node_spec(parts, self.ids[index], given, injected, needs, report)
+        if self.draft.children[index] is not None:
+            return msgspec.structs.replace(spec, arguments={})
+        return msgspec.structs.replace(spec, item=arguments.item)
+
+    def _report_no_node(self, index: int, report: Report) -> None:
+        node = self.draft.nodes[index]
+        kind = node._parts.kind if isinstance(node, TaskNode) else "task"
+        if kind == "workflow":
+            what, how = "what was added is no node of a declared workflow", "add wf.subworkflow(my_workflow.node(...))"
+            report("HRS-018", what, how)
+        elif isinstance(node, TaskNode) and isinstance(node._parts.task, Workflow):
+            report("HRS-023", "what was added is a workflow", "add it with wf.subworkflow(my_workflow.node(...))")
+        else:
+            report("HRS-023", "what was added is no node of a declared task", "add wf.task(my_task.node(...))")
+
+    def _child(self, index: int, parts: NodeParts) -> WorkflowSpec | None:
+        """The workflow that a node is, if that is known; its problems are found as well."""
+        around = (*self.draft.within, self.draft.name)
+        if parts.kind == "workflow" and parts.task.name in around:
+            way = " -> ".join([*around[around.index(parts.task.name) :], parts.task.name])
+            self._at(index)("HRS-007", f"the workflow would be a part of itself: {way}", "leave out one of these steps")
+        child = self.draft.children[index]
+        if child is None:
+            return None
+        check = _Check(child)
+        spec = check.spec()
+        self.problems += check.problems
+        return spec
 
     def _index_of(self, ref: object, what: str, report: Report, code: str = "HRS-006") -> int | None:
         """The node that `ref` stands for."""
@@ -246,7 +292,12 @@ def _node_spec(
     needs: set[int],
     report: Report,
 ) -> NodeSpec:
-    options, settings = good_options(parts.options, report), parts.task.settings
+    options = good_options(parts.options, report)
+    settings = parts.task.settings if isinstance(parts.task, Task) else TaskSettings()
+    given = (options.timeout, options.retry, options.priority)
+    if parts.kind == "workflow" and any(option is not None for option in given):
+        what = "a subworkflow has no timeout, retry or priority of its own"
+        report("HRS-023", what, "give it to the nodes inside; good_until() is the deadline of all of it")
     span = settings.timeout if options.timeout is None else as_timedelta(options.timeout)
     timeout = None if span is None else span // timedelta(microseconds=1)
     if timeout is not None and timeout > LONGEST_TIMEOUT:
@@ -265,4 +316,5 @@ def _node_spec(
         good_until=None if options.good_until is None else micros_of(options.good_until),
         timeout=timeout,
         retry=storable_retry(options.retry, report),
+        kind=parts.kind,
     )

@@ -85,7 +85,7 @@ def draft_of(*nodes: tuple[str, Sequence[int]]) -> Draft:
     made = [
         add.node(1).node_id(node_id).waits_for(*(NodeRef(builder, need) for need in needs)) for node_id, needs in nodes
     ]
-    return Draft(builder, "w", 1, "fail", tuple(made))
+    return Draft(builder, "w", 1, "fail", tuple(made), children=(None,) * len(made))
 
 
 def test_cycles() -> None:
@@ -249,10 +249,10 @@ def test_arguments_that_do_not_fit() -> None:
 
     are(
         problems_of(several),
-        "[HRS-019] workflow 'w', node 'add-1': it has 3 positional arguments, and its task takes 2*takes a, b, c",
-        "[HRS-019] workflow 'w', node 'add-2': its task has no parameter 'b' to give by name",
-        "[HRS-019] workflow 'w', node 'add-2': its task has no parameter 'd' to give by name",
-        "[HRS-019] workflow 'w', node 'add-5': its task has no parameter 'zzz' for arg_from",
+        "[HRS-019] workflow 'w', node 'add-1': it has 3 positional arguments, and there is room for 2*takes a, b, c",
+        "[HRS-019] workflow 'w', node 'add-2': there is no parameter 'b' to give by name",
+        "[HRS-019] workflow 'w', node 'add-2': there is no parameter 'd' to give by name",
+        "[HRS-019] workflow 'w', node 'add-5': there is no parameter 'zzz' for arg_from",
         "[HRS-019] workflow 'w', node 'pay': argument 'order' is given by place and by name",
         "[HRS-020] workflow 'w', node 'add-5': argument 'a' missing",
         "[HRS-020] workflow 'w', node 'price-4': argument 'order' missing",
@@ -280,11 +280,11 @@ def test_types_that_do_not_fit() -> None:
 
     are(
         problems_of(several),
-        "[HRS-024] workflow 'w', node 'add-6': argument 'a' takes int, and gets the result of a task that gives int",
+        "[HRS-024] workflow 'w', node 'add-6': argument 'a' takes int, and gets the result of a node that gives int",
         "[HRS-024] workflow 'w', node 'add-7': argument 'c' takes int, *annotate the parameter TaskResult[int]",
         "[HRS-024] workflow 'w', node 'pay': argument 'currency' takes str, and gets int (of node 'add-0')",
         "[HRS-024] workflow 'w', node 'price-2': argument 'order' takes dict[str, int], and gets int (of node 'add-0')",
-        "[HRS-024] workflow 'w', node 'say-4': argument 'what' takes TaskResult[int], *result of a task that gives",
+        "[HRS-024] workflow 'w', node 'say-4': argument 'what' takes TaskResult[int], *result of a node that gives",
         "[HRS-024] workflow 'w', node 'say-5': argument 'what' takes TaskResult[int], and gets int *pass the result",
     )
 

@@ -16,6 +16,7 @@ from ._core.result import Err, Ok, Result
 from ._core.retry import RetryPolicy
 from ._core.status import CancelOutcome, NodeStatus, TaskStatus, WorkflowStatus
 from ._payload.envelope import TaskSendPayload
+from ._payload.start import WorkflowStartPayload
 from ._runtime.blocking import BlockingRuntime, blocking
 from ._runtime.queues import QueueInfo
 from ._runtime.runtime import Runtime
@@ -52,6 +53,7 @@ __all__ = [
     "NodeRef",
     "SuccessCase",
     "WorkflowSpec",
+    "WorkflowStartPayload",
     "WorkflowFunction",
     "WorkflowHandle",
     "WorkflowStatus",

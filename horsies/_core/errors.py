@@ -14,6 +14,7 @@ from .codes import TaskErrorCode, TaskSendErrorCode, is_user_code
 
 if TYPE_CHECKING:
     from .._payload.envelope import TaskSendPayload
+    from .._payload.start import WorkflowStartPayload
 
 
 class _ValueError(Exception):
@@ -172,7 +173,7 @@ class BrokerError(_ValueError):
 
 
 class TaskSendError(_ValueError):
-    """A task was not enqueued, or it is not known whether it was.
+    """A task was not enqueued, or a workflow not started, or it is not known whether it was.
 
     `payload`, where present, is what `retry_send` replays: the identical bytes. Neither `message` nor `repr` ever
     shows an argument.
@@ -186,8 +187,10 @@ class TaskSendError(_ValueError):
         retryable: bool = False,
         task_id: str | None = None,
         payload: TaskSendPayload | None = None,
+        start: WorkflowStartPayload | None = None,
     ) -> None:
         super().__init__(code, message)
+        self._start = start
         self._retryable = retryable
         self._task_id = task_id
         self._payload = payload
@@ -213,6 +216,11 @@ class TaskSendError(_ValueError):
     @property
     def payload(self) -> TaskSendPayload | None:
         return self._payload
+
+    @property
+    def start(self) -> WorkflowStartPayload | None:
+        """Of a workflow that was not started: what `retry_start` replays. Its id is `task_id`."""
+        return self._start
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

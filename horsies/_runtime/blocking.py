@@ -16,6 +16,7 @@ from .._core.errors import BrokerError, TaskSendError
 from .._core.result import Err, Ok, Result
 from .._core.status import CancelOutcome
 from .._payload.envelope import TaskSendPayload
+from .._payload.start import WorkflowStartPayload
 from .._task.app import Horsies
 from .._task.bulk import SEAL_BATCH
 from .._task.declare import Task
@@ -226,10 +227,17 @@ class BlockingRuntime:
         return BlockingWorkflowFunction(self._portal, self._runtime.bind_workflow(workflow))
 
     def start(
-        self, spec: WorkflowSpec, *, workflow_id: str | None = None
+        self, spec: WorkflowSpec, *, workflow_id: str | None = None, good_until: datetime | None = None
     ) -> Ok[BlockingWorkflowHandle[Any]] | Err[TaskSendError]:
         """See `Runtime.start`."""
-        return handled(self._portal, self._portal.call(partial(self._runtime.start, spec, workflow_id=workflow_id)))
+        start = partial(self._runtime.start, spec, workflow_id=workflow_id, good_until=good_until)
+        return handled(self._portal, self._portal.call(start))
+
+    def retry_start(
+        self, failed: TaskSendError | WorkflowStartPayload
+    ) -> Ok[BlockingWorkflowHandle[Any]] | Err[TaskSendError]:
+        """See `Runtime.retry_start`."""
+        return handled(self._portal, self._portal.call(self._runtime.retry_start, failed))
 
     def workflow(self, workflow_id: str) -> BlockingWorkflowHandle[Any]:
         """See `Runtime.workflow`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
@@ -11,6 +11,7 @@ import anyio.from_thread
 from .._core.errors import BrokerError, TaskSendError
 from .._core.result import Err, Ok, Result
 from .._core.status import WorkflowStatus
+from .._payload.start import WorkflowStartPayload
 from .._task.handle import TaskResult
 from .._workflow.handle import NodeInfo, WorkflowHandle
 from .._workflow.start import WorkflowFunction
@@ -79,6 +80,20 @@ class BlockingWorkflowFunction(Generic[P, T]):
     def with_id(self, workflow_id: str) -> BlockingWorkflowFunction[P, T]:
         """See `WorkflowFunction.with_id`."""
         return BlockingWorkflowFunction(self._portal, self._function.with_id(workflow_id))
+
+    def good_until(self, at: datetime) -> BlockingWorkflowFunction[P, T]:
+        """See `WorkflowFunction.good_until`."""
+        return BlockingWorkflowFunction(self._portal, self._function.good_until(at))
+
+    def using(self, connection: object) -> BlockingWorkflowFunction[P, T]:
+        """See `WorkflowFunction.using`."""
+        return BlockingWorkflowFunction(self._portal, self._function.using(connection))
+
+    def retry_start(
+        self, failed: TaskSendError | WorkflowStartPayload
+    ) -> Ok[BlockingWorkflowHandle[T]] | Err[TaskSendError]:
+        """See `WorkflowFunction.retry_start`."""
+        return handled(self._portal, self._portal.call(self._function.retry_start, failed))
 
     def start(self, *args: P.args, **kwargs: P.kwargs) -> Ok[BlockingWorkflowHandle[T]] | Err[TaskSendError]:
         """See `WorkflowFunction.start`."""

@@ -15,6 +15,7 @@ from .._core.config import WorkerConfig
 from .._core.errors import BrokerError, HorsiesError, TaskSendError
 from .._core.result import Err, Ok, Result
 from .._core.urls import scheme_of
+from .._payload.start import WorkflowStartPayload
 from .._schedule.scheduler import Scheduler
 from .._task.ambient import registered
 from .._task.app import Horsies
@@ -32,13 +33,14 @@ from .._workflow.draft import WorkflowSpec
 from .._workflow.handle import WorkflowHandle
 from .._workflow.opening import OWN_TASKS
 from .._workflow.outcome import outcome_of
-from .._workflow.start import WorkflowFunction, start
+from .._workflow.start import WorkflowFunction, retry_start, start
 from ..abc import (
     Broker,
     BrokerFactory,
     CancelOutcome,
     Enqueued,
     NewTask,
+    NewWorkflow,
     Schedules,
     Serializer,
     StoredResult,
@@ -352,14 +354,27 @@ class Runtime(anyio.AsyncContextManagerMixin):
         return WorkflowFunction(self, workflow)
 
     async def start(
-        self, spec: WorkflowSpec, *, workflow_id: str | None = None
+        self, spec: WorkflowSpec, *, workflow_id: str | None = None, good_until: datetime | None = None
     ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
-        """Start a workflow that was built by hand, with `WorkflowBuilder`; see `WorkflowFunction.start`."""
-        return await start(self, spec, workflow_id)
+        """Start a workflow that was built by hand, with `WorkflowBuilder`; see `WorkflowFunction.start`.
+
+        Two starts under one id are one if all that they consist of is the same.
+        """
+        return await start(self, spec, workflow_id, good_until)
+
+    async def retry_start(
+        self, failed: TaskSendError | WorkflowStartPayload
+    ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
+        """Replay a start of any workflow; see `WorkflowFunction.retry_start`."""
+        return await retry_start(self, failed)
 
     def workflow(self, workflow_id: str) -> WorkflowHandle[Any]:
         """A handle for a workflow started by anybody, by its id. No I/O."""
         return WorkflowHandle(self, workflow_id)
+
+    async def start_workflow(self, new: NewWorkflow, connection: object | None) -> Enqueued:
+        """For starts: see `horsies._workflow.host.WorkflowHost`."""
+        return await self.workflows.start(new, connection=connection)
 
     async def wait_workflow(self, workflow_id: str) -> WorkflowRow | None:
         """For handles: see `horsies._workflow.host.WorkflowHost`."""

@@ -17,6 +17,7 @@ from .host import Host
 from .options import TaskSendOptions, as_timedelta, problem_with
 
 NOW = timedelta(0)
+TOO_OLD = "the payload is older than retention.finished_after, so that it may have run and been removed"
 
 _logger = logging.getLogger("horsies.send")
 
@@ -98,17 +99,15 @@ def reason_not_to_replay(
         return refuse(task_name, f"the payload is of task {name!r}")
     if (delay > NOW) is not delayed:
         return refuse(task_name, "replay a send with retry_send, and a schedule with retry_schedule")
-    keep = host.app.config.retention.finished_after
-    if keep is not None and host.environment.clock() - sent_at > keep:
-        return Err(
-            TaskSendError(
-                TaskSendErrorCode.ENQUEUE_FAILED,
-                "the payload is older than retention.finished_after, so that it may have run and been removed",
-                task_id=payload.task_id,
-                payload=payload,
-            )
-        )
+    if is_too_old(host, sent_at):
+        return Err(TaskSendError(TaskSendErrorCode.ENQUEUE_FAILED, TOO_OLD, task_id=payload.task_id, payload=payload))
     return None
+
+
+def is_too_old(host: Host, sent_at: datetime) -> bool:
+    """Whether what was sent then may have run and been removed, so that to replay it could run it again."""
+    keep = host.app.config.retention.finished_after
+    return keep is not None and host.environment.clock() - sent_at > keep
 
 
 def row_of(payload: TaskSendPayload, now: datetime) -> NewTask:

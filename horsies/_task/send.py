@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import partial
@@ -183,23 +183,22 @@ class TaskFunction(Generic[P, T]):
                 for payload in payloads
             ]
         environment = self._host.environment
-        resends = self._host.app.config.resend_on_transient_err and self._connection is None
+        waits = resend_pauses(self._host) if self._connection is None else iter(())
         answers: list[Enqueued | BrokerError | None] = [None] * len(payloads)
         left = list(range(len(payloads)))
-        for attempt in range(1 + (RESENDS if resends else 0)):
-            if attempt:
-                pause = min(RESEND_FIRST * 2 ** (attempt - 1), RESEND_CAP)
-                await anyio.sleep(pause * environment.random.uniform(0.75, 1.25))
+        while True:
             rows = [row_of(payloads[index], environment.clock()) for index in left]
             try:
-                got = await self._host.submit(rows, replay=replay or attempt > 0, connection=self._connection)
+                got = await self._host.submit(rows, replay=replay, connection=self._connection)
             except ValueError as error:
                 return [refuse(self.task_name, str(error)) for _ in payloads]
             for index, answer in zip(left, got, strict=True):
                 answers[index] = answer
             left = [index for index in left if _is_transient(answers[index])]
-            if not left:
+            if not left or (wait := next(waits, None)) is None:
                 break
+            await anyio.sleep(wait)
+            replay = True
         return [self._answered(payload, answer) for payload, answer in zip(payloads, answers, strict=True)]
 
     def _answered(
@@ -219,6 +218,12 @@ class TaskFunction(Generic[P, T]):
     ) -> Err[TaskSendError]:
         message = f"task {self.task_name!r}: {why}"
         return Err(TaskSendError(code, message, retryable=retryable, task_id=payload.task_id, payload=payload))
+
+
+def resend_pauses(host: Host) -> Iterator[float]:
+    """Seconds before each time that what did not reach the database is sent again; none where that is off."""
+    for n in range(RESENDS if host.app.config.resend_on_transient_err else 0):
+        yield min(RESEND_FIRST * 2**n, RESEND_CAP) * host.environment.random.uniform(0.75, 1.25)
 
 
 def _is_transient(answer: Enqueued | BrokerError | None) -> bool:

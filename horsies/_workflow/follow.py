@@ -63,12 +63,14 @@ def begun(
     parent_id: str | None = None,
     root_id: str | None = None,
     good_until: datetime | None = None,
+    sent_at: datetime | None = None,
     is_paused: bool = False,
 ) -> NewWorkflow:
     """A workflow that starts, with everything that starts with it.
 
     Args:
         sha: what tells a replay; that of the spec unless it is given.
+        sent_at: now, unless it is given.
 
     Raises:
         ValueError: the spec, or a task of it, cannot be written.
@@ -84,7 +86,7 @@ def begun(
         spec=data,
         state=encode_state(state),
         status=state.status,
-        sent_at=host.environment.clock(),
+        sent_at=sent_at or host.environment.clock(),
         tasks=tasks,
         parts=parts,
         parent_id=parent_id,

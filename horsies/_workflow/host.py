@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from .._task.host import Host
-from ..abc import StoredResult, WorkflowRow, Workflows
+from ..abc import Enqueued, NewWorkflow, StoredResult, WorkflowRow, Workflows
 
 
 class WorkflowHost(Host, Protocol):
@@ -15,6 +15,15 @@ class WorkflowHost(Host, Protocol):
     @property
     def workflows(self) -> Workflows:
         """Where workflows are kept. Raises: HorsiesError, the broker keeps none."""
+        ...
+
+    async def start_workflow(self, new: NewWorkflow, connection: object | None) -> Enqueued:
+        """Put a workflow in, through the caller's `connection` if it is given.
+
+        Raises:
+            BrokerError: it was not put in, or that is not known.
+            ValueError: `connection` cannot be used, and why.
+        """
         ...
 
     def nodes_ended(self, workflow_ids: Iterable[str]) -> None:

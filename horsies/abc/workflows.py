@@ -124,11 +124,19 @@ nothing outside: it may be asked again, and in another thread."""
 class Workflows(Protocol):
     """Keeps where each workflow stands."""
 
-    async def start(self, new: NewWorkflow, *, now: datetime | None = None) -> Enqueued:
+    async def start(
+        self, new: NewWorkflow, *, connection: object | None = None, now: datetime | None = None
+    ) -> Enqueued:
         """Put a workflow in, its first tasks and its parts with theirs, in one transaction, and notify their queues.
 
         INSERTED; or REPLAYED or MISMATCH, and nothing written, where the id is there with the same or another SHA. The
         answer's `task_id` is the workflow's id. A task or part whose id is there already is left alone.
+
+        Args:
+            connection: the caller's, to be written through as `Transactional.joining` does.
+
+        Raises:
+            ValueError: `connection` is none that this broker can join, and what would be.
         """
         ...
 

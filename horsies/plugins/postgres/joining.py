@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -30,6 +30,8 @@ from .failures import translated
 from .producer import PostgresProducer
 from .session import Row
 
+T = TypeVar("T")
+
 PATIENCE = 5.0
 GRACE = 2.0
 
@@ -37,24 +39,35 @@ Connection: TypeAlias = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
 
 class JoiningProducer:
-    """Inserts through `connection`: a sync one in a thread, an async one on the event loop.
+    """Inserts through `connection`. Raises: ValueError, there is nothing to join."""
+
+    def __init__(self, connection: Any, sql: Mapping[str, str]) -> None:
+        self._joined = Joined(connection)
+        self._producer = PostgresProducer(self._joined.fetch, sql)
+
+    async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
+        """See `horsies.abc.Producer.enqueue`."""
+        return await self._joined.run(partial(self._producer.enqueue, tasks, now=now))
+
+
+class Joined:
+    """The caller's `connection`: a sync one in a thread, an async one on the event loop.
 
     Raises:
         ValueError: there is nothing to join.
     """
 
-    def __init__(self, connection: Any, sql: Mapping[str, str]) -> None:
+    def __init__(self, connection: Any) -> None:
         self._connection: Connection = _joinable(connection)
-        self._producer = PostgresProducer(self._fetch, sql)
 
-    async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
-        """See `horsies.abc.Producer.enqueue`."""
-        answer: list[Enqueued] | BrokerError
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` gives, which runs its statements by `fetch`. Raises: BrokerError."""
+        answer: T | BrokerError
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._stop_when_late)
                 try:
-                    answer = await self._producer.enqueue(tasks, now=now)
+                    answer = await work()
                 except BrokerError as error:
                     answer = error
                 group.cancel_scope.cancel()
@@ -62,7 +75,7 @@ class JoiningProducer:
             raise answer
         return answer
 
-    async def _fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+    async def fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
         connection = self._connection
         with translated(action):
             # Cursors of our own, whatever factories the caller has set; unprepared, to leave nothing behind.

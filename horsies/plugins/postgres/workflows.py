@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from horsies.abc import (
     BrokerError,
@@ -18,6 +19,7 @@ from horsies.abc import (
     WorkflowRow,
 )
 
+from .joining import Joined
 from .producer import PostgresProducer, is_id
 from .session import Fetch, Row, in_utc
 from .transaction import Connect, open_transaction
@@ -49,16 +51,24 @@ class PostgresWorkflows:
         self._sql = sql
         self._timeout = timeout
 
-    async def start(self, new: NewWorkflow, *, now: datetime | None = None) -> Enqueued:
+    async def start(
+        self, new: NewWorkflow, *, connection: object | None = None, now: datetime | None = None
+    ) -> Enqueued:
         """See `horsies.abc.Workflows.start`."""
         if not is_id(new.workflow_id):
             raise BrokerError("start a workflow: its id is not a UUID in lower-case canonical form")
+        if connection is not None:
+            joined = Joined(connection)
+            return await joined.run(partial(self._start, joined.fetch, new, now))
         async with open_transaction(
             self._connect, "start a workflow", timeout=self._timeout, lock_wait=LOCK_WAIT
         ) as fetch:
-            if await self._begin(fetch, [new], now):
-                return Enqueued(EnqueueOutcome.INSERTED, new.workflow_id)
-            rows = await fetch("start", self._sql["workflow_sha"], {"id": new.workflow_id})
+            return await self._start(fetch, new, now)
+
+    async def _start(self, fetch: Fetch, new: NewWorkflow, now: datetime | None) -> Enqueued:
+        if await self._begin(fetch, [new], now):
+            return Enqueued(EnqueueOutcome.INSERTED, new.workflow_id)
+        rows = await fetch("start", self._sql["workflow_sha"], {"id": new.workflow_id})
         if not rows:
             raise BrokerError("start a workflow: one with the same id was removed just now; try again", retryable=True)
         ((sha,),) = rows

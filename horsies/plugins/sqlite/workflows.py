@@ -43,8 +43,12 @@ class SqliteWorkflows:
         self._session = session
         self._sql = named_queries()
 
-    async def start(self, new: NewWorkflow, *, now: datetime | None = None) -> Enqueued:
+    async def start(
+        self, new: NewWorkflow, *, connection: object | None = None, now: datetime | None = None
+    ) -> Enqueued:
         """See `horsies.abc.Workflows.start`."""
+        if connection is not None:
+            raise ValueError("this broker takes no part in transactions of the application")
         if not is_id(new.workflow_id):
             raise BrokerError("start a workflow: its id is not a UUID in lower-case canonical form")
 

@@ -51,11 +51,15 @@ _Fields: TypeAlias = tuple[
     str | None,  # unique key
     list[tuple[str, str]],  # metadata
 ]
+_Input: TypeAlias = tuple[str, str, bool, bool]
+"""Parameter, task id, whether it takes the whole result, whether of a workflow."""
 _Origin: TypeAlias = tuple[
     str,  # workflow id
     int,  # node
     int,  # run
-    list[tuple[str, str, bool, bool]],  # parameter, task id, whether it takes the whole result, whether of a workflow
+    list[_Input],
+    str,  # node id
+    list[_Input],  # for the context
 ]
 _is_known_name = lru_cache(maxsize=1024)(is_name)
 """For names that come again with every task."""
@@ -82,12 +86,17 @@ class Input(msgspec.Struct, frozen=True):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """The node of a workflow that a task runs for: its index, and which run of it. `inputs` are sorted."""
+    """The node of a workflow that a task runs for: its index, its id, and which run of it.
+
+    `inputs` and `context` are sorted. What is in `context` goes into the task's context, under a node's id.
+    """
 
     workflow_id: str
     node: int
     run: int
     inputs: tuple[Input, ...]
+    node_id: str
+    context: tuple[Input, ...] = ()
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,8 +192,10 @@ def sha_of(data: bytes) -> bytes:
 def _is_read_in_full(fields: Sequence[Any], envelope: Envelope) -> bool:
     """Whether `envelope` says all that `fields` do, where its form is another: it would be written just so."""
     retry, metadata = fields[11], fields[13]
-    inputs = () if envelope.origin is None else envelope.origin.inputs
-    in_order = all(one.parameter < other.parameter for one, other in pairwise(inputs))
+    origin = envelope.origin
+    in_order = origin is None or all(
+        one.parameter < other.parameter for inputs in (origin.inputs, origin.context) for one, other in pairwise(inputs)
+    )
     return in_order and stored_retry(envelope.retry) == retry and (not metadata or sorted(metadata) == metadata)
 
 
@@ -210,8 +221,8 @@ def _problem_with(envelope: Envelope) -> str | None:
 
 
 def _is_origin(origin: Origin) -> bool:
-    ids = [origin.workflow_id, *(one.task_id for one in origin.inputs)]
-    return all(map(is_task_id, ids)) and origin.node >= 0 and origin.run >= 1
+    ids = [origin.workflow_id, *(one.task_id for one in (*origin.inputs, *origin.context))]
+    return all(map(is_task_id, ids)) and origin.node >= 0 and origin.run >= 1 and is_name(origin.node_id)
 
 
 def _envelope_of(fields: Sequence[Any], origin: Origin | None) -> Envelope:
@@ -238,12 +249,18 @@ def _envelope_of(fields: Sequence[Any], origin: Origin | None) -> Envelope:
 
 
 def _origin_data(origin: Origin) -> _Origin:
-    inputs = sorted((one.parameter, one.task_id, one.as_result, one.of_workflow) for one in origin.inputs)
-    return origin.workflow_id, origin.node, origin.run, inputs
+    inputs, context = (
+        sorted((one.parameter, one.task_id, one.as_result, one.of_workflow) for one in some)
+        for some in (origin.inputs, origin.context)
+    )
+    return origin.workflow_id, origin.node, origin.run, inputs, origin.node_id, context
 
 
-def _origin_of(workflow_id: str, node: int, run: int, inputs: list[tuple[str, str, bool, bool]]) -> Origin:
-    return Origin(workflow_id, node, run, tuple(Input(*one) for one in inputs))
+def _origin_of(
+    workflow_id: str, node: int, run: int, inputs: list[_Input], node_id: str, context: list[_Input]
+) -> Origin:
+    given, beside = (tuple(Input(*one) for one in some) for some in (inputs, context))
+    return Origin(workflow_id, node, run, given, node_id, beside)
 
 
 def micros_of(at: datetime) -> int:

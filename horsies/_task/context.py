@@ -7,6 +7,9 @@ from collections.abc import Mapping, MutableMapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from .._core.errors import TaskError
+from .._core.result import Err, Ok
+
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
 
@@ -29,6 +32,8 @@ class TaskContext:
         sent_at: by the sender's clock, aware UTC; what comes from a schedule was sent at its slot.
         state: what the application's `lifespan` yielded, else None.
         logger: a stdlib logger that knows the task.
+        workflow_id, node_id: of the workflow and its node that the task runs for, else None.
+        results: what became of the nodes that `TaskNode.ctx_from` named, by node id; values as plain builtins.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class TaskContext:
         metadata: Mapping[str, str],
         runtime: Runtime,
         state: Any,
+        workflow_id: str | None = None,
+        node_id: str | None = None,
     ) -> None:
         self.task_id = task_id
         self.task_name = task_name
@@ -55,6 +62,9 @@ class TaskContext:
         self.metadata = metadata
         self.runtime = runtime
         self.state = state
+        self.workflow_id = workflow_id
+        self.node_id = node_id
+        self.results: Mapping[str, Ok[Any] | Err[TaskError]] = {}
         self.logger = ContextLogger(
             _logger,
             {"task_id": task_id, "task_name": task_name, "queue": queue, "attempt": attempt, "worker_id": worker_id},

@@ -64,6 +64,7 @@ class NodeParts:
     node_id: str | None = None
     join: Join | None = None
     allow_failed_deps: bool = False
+    context: tuple[NodeRef[Any], ...] = ()
     kind: Kind = "task"
     over: NodeRef[Any] | None = None
     """Of a map: the node that gives the list."""
@@ -94,6 +95,10 @@ class TaskNode(Generic[T_co]):
     def waits_for(self, *refs: NodeRef[Any]) -> TaskNode[T_co]:
         """Waiting for `refs` too, beside those that it takes arguments of."""
         return self._with(waits_for=(*self._parts.waits_for, *refs))
+
+    def ctx_from(self, *refs: NodeRef[Any]) -> TaskNode[T_co]:
+        """With the results of `refs` in the task's `TaskContext.results`, under their node ids; it waits for them."""
+        return self._with(context=(*self._parts.context, *refs))
 
     def good_until(self, at: datetime) -> TaskNode[T_co]:
         """With an aware instant, the last at which it may begin."""

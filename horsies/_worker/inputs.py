@@ -14,7 +14,7 @@ from .._core.result import Err, Ok
 from .._payload.codec import CodecError
 from .._payload.envelope import Input
 from .._payload.result_argument import err_argument, ok_argument
-from .._payload.signature import ArgumentError, CorruptError
+from .._payload.signature import ArgumentError, CorruptError, load
 from .._task.handle import TaskResult, plain_result_of
 from ..abc import Plain
 from .host import WorkerHost
@@ -24,14 +24,17 @@ from .job import Job
 async def fetch_inputs(host: WorkerHost, job: Job) -> Err[TaskError] | None:
     """Put the results of other tasks among the arguments of `job`; what is wrong where that cannot be done."""
     origin = job.envelope.origin
-    if origin is None or not origin.inputs:
+    if origin is None or not (origin.inputs or origin.context):
         return None
-    serializer = host.serializers[job.envelope.serializer]
     try:
-        results = await _read(host, origin.inputs)
-        found: dict[str, Any] = dict(serializer.loads(job.envelope.arguments))  # type: ignore[arg-type]  # it was read before
-        found |= {one.parameter: _argument(one, results.get(one.task_id, SKIPPED)) for one in origin.inputs}
-        job.args, job.kwargs = job.task.signature.decode(serializer, serializer.dumps(dict(sorted(found.items()))))
+        results = await _read(host, (*origin.inputs, *origin.context))
+        if job.context is not None:
+            job.context.results = {one.parameter: results.get(one.task_id, SKIPPED) for one in origin.context}
+        if origin.inputs:
+            serializer = host.serializers[job.envelope.serializer]
+            found = load(serializer, job.envelope.arguments)
+            found |= {one.parameter: _argument(one, results.get(one.task_id, SKIPPED)) for one in origin.inputs}
+            job.args, job.kwargs = job.task.signature.decode(serializer, serializer.dumps(dict(sorted(found.items()))))
     except BrokerError as error:
         return Err(TaskError(TaskErrorCode.BROKER_ERROR, f"the results of other tasks cannot be read: {error.message}"))
     except (ArgumentError, CodecError) as error:

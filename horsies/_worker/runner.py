@@ -154,6 +154,8 @@ class Runner:
             good_until=claimed.good_until,
             worker_id=self._worker_id,
             metadata=MappingProxyType(dict(job.envelope.metadata)),
+            workflow_id=job.workflow_id,
+            node_id=None if job.envelope.origin is None else job.envelope.origin.node_id,
             runtime=runtime,
             state=self._state,
         )

@@ -93,7 +93,7 @@ class WorkflowBuilder:
         """
         return checked(self._draft(output))
 
-    def _draft(self, output: Any) -> Draft:
+    def _draft(self, output: Any, returns: Any = Any) -> Draft:
         return Draft(
             builder=self,
             name=self._name,
@@ -101,6 +101,7 @@ class WorkflowBuilder:
             on_error=self._on_error,
             nodes=tuple(self._nodes),
             output=output,
+            returns=returns,
             cases=tuple(self._cases),
             optional=tuple(self._optional),
             children=tuple(self._children),
@@ -144,7 +145,7 @@ def _draft_of(
         raise HorsiesError("HRS-020", f"workflow {workflow.name!r}: {error}", [takes]) from None
     builder = WorkflowBuilder(workflow.name, workflow.version, workflow.on_error)
     builder._within = within
-    return builder._draft(workflow.fn(builder, *args, **kwargs))
+    return builder._draft(workflow.fn(builder, *args, **kwargs), workflow.signature.returns)
 
 
 def _as(node: TaskNode[Any], **changes: Any) -> TaskNode[Any]:

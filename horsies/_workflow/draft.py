@@ -35,6 +35,8 @@ class Draft:
     on_error: OnError
     nodes: tuple[TaskNode[Any], ...]
     output: NodeRef[Any] | None = None
+    returns: Any = Any
+    """What the function says that it returns a reference to; None's type: none."""
     cases: tuple[SuccessCase, ...] = ()
     optional: tuple[NodeRef[Any], ...] = ()
     children: tuple[Draft | None, ...] = ()

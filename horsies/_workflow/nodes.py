@@ -23,15 +23,13 @@ def task_of(host: Host, spec: Spec, workflow_id: str, index: int, runs: Sequence
     node = spec.nodes[index]
     now = host.environment.clock()
     serializer = host.app.config.serializer
-    inputs = [
-        Input(
-            parameter,
-            node_task_id(workflow_id, reference.node, max(1, runs[reference.node])),
-            reference.as_result,
-            of_workflow=spec.nodes[reference.node].kind != "task",
-        )
-        for parameter, reference in sorted(node.injected.items())
-    ]
+
+    def input_of(name: str, source: int, as_result: bool) -> Input:
+        task_id = node_task_id(workflow_id, source, max(1, runs[source]))
+        return Input(name, task_id, as_result, of_workflow=spec.nodes[source].kind != "task")
+
+    inputs = [input_of(name, ref.node, ref.as_result) for name, ref in sorted(node.injected.items())]
+    context = [input_of(spec.nodes[source].node_id, source, True) for source in node.context]
     name, arguments = (node.task_name, node.arguments) if node.kind == "task" else opening(spec, node)
     envelope = Envelope(
         task_id=node_task_id(workflow_id, index, runs[index]),
@@ -47,6 +45,13 @@ def task_of(host: Host, spec: Spec, workflow_id: str, index: int, runs: Sequence
         retry=None if node.kind != "task" else policy_of(*node.retry) if isinstance(node.retry, tuple) else node.retry,
         unique_key=None,
         metadata=(),
-        origin=Origin(workflow_id, index, runs[index], tuple(inputs)),
+        origin=Origin(
+            workflow_id,
+            index,
+            runs[index],
+            tuple(inputs),
+            node.node_id,
+            tuple(sorted(context, key=lambda one: one.parameter)),
+        ),
     )
     return row_of(TaskSendPayload.seal(envelope), now)

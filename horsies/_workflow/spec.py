@@ -43,7 +43,8 @@ class NodeSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     `good_until` is in microseconds since 1970, `timeout` in microseconds.
 
     A map is its task once for each item of a list, which is given to the parameter `item`. Of a workflow, `task_name`
-    is the name; `child` is what it consists of, None where that follows from what other nodes give.
+    is the name; `child` is what it consists of, None where that follows from what other nodes give. `context` are the
+    nodes whose results the task finds in its context, ascending.
     """
 
     node_id: str
@@ -62,6 +63,7 @@ class NodeSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     kind: Literal["task", "map", "workflow"] = "task"
     item: str | None = None
     child: Spec | None = None
+    context: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return f"<NodeSpec {self.node_id!r} of task {self.task_name!r}>"
@@ -178,6 +180,8 @@ def _problems_with_node(node: NodeSpec, count: int) -> Iterator[str]:
         yield "nodes have an argument that is given and injected"
     if not _are_ascending(node.needs, count) or not {ref.node for ref in node.injected.values()} <= set(node.needs):
         yield "nodes do not name those that they wait for in ascending order"
+    if not _are_ascending(node.context, count) or not set(node.context) <= set(node.needs):
+        yield "nodes do not wait for what their context is made of"
     if type(node.join) is not int or not 0 <= node.join <= len(node.needs):
         yield "nodes have a join that is out of range"
     if (node.allow_failed_deps and node.join) or (node.cancel_losers and not node.join):

@@ -22,8 +22,9 @@ from .._task.declare import Task, TaskSettings
 from .._task.node import NodeParts, NodeRef, TaskNode
 from .._task.options import as_timedelta
 from .._task.workflow import Workflow, problems_with_heading
-from .arguments import Report, bind, lowered, problem_of_type
+from .arguments import Report, bind, lowered, problem_of_type, type_of
 from .draft import Draft, SuccessCase, WorkflowSpec
+from .fits import fits, shown
 from .graph import cycles_in
 from .options import good_options, storable_retry
 from .spec import LONGEST_TIMEOUT, NodeSpec, Reference, Spec
@@ -125,7 +126,7 @@ class _Check:
         for cycle in cycles_in(needs):
             way = " -> ".join(self.ids[index] for index in (*cycle, cycle[0]))
             report("HRS-007", f"its nodes wait for each other: {way}", "let one of them wait for none of the others")
-        output, success, optional = self._output(), self._success(), self._optional()
+        output, success, optional = self._output(parts), self._success(), self._optional()
         if any(set(case) & set(optional) for case in success):
             report("HRS-012", "a success case has a node that is optional", "leave it out of one of the two")
         spec = Spec(
@@ -177,7 +178,8 @@ class _Check:
             if (upstream := self._index_of(ref, f"argument {name!r}", report)) is not None:
                 injected[name] = Reference(upstream, ref._is_result)
         waits = [self._index_of(ref, "waits_for", report) for ref in parts.waits_for]
-        needs = {one for one in waits if one is not None} | {ref.node for ref in injected.values()}
+        context = self._context(parts, report)
+        needs = {one for one in waits if one is not None} | {ref.node for ref in injected.values()} | context
         is_lenient = parts.allow_failed_deps or parts.join is not None
         for name, reference in injected.items():
             source = all_parts[reference.node]
@@ -198,7 +200,24 @@ class _Check:
         spec = _node_spec(parts, self.ids[index], given, injected, needs, report)
         if self.draft.children[index] is not None:
             return msgspec.structs.replace(spec, arguments={})
-        return msgspec.structs.replace(spec, item=arguments.item)
+        return msgspec.structs.replace(spec, item=arguments.item, context=tuple(sorted(context)))
+
+    def _context(self, parts: NodeParts, report: Report) -> set[int]:
+        """The nodes whose results go into the context."""
+        found: set[int] = set()
+        for ref in parts.context:
+            index = self._index_of(ref, "ctx_from", report, "HRS-009")
+            if index in found:
+                report("HRS-009", f"ctx_from names node {self.ids[index]!r} twice", "name it once")
+            elif index is not None and ref._is_result:
+                what = f"ctx_from names node {self.ids[index]!r} by its as_result()"
+                report("HRS-009", what, "pass the reference itself: what is in a context is a result anyway")
+            if index is not None:
+                found.add(index)
+        if parts.context and (parts.kind != "task" or not parts.task.signature.takes_context):
+            what = f"ctx_from needs a task that takes a context, and {parts.callee} takes none here"
+            report("HRS-010", what, "give the task's function a first parameter annotated TaskContext")
+        return found
 
     def _report_no_node(self, index: int, report: Report) -> None:
         node = self.draft.nodes[index]
@@ -239,13 +258,20 @@ class _Check:
             return ref._index
         return None
 
-    def _output(self) -> int | None:
-        output = self.draft.output
+    def _output(self, parts: Sequence[NodeParts | None]) -> int | None:
+        output, returns = self.draft.output, self.draft.returns
         if output is None:
+            if not fits(type(None), returns):
+                what = f"its function is annotated NodeRef[{shown(returns)}] and returns none"
+                self._report("HRS-025", what, "return what wf.task(...) returned, or annotate None")
             return None
         index = self._index_of(output, "its output", self._report, "HRS-011")
         if index is not None and output._is_result:
             self._report("HRS-011", "its output is a node's as_result()", "return the reference itself")
+        elif index is not None and (source := parts[index]) is not None and not fits(type_of(source), returns):
+            said = "None" if returns is type(None) else f"NodeRef[{shown(returns)}]"
+            what = f"its function is annotated {said}, and its output gives {shown(type_of(source))}"
+            self._report("HRS-025", what, "annotate the function with what it returns", self.ids[index])
         return index
 
     def _success(self) -> tuple[tuple[int, ...], ...]:

@@ -125,6 +125,22 @@ def declared(app: Horsies) -> None:
     del as_parcel, as_none
     assert_type(app.workflows["shipping"], Workflow[Any, Any])
 
+    @app.workflow("whole")
+    def whole(wf: WorkflowBuilder, number: NodeRef[int], orders: NodeRef[list[Order]]) -> NodeRef[list[Parcel]]:
+        parcel = wf.subworkflow(shipping.node(number).waits_for(orders).node_id("inside"))
+        assert_type(parcel, NodeRef[Parcel])
+        assert_type(wf.subworkflow(shipping.node(5)), NodeRef[Parcel])
+        assert_type(wf.subworkflow(without_output.node()), NodeRef[None])
+        wf.task(price.node(parcel, "EUR").ctx_from(parcel, number))
+        shipping.node("five")  # type: ignore[call-overload]
+        shipping.node(parcel)  # type: ignore[arg-type]
+        wf.subworkflow(shipping)  # type: ignore[arg-type]
+        wf.map(wrap.node(with_ribbon=True), over=number)  # type: ignore[arg-type]
+        wf.map(wrap.node(), orders)  # type: ignore[call-arg]
+        return wf.map(wrap.node(with_ribbon=True), over=orders)
+
+    del whole
+
     @app.workflow("an int")  # type: ignore[arg-type]
     def builds_nothing(wf: WorkflowBuilder) -> int:
         return 1

@@ -339,7 +339,8 @@ class TestPayloadAsAValue:
 
 class TestOfAWorkflow:
     ID, OTHER = "01a21514-d1a3-7153-b923-c19a554eccfe", "01a21514-d1a3-7153-b923-c19a554eccff"
-    NODE = structs.replace(FULL, origin=Origin(ID, 3, 2, (Input("a", OTHER, False), Input("b", ID, True))))
+    INPUTS = (Input("a", OTHER, False), Input("b", ID, True, True))
+    NODE = structs.replace(FULL, origin=Origin(ID, 3, 2, INPUTS, "pay", (Input("n", ID, True),)))
 
     def test_round_trip(self) -> None:
         assert decode(encode(self.NODE)) == self.NODE
@@ -355,10 +356,12 @@ class TestOfAWorkflow:
     @pytest.mark.parametrize(
         "origin",
         [
-            Origin("x", 0, 1, ()),
-            Origin(ID, -1, 1, ()),
-            Origin(ID, 0, 0, ()),
-            Origin(ID, 0, 1, (Input("a", "x", True),)),
+            Origin("x", 0, 1, (), "n"),
+            Origin(ID, -1, 1, (), "n"),
+            Origin(ID, 0, 0, (), "n"),
+            Origin(ID, 0, 1, (), ""),
+            Origin(ID, 0, 1, (), "n", (Input("a", "x", True),)),
+            Origin(ID, 0, 1, (Input("a", "x", True),), "n"),
         ],
     )
     def test_what_is_no_node_is_refused(self, origin: Origin) -> None:
@@ -371,8 +374,8 @@ class TestOfAWorkflow:
         wrong = [
             [1, *fields[1:]],  # an origin in version 1
             [2, *plain[1:]],  # and none in version 2
-            [*plain, [*origin[:3], origin[3][::-1]]],
-            [*plain, [*origin[:3], [origin[3][0]] * 2]],
+            [*plain, [*origin[:3], origin[3][::-1], *origin[4:]]],
+            [*plain, [*origin[:3], [origin[3][0]] * 2, *origin[4:]]],
             [*plain, [*origin, 1]],
             [*fields, 1],
         ]

@@ -35,7 +35,9 @@ from ._task.workflow import Workflow
 from ._worker.worker import Worker, WorkerStatistics
 from ._workflow.builder import WorkflowBuilder
 from ._workflow.draft import SuccessCase, WorkflowSpec
-from ._workflow.handle import NodeInfo, WorkflowHandle
+from ._workflow.drawing import WorkflowGraph
+from ._workflow.handle import WorkflowHandle
+from ._workflow.infos import NodeInfo, WorkflowInfo
 from ._workflow.start import WorkflowFunction
 from .hookspecs import hookimpl
 
@@ -57,6 +59,8 @@ __all__ = [
     "WorkflowFunction",
     "WorkflowHandle",
     "WorkflowStatus",
+    "WorkflowInfo",
+    "WorkflowGraph",
     "NodeInfo",
     "NodeStatus",
     # scheduling

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -14,7 +14,7 @@ import anyio.from_thread
 from .._core.config import WorkerConfig
 from .._core.errors import BrokerError, TaskSendError
 from .._core.result import Err, Ok, Result
-from .._core.status import CancelOutcome
+from .._core.status import CancelOutcome, WorkflowStatus
 from .._payload.envelope import TaskSendPayload
 from .._payload.start import WorkflowStartPayload
 from .._task.app import Horsies
@@ -26,6 +26,7 @@ from .._task.send import TaskFunction, TaskSendResult
 from .._task.workflow import Workflow
 from .._worker.worker import Worker, WorkerStatistics
 from .._workflow.draft import WorkflowSpec
+from .._workflow.infos import WorkflowInfo
 from .blocking_workflows import BlockingWorkflowFunction, BlockingWorkflowHandle, handled
 from .queues import QueueInfo
 from .runtime import Runtime
@@ -238,6 +239,18 @@ class BlockingRuntime:
     ) -> Ok[BlockingWorkflowHandle[Any]] | Err[TaskSendError]:
         """See `Runtime.retry_start`."""
         return handled(self._portal, self._portal.call(self._runtime.retry_start, failed))
+
+    def list_workflows(
+        self,
+        limit: int = 100,
+        *,
+        name: str | None = None,
+        statuses: Collection[WorkflowStatus] | None = None,
+        before: WorkflowInfo | None = None,
+    ) -> Result[list[WorkflowInfo], BrokerError]:
+        """See `Runtime.list_workflows`."""
+        ask = partial(self._runtime.list_workflows, limit, name=name, statuses=statuses, before=before)
+        return self._portal.call(ask)
 
     def workflow(self, workflow_id: str) -> BlockingWorkflowHandle[Any]:
         """See `Runtime.workflow`."""

@@ -13,7 +13,9 @@ from .._core.result import Err, Ok, Result
 from .._core.status import WorkflowStatus
 from .._payload.start import WorkflowStartPayload
 from .._task.handle import TaskResult
-from .._workflow.handle import NodeInfo, WorkflowHandle
+from .._workflow.drawing import WorkflowGraph
+from .._workflow.handle import WorkflowHandle
+from .._workflow.infos import NodeInfo, WorkflowInfo
 from .._workflow.start import WorkflowFunction
 
 P = ParamSpec("P")
@@ -39,6 +41,14 @@ class BlockingWorkflowHandle(Generic[T]):
     def status(self) -> Result[WorkflowStatus | None, BrokerError]:
         """See `WorkflowHandle.status`."""
         return self._portal.call(self._handle.status)
+
+    def info(self) -> Result[WorkflowInfo | None, BrokerError]:
+        """See `WorkflowHandle.info`."""
+        return self._portal.call(self._handle.info)
+
+    def graph(self) -> Result[WorkflowGraph | None, BrokerError]:
+        """See `WorkflowHandle.graph`."""
+        return self._portal.call(self._handle.graph)
 
     def tasks(self) -> Result[list[NodeInfo], BrokerError]:
         """See `WorkflowHandle.tasks`."""

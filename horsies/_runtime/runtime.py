@@ -15,41 +15,29 @@ from .._core.config import WorkerConfig
 from .._core.errors import BrokerError, HorsiesError, TaskSendError
 from .._core.result import Err, Ok, Result
 from .._core.urls import scheme_of
-from .._payload.start import WorkflowStartPayload
 from .._schedule.scheduler import Scheduler
 from .._task.ambient import registered
 from .._task.app import Horsies
 from .._task.declare import Task
-from .._task.handle import TaskHandle, TaskResult, plain_result_of
+from .._task.handle import TaskHandle
 from .._task.host import Environment
 from .._task.nursery import open_nursery
 from .._task.recurring import Schedule
 from .._task.send import TaskFunction, TaskSendResult, bind
-from .._task.workflow import Workflow
 from .._worker.process import refuse_while_loading
 from .._worker.worker import Worker
-from .._workflow.advancer import Advancer
-from .._workflow.draft import WorkflowSpec
-from .._workflow.handle import WorkflowHandle
-from .._workflow.opening import OWN_TASKS
-from .._workflow.outcome import outcome_of
-from .._workflow.start import WorkflowFunction, retry_start, start
 from ..abc import (
     Broker,
     BrokerFactory,
     CancelOutcome,
     Enqueued,
     NewTask,
-    NewWorkflow,
     Schedules,
     Serializer,
     StoredResult,
     SupportsDelay,
     TaskRow,
     Transactional,
-    Workflowing,
-    WorkflowRow,
-    Workflows,
 )
 from . import schedules
 from .check import check
@@ -58,13 +46,14 @@ from .flusher import Flusher
 from .plugins import Plugins
 from .queues import QueueInfo, queue_infos, require_queue
 from .schedules import BackfillInfo, ScheduleInfo, require_schedule, require_store
-from .waiters import Waiters, ended_tasks, resting_workflows
+from .waiters import Waiters, ended_tasks
+from .workflows import RunsWorkflows
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Runtime(anyio.AsyncContextManagerMixin):
+class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
     """An application, open, in whichever event loop is running.
 
     `async with Runtime(app) as rt:` loads the plugins, connects, brings the schema up to date, and on the way out ends
@@ -82,8 +71,8 @@ class Runtime(anyio.AsyncContextManagerMixin):
         self._group: anyio.abc.TaskGroup | None = None
         self._flusher: Flusher
         self._waiters: Waiters[StoredResult]
-        self._advancer: Advancer | None = None
-        self._workflow_waiters: Waiters[WorkflowRow] | None = None
+        self._advancer = None
+        self._workflow_waiters = None
         self._workers: list[Worker] = []
 
     @asynccontextmanager
@@ -98,14 +87,7 @@ class Runtime(anyio.AsyncContextManagerMixin):
             lookup = partial(ended_tasks, self._broker)
             self._waiters = Waiters(self._broker, lookup, config.resilience, self.environment)
             self._flusher = Flusher(self._broker)
-            if isinstance(self._broker, Workflowing):
-                store = self._broker.workflows
-                self._advancer = Advancer(self, store)
-                self._workflow_waiters = Waiters(
-                    self._broker, partial(resting_workflows, store), config.resilience, self.environment
-                )
-            elif self.app.workflows:
-                raise _NO_WORKFLOWS
+            self._open_workflows(self._broker)
             with registered(self):
                 async with self._nursery():
                     yield self
@@ -117,9 +99,7 @@ class Runtime(anyio.AsyncContextManagerMixin):
             async with open_nursery() as self._group:
                 self._group.start_soon(self._flusher.run)
                 self._group.start_soon(self._waiters.run)
-                if self._advancer is not None and self._workflow_waiters is not None:
-                    self._group.start_soon(self._advancer.run)
-                    self._group.start_soon(self._workflow_waiters.run)
+                self._serve_workflows(self._group)
                 yield
                 async with anyio.create_task_group() as drains:
                     for worker in self._workers:
@@ -331,85 +311,6 @@ class Runtime(anyio.AsyncContextManagerMixin):
         """For workers: see `horsies._worker.host.WorkerHost`."""
         await Scheduler(self, require_store(self.broker), goes_first).run()
 
-    @property
-    def workflows(self) -> Workflows:
-        """For workflows: where the broker keeps them. Raises: HorsiesError, HRS-211, it keeps none."""
-        broker = self.broker
-        if not isinstance(broker, Workflowing):
-            raise _NO_WORKFLOWS
-        return broker.workflows
-
-    def bind_workflow(self, workflow: Workflow[P, T]) -> WorkflowFunction[P, T]:
-        """What `workflow.handle(rt)` returns.
-
-        Raises:
-            HorsiesError: HRS-300 when the application has not registered `workflow`.
-        """
-        if self.app.workflows.get(workflow.name) is not workflow:
-            raise HorsiesError(
-                "HRS-300",
-                f"workflow {workflow.name!r} is not registered with this runtime's application",
-                ["declare it with @app.workflow"],
-            )
-        return WorkflowFunction(self, workflow)
-
-    async def start(
-        self, spec: WorkflowSpec, *, workflow_id: str | None = None, good_until: datetime | None = None
-    ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
-        """Start a workflow that was built by hand, with `WorkflowBuilder`; see `WorkflowFunction.start`.
-
-        Two starts under one id are one if all that they consist of is the same.
-        """
-        return await start(self, spec, workflow_id, good_until)
-
-    async def retry_start(
-        self, failed: TaskSendError | WorkflowStartPayload
-    ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
-        """Replay a start of any workflow; see `WorkflowFunction.retry_start`."""
-        return await retry_start(self, failed)
-
-    def workflow(self, workflow_id: str) -> WorkflowHandle[Any]:
-        """A handle for a workflow started by anybody, by its id. No I/O."""
-        return WorkflowHandle(self, workflow_id)
-
-    async def start_workflow(self, new: NewWorkflow, connection: object | None) -> Enqueued:
-        """For starts: see `horsies._workflow.host.WorkflowHost`."""
-        return await self.workflows.start(new, connection=connection)
-
-    async def wait_workflow(self, workflow_id: str) -> WorkflowRow | None:
-        """For handles: see `horsies._workflow.host.WorkflowHost`."""
-        if self._workflow_waiters is None:
-            raise _NO_WORKFLOWS
-        return await self._workflow_waiters.wait_finished(workflow_id)
-
-    async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
-        """For handles: where these tasks stand. Raises: BrokerError."""
-        return await self.broker.reader.results(task_ids)
-
-    @property
-    def own_tasks(self) -> Mapping[str, Task[Any, Any]]:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
-        return OWN_TASKS
-
-    async def workflow_results(self, workflow_ids: Sequence[str]) -> dict[str, TaskResult[Any]]:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
-        rows = [row for workflow_id in workflow_ids if (row := await self.workflows.read(workflow_id)) is not None]
-        return {row.workflow_id: await outcome_of(self, row, partial(plain_result_of, self)) for row in rows}
-
-    def nodes_ended(self, workflow_ids: Iterable[str]) -> None:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
-        if self._advancer is not None:
-            self._advancer.add_nowait(workflow_ids)
-
-    async def settle_workflows(self) -> None:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
-        if self._advancer is not None:
-            await self._advancer.settle()
-
-    async def recover_workflows(self) -> int:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
-        return 0 if self._advancer is None else await self._advancer.recover()
-
     def as_completed(
         self, handles: Iterable[TaskHandle[T]]
     ) -> AbstractAsyncContextManager[AsyncIterator[TaskHandle[T]]]:
@@ -452,7 +353,6 @@ class Runtime(anyio.AsyncContextManagerMixin):
         return f"<Runtime {self.app.config.masked_url}, {'open' if self._group is not None else 'closed'}>"
 
 
-_NO_WORKFLOWS = HorsiesError("HRS-211", "this runtime's broker keeps no workflows", ["postgresql:// and sqlite:// do"])
 _NO_TRANSACTIONS = "this runtime's broker takes no part in transactions of the application"
 
 

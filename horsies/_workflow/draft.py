@@ -8,6 +8,7 @@ from typing import Any
 from .._task.declare import Task
 from .._task.node import NodeRef, TaskNode
 from .._task.workflow import OnError, Workflow
+from .drawing import WorkflowGraph, drawn, drawn_nodes
 from .spec import Spec
 
 
@@ -71,6 +72,10 @@ class WorkflowSpec:
     def node_ids(self) -> tuple[str, ...]:
         """In the order in which the nodes were added."""
         return tuple(node.node_id for node in self._spec.nodes)
+
+    def graph(self) -> WorkflowGraph:
+        """The workflow as a picture. What is inside of subworkflows is not in it."""
+        return drawn(self.name, drawn_nodes(self._spec))
 
     def __repr__(self) -> str:
         return f"<WorkflowSpec {self.name!r}, version {self.version}, {len(self._called)} nodes>"

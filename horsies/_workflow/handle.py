@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 
@@ -17,33 +16,19 @@ from .._payload.ids import node_task_id
 from .._task.handle import TaskResult, result_of
 from .._task.options import as_timedelta
 from ..abc import News, Step, StoredResult, WorkflowRow
+from .drawing import WorkflowGraph, drawn, drawn_nodes
 from .engine import Cancelled, Event, Paused, Resumed
 from .follow import concerned, follow
 from .host import WorkflowHost
+from .infos import NodeInfo, WorkflowInfo, info_of
 from .outcome import outcome_of, results_of
 from .stored import read_spec, read_state
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class NodeInfo:
-    """A node as it stands.
-
-    Attributes:
-        task_name: of a subworkflow, its name.
-        task_id: that of its last run; None: it has not run, or is a workflow.
-        kind: "task", "workflow", or "map".
-        workflow_id: of what is a workflow, that of its last run.
-    """
-
-    node_id: str
-    task_name: str
-    status: NodeStatus
-    task_id: str | None
-    error_code: str | None
-    kind: Literal["task", "map", "workflow"] = "task"
-    workflow_id: str | None = None
+def _running(tasks: Sequence[tuple[str, TaskStatus, str | None]]) -> set[str]:
+    return {task_id for task_id, status, _ in tasks if status is TaskStatus.RUNNING}
 
 
 def _node_infos(row: WorkflowRow, running: Collection[str]) -> list[NodeInfo]:
@@ -105,8 +90,27 @@ class WorkflowHandle(Generic[T]):
             tasks = [] if row is None else await self._host.workflows.tasks(self.workflow_id)
         except BrokerError as error:
             return Err(error)
-        running = {task_id for task_id, status, _ in tasks if status is TaskStatus.RUNNING}
-        return Ok([] if row is None else _node_infos(row, running))
+        return Ok([] if row is None else _node_infos(row, _running(tasks)))
+
+    async def info(self) -> Result[WorkflowInfo | None, BrokerError]:
+        """Everything that is known of the workflow as a whole; None when there is none."""
+        try:
+            row = await self._host.workflows.read(self.workflow_id)
+        except BrokerError as error:
+            return Err(error)
+        return Ok(None if row is None else info_of(row))
+
+    async def graph(self) -> Result[WorkflowGraph | None, BrokerError]:
+        """The workflow as a picture, coloured by where its nodes stand; None when there is no such workflow."""
+        try:
+            row = await self._host.workflows.read(self.workflow_id)
+            tasks = [] if row is None else await self._host.workflows.tasks(self.workflow_id)
+        except BrokerError as error:
+            return Err(error)
+        if row is None:
+            return Ok(None)
+        (spec, _), statuses = read_spec(row.spec), [node.status for node in _node_infos(row, _running(tasks))]
+        return Ok(drawn(row.name, drawn_nodes(spec, statuses)))
 
     async def results(self) -> Result[dict[str, TaskResult[Any]], BrokerError]:
         """The results of all nodes that have ended, by node id; UPSTREAM_SKIPPED for those that were skipped."""

@@ -37,7 +37,19 @@ from .records import (
 )
 from .schedules import Firing, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
 from .serializer import Plain, Serializer
-from .workflows import OWN, Decide, EndedTask, News, NewWorkflow, Signal, Step, Workflowing, WorkflowRow, Workflows
+from .workflows import (
+    OWN,
+    Decide,
+    EndedTask,
+    News,
+    NewWorkflow,
+    Signal,
+    Step,
+    Workflowing,
+    WorkflowRow,
+    Workflows,
+    WorkflowSummary,
+)
 
 __all__ = [
     "AttemptRow",
@@ -89,5 +101,6 @@ __all__ = [
     "Transactional",
     "WorkflowRow",
     "Workflowing",
+    "WorkflowSummary",
     "Workflows",
 ]

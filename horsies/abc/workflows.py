@@ -67,6 +67,20 @@ class WorkflowRow(msgspec.Struct, frozen=True):
     problem: str | None = None
 
 
+class WorkflowSummary(msgspec.Struct, frozen=True):
+    """A workflow as it stands, without what it consists of."""
+
+    workflow_id: str
+    name: str
+    version: int
+    status: str
+    sent_at: datetime
+    finished_at: datetime | None
+    error_code: str | None
+    good_until: datetime | None
+    problem: str | None
+
+
 class EndedTask(msgspec.Struct, frozen=True):
     """A task of a workflow that has ended. `result` is there for tasks whose names begin with `OWN`, for no others."""
 
@@ -142,6 +156,22 @@ class Workflows(Protocol):
 
     async def read(self, workflow_id: str) -> WorkflowRow | None:
         """Everything stored of one workflow."""
+        ...
+
+    async def newest(
+        self,
+        limit: int,
+        *,
+        name: str | None = None,
+        statuses: Collection[str] | None = None,
+        before: tuple[datetime, str] | None = None,
+    ) -> list[WorkflowSummary]:
+        """The newest workflows that are parts of no other, those sent last first.
+
+        Args:
+            name, statuses: only those.
+            before: `sent_at` and id of the last one that was seen; those after it.
+        """
         ...
 
     async def tasks(self, workflow_id: str) -> list[tuple[str, TaskStatus, str | None]]:

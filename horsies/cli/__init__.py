@@ -1,4 +1,4 @@
-"""The command line: `horsies worker|scheduler|queue|schedule|check|migrate|demo`.
+"""The command line: `horsies worker|scheduler|queue|schedule|workflow|check|migrate|demo`.
 
 Exit codes: 0 done or stopped in order, 1 failed, 2 wrong usage.
 """
@@ -25,6 +25,7 @@ from .scheduler import keep_schedules
 from .schedules import app as schedule_commands
 from .supervisor import Supervisor, child_arguments
 from .worker import Surroundings, serve
+from .workflows import app as workflow_commands
 
 app = typer.Typer(
     name="horsies",
@@ -42,6 +43,7 @@ _TOLD = (HorsiesError, BrokerError, TaskSendError)
 
 app.add_typer(queue_commands, name="queue")
 app.add_typer(schedule_commands, name="schedule")
+app.add_typer(workflow_commands, name="workflow")
 
 
 class Backend(StrEnum):

@@ -25,6 +25,7 @@ UNDO = {
     6: """
         DROP TABLE workflow_signals;
         DROP INDEX workflows_overdue;
+        DROP INDEX workflows_sent;
         ALTER TABLE workflows DROP COLUMN parent_id;
         ALTER TABLE workflows DROP COLUMN root_id;
         ALTER TABLE workflows DROP COLUMN good_until;

@@ -17,6 +17,7 @@ from horsies.abc import (
     Step,
     TaskStatus,
     WorkflowRow,
+    WorkflowSummary,
 )
 
 from .joining import Joined
@@ -80,6 +81,26 @@ class PostgresWorkflows:
             return None
         rows = await self._fetch("read a workflow", self._sql["workflow"], {"id": workflow_id})
         return _workflow_row(rows[0]) if rows else None
+
+    async def newest(
+        self,
+        limit: int,
+        *,
+        name: str | None = None,
+        statuses: Collection[str] | None = None,
+        before: tuple[datetime, str] | None = None,
+    ) -> list[WorkflowSummary]:
+        """See `horsies.abc.Workflows.newest`."""
+        sent_at, before_id = before or (None, None)
+        given = {
+            "limit": limit,
+            "name": name,
+            "statuses": None if statuses is None else sorted(statuses),
+            "before": sent_at,
+            "before_id": before_id,
+        }
+        rows = await self._fetch("list workflows", self._sql["workflows"], given)
+        return [_summary(*row) for row in rows]
 
     async def tasks(self, workflow_id: str) -> list[tuple[str, TaskStatus, str | None]]:
         """See `horsies.abc.Workflows.tasks`."""
@@ -199,6 +220,21 @@ class _News:
         *row, is_overdue = locked
         signals = tuple(data for _, data in self.signals[row[0]])
         return News(_workflow_row(tuple(row)), tuple(self.ends[row[0]]), signals, is_overdue)
+
+
+def _summary(
+    workflow_id: str,
+    name: str,
+    version: int,
+    status: str,
+    sent_at: datetime,
+    finished_at: datetime | None,
+    error_code: str | None,
+    good_until: datetime | None,
+    problem: str | None,
+) -> WorkflowSummary:
+    sent, finished, deadline = sent_at.astimezone(UTC), in_utc(finished_at), in_utc(good_until)
+    return WorkflowSummary(workflow_id, name, version, status, sent, finished, error_code, deadline, problem)
 
 
 def _workflow_row(row: Row) -> WorkflowRow:

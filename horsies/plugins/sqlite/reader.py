@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
 
 from horsies.abc import AttemptRow, QueueRow, StoredResult, TaskRow, TaskStatus
 
 from .producer import is_id
 from .queries import named_queries
-from .session import Row, Session, Transaction, instant
+from .session import Row, Session, Transaction, in_utc, instant
 
 
 class SqliteReader:
@@ -54,7 +53,7 @@ class SqliteReader:
         paused: dict[str, int | None] = dict(rows)
         empty = [(name, 0, 0, 0, 0, None) for name in paused.keys() - {name for name, *_ in depths}]
         return [
-            QueueRow(name, _instant(paused.get(name)), ready, delayed, claimed, running, _instant(oldest_due_at))
+            QueueRow(name, in_utc(paused.get(name)), ready, delayed, claimed, running, in_utc(oldest_due_at))
             for name, ready, delayed, claimed, running, oldest_due_at in [*depths, *empty]
         ]
 
@@ -72,10 +71,10 @@ def _task_row(row: Row, attempts: Sequence[Row]) -> TaskRow:
         retries=retries,
         sent_at=instant(sent_at),
         due_at=instant(due_at),
-        claimed_at=_instant(claimed_at),
-        started_at=_instant(started_at),
-        finished_at=_instant(finished_at),
-        good_until=_instant(good_until),
+        claimed_at=in_utc(claimed_at),
+        started_at=in_utc(started_at),
+        finished_at=in_utc(finished_at),
+        good_until=in_utc(good_until),
         worker_id=worker_id,
         error_code=error_code,
         envelope=envelope,
@@ -86,7 +85,3 @@ def _task_row(row: Row, attempts: Sequence[Row]) -> TaskRow:
             for number, worker, started_at, finished_at, code, outcome in attempts
         ),
     )
-
-
-def _instant(stored: int | None) -> datetime | None:
-    return None if stored is None else instant(stored)

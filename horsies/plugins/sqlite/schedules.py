@@ -10,7 +10,7 @@ from horsies.abc import BrokerError, EnqueueOutcome, Firing, NewSchedule, Schedu
 from .control import cancel_one
 from .producer import enqueue_one, is_id
 from .queries import named_queries
-from .session import Row, Session, Transaction, instant, microseconds
+from .session import Row, Session, Transaction, in_utc, instant, microseconds
 
 
 class SqliteSchedules:
@@ -28,7 +28,7 @@ class SqliteSchedules:
             return ScheduleBook(
                 instant(transaction.now),
                 tuple(
-                    ScheduleRow(name, timing, _instant(next_slot), _instant(paused_at), _instant(last_slot), *others)
+                    ScheduleRow(name, timing, in_utc(next_slot), in_utc(paused_at), in_utc(last_slot), *others)
                     for name, timing, next_slot, paused_at, last_slot, *others in rows
                 ),
             )
@@ -104,7 +104,3 @@ class SqliteSchedules:
 
 def _stored(slot: datetime | None) -> int | None:
     return None if slot is None else microseconds(slot)
-
-
-def _instant(stored: int | None) -> datetime | None:
-    return None if stored is None else instant(stored)

@@ -49,6 +49,11 @@ def instant(stored: int) -> datetime:
     return _EPOCH + stored * _MICROSECOND
 
 
+def in_utc(stored: int | None) -> datetime | None:
+    """The instant of `stored`, if there is one."""
+    return None if stored is None else instant(stored)
+
+
 def after(now: int, seconds: float) -> int:
     """`seconds` after `now`, as far as a datetime reaches."""
     return min(now + round(min(seconds, _LATEST / 1e6) * 1e6), _LATEST)

@@ -20,12 +20,13 @@ from horsies.abc import (
     TaskStatus,
     Topic,
     WorkflowRow,
+    WorkflowSummary,
 )
 
 from .control import cancel_one
 from .producer import enqueue_one, is_id
 from .queries import named_queries
-from .session import Row, Session, Transaction, instant, microseconds
+from .session import Row, Session, Transaction, in_utc, instant, microseconds
 
 
 class _UndecidedError(Exception):
@@ -66,6 +67,27 @@ class SqliteWorkflows:
             "read a workflow", lambda transaction: transaction.fetch(self._sql["workflow"], {"id": workflow_id})
         )
         return _workflow_row(rows[0]) if rows else None
+
+    async def newest(
+        self,
+        limit: int,
+        *,
+        name: str | None = None,
+        statuses: Collection[str] | None = None,
+        before: tuple[datetime, str] | None = None,
+    ) -> list[WorkflowSummary]:
+        """See `horsies.abc.Workflows.newest`."""
+        given = {
+            "limit": limit,
+            "name": name,
+            "statuses": None if statuses is None else json.dumps(sorted(statuses)),
+            "before": None if before is None else microseconds(before[0]),
+            "before_id": None if before is None else before[1],
+        }
+        rows = await self._session.read(
+            "list workflows", lambda transaction: transaction.fetch(self._sql["workflows"], given)
+        )
+        return [_summary(*row) for row in rows]
 
     async def tasks(self, workflow_id: str) -> list[tuple[str, TaskStatus, str | None]]:
         """See `horsies.abc.Workflows.tasks`."""
@@ -185,6 +207,21 @@ def _news(row: Row, ended: Sequence[Row], signals: Sequence[Row], now: int) -> N
     return News(workflow, ends, tuple(data for _, data in signals), is_overdue)
 
 
+def _summary(
+    workflow_id: str,
+    name: str,
+    version: int,
+    status: str,
+    sent_at: int,
+    finished_at: int | None,
+    error_code: str | None,
+    good_until: int | None,
+    problem: str | None,
+) -> WorkflowSummary:
+    sent, finished, deadline = instant(sent_at), in_utc(finished_at), in_utc(good_until)
+    return WorkflowSummary(workflow_id, name, version, status, sent, finished, error_code, deadline, problem)
+
+
 def _workflow_row(row: Row) -> WorkflowRow:
     workflow_id, sha, name, version, spec, state, status, sent_at, finished_at, *others = row
     error_code, parent_id, root_id, good_until, problem = others
@@ -197,10 +234,10 @@ def _workflow_row(row: Row) -> WorkflowRow:
         state,
         status,
         instant(sent_at),
-        None if finished_at is None else instant(finished_at),
+        in_utc(finished_at),
         error_code,
         parent_id,
         root_id,
-        None if good_until is None else instant(good_until),
+        in_utc(good_until),
         problem,
     )

@@ -28,6 +28,7 @@ from horsies.abc import (
     Topic,
     WorkflowRow,
     Workflows,
+    WorkflowSummary,
 )
 
 from .stage import Stage, at, done, heard, ids, new_task
@@ -346,3 +347,32 @@ class Flowing:
         assert await left(stage, workflows) == ([], [FIRST])
         assert await stage.maintenance.prune(2, finished_after=DAY, now=late) == 1
         assert await left(stage, workflows) == ([], [])
+
+    async def test_the_newest_are_listed_in_portions(self, workflows: Workflows) -> None:
+        ids = [workflow_id(n) for n in range(1, 8)]
+        # Two are sent at once, and the id decides.
+        for n, id_ in enumerate(ids):
+            fields: dict[str, Any] = {"sent_at": at(5 if n == 4 else n), "name": "odd" if n % 2 else "even"}
+            await workflows.start(begins(id_, **fields, good_until=at(99)), now=at(n))
+        await workflows.advance(
+            [ids[2], ids[3]],
+            Deciding(goes_on(ids[2], status="FAILED", error_code="BROKEN"), goes_on(ids[3], status="PAUSED")),
+            now=at(20),
+        )
+        await workflows.note_problem(ids[0], "stuck")
+        await workflows.start(begins(workflow_id(9), sent_at=at(50), parent_id=ids[0], root_id=ids[0]), now=at(50))
+        order = [ids[n] for n in (6, 5, 4, 3, 2, 1, 0)]
+        seen, before = [], None
+        while page := await workflows.newest(3, before=before):
+            seen += page
+            before = (page[-1].sent_at, page[-1].workflow_id)
+        assert [one.workflow_id for one in seen] == order
+        assert seen[4] == WorkflowSummary(
+            ids[2], "even", 3, "FAILED", at(2), at(20), "BROKEN", good_until=at(99), problem=None
+        )
+        assert (seen[6].problem, seen[3].status, seen[0].finished_at) == ("stuck", "PAUSED", None)
+        assert [one.workflow_id for one in await workflows.newest(9, name="odd")] == [ids[n] for n in (5, 3, 1)]
+        assert [one.workflow_id for one in await workflows.newest(9, statuses=["PAUSED", "FAILED"])] == order[3:5]
+        both = await workflows.newest(9, name="odd", statuses=["RUNNING"], before=(at(5), ids[5]))
+        assert [one.workflow_id for one in both] == [ids[1]]
+        assert await workflows.newest(9, statuses=[]) == []

@@ -7,6 +7,7 @@ ALTER TABLE {schema}.workflows
     ADD COLUMN problem text;
 
 CREATE INDEX workflows_overdue ON {schema}.workflows (good_until) WHERE finished_at IS NULL AND good_until IS NOT NULL;
+CREATE INDEX workflows_sent ON {schema}.workflows (sent_at, id) WHERE parent_id IS NULL;
 
 CREATE TABLE {schema}.workflow_signals (
     workflow_id uuid NOT NULL,

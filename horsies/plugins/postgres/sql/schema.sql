@@ -166,6 +166,7 @@ CREATE TABLE {schema}.workflows (
 
 CREATE INDEX workflows_done ON {schema}.workflows (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX workflows_overdue ON {schema}.workflows (good_until) WHERE finished_at IS NULL AND good_until IS NOT NULL;
+CREATE INDEX workflows_sent ON {schema}.workflows (sent_at, id) WHERE parent_id IS NULL;
 
 -- What workflows tell each other: written in an advance of one, and removed in the advance of the other that takes it.
 

@@ -27,6 +27,17 @@ SELECT
     good_until, problem
 FROM {schema}.workflows WHERE id = %(id)s::uuid
 
+-- name: workflows
+-- The newest that are parts of no other, from one on that was seen.
+SELECT id::text, name, version, status, sent_at, finished_at, error_code, good_until, problem
+FROM {schema}.workflows
+WHERE parent_id IS NULL
+    AND (%(name)s::text IS NULL OR name = %(name)s::text)
+    AND (%(statuses)s::text[] IS NULL OR status = ANY (%(statuses)s::text[]))
+    AND (%(before)s::timestamptz IS NULL OR (sent_at, id) < (%(before)s::timestamptz, %(before_id)s::uuid))
+ORDER BY sent_at DESC, id DESC
+LIMIT %(limit)s::bigint
+
 -- name: tasks_of
 -- The tasks of one workflow.
 SELECT id::text, status, error_code FROM {schema}.tasks WHERE workflow_id = %(id)s::uuid

@@ -6,6 +6,7 @@ ALTER TABLE workflows ADD COLUMN good_until INTEGER;
 ALTER TABLE workflows ADD COLUMN problem TEXT;
 
 CREATE INDEX workflows_overdue ON workflows (good_until) WHERE finished_at IS NULL AND good_until IS NOT NULL;
+CREATE INDEX workflows_sent ON workflows (sent_at, id) WHERE parent_id IS NULL;
 
 CREATE TABLE workflow_signals (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,

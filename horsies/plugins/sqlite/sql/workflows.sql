@@ -18,6 +18,16 @@ SELECT
     problem
 FROM workflows WHERE id = :id
 
+-- name: workflows
+-- The newest that are parts of no other, from one on that was seen.
+SELECT id, name, version, status, sent_at, finished_at, error_code, good_until, problem FROM workflows
+WHERE parent_id IS NULL
+    AND (:name IS NULL OR name = :name)
+    AND (:statuses IS NULL OR status IN (SELECT value FROM json_each(:statuses)))
+    AND (:before IS NULL OR (sent_at, id) < (:before, :before_id))
+ORDER BY sent_at DESC, id DESC
+LIMIT :limit
+
 -- name: tasks_of
 -- The tasks of one workflow.
 SELECT id, status, error_code FROM tasks WHERE workflow_id = :id

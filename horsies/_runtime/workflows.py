@@ -1,0 +1,174 @@
+"""What a runtime offers of workflows: to the application, to handles, and to its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+import anyio.abc
+
+from .._core.errors import BrokerError, HorsiesError, TaskSendError
+from .._core.result import Err, Ok, Result
+from .._core.status import WorkflowStatus
+from .._payload.start import WorkflowStartPayload
+from .._task.app import Horsies
+from .._task.declare import Task
+from .._task.handle import TaskResult, plain_result_of
+from .._task.host import Environment
+from .._task.workflow import Workflow
+from .._workflow.advancer import Advancer
+from .._workflow.draft import WorkflowSpec
+from .._workflow.handle import WorkflowHandle
+from .._workflow.host import WorkflowHost
+from .._workflow.infos import WorkflowInfo, info_of
+from .._workflow.opening import OWN_TASKS
+from .._workflow.outcome import outcome_of
+from .._workflow.start import WorkflowFunction, retry_start, start
+from ..abc import Broker, Enqueued, NewWorkflow, StoredResult, Workflowing, WorkflowRow, Workflows
+from .waiters import Waiters, resting_workflows
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class RunsWorkflows:
+    """The part of `Runtime` that is about workflows."""
+
+    app: Horsies
+    environment: Environment
+    _advancer: Advancer | None
+    _workflow_waiters: Waiters[WorkflowRow] | None
+
+    if TYPE_CHECKING:
+
+        @property
+        def broker(self) -> Broker: ...
+
+    @property
+    def _host(self) -> WorkflowHost:
+        """The whole of the runtime."""
+        return cast("WorkflowHost", self)
+
+    def _open_workflows(self, broker: Broker) -> None:
+        """Raises: HorsiesError, HRS-211, the application has workflows and the broker keeps none."""
+        if isinstance(broker, Workflowing):
+            lookup = partial(resting_workflows, broker.workflows)
+            self._advancer = Advancer(self._host, broker.workflows)
+            self._workflow_waiters = Waiters(broker, lookup, self.app.config.resilience, self.environment)
+        elif self.app.workflows:
+            raise _NO_WORKFLOWS
+
+    def _serve_workflows(self, group: anyio.abc.TaskGroup) -> None:
+        if self._advancer is not None and self._workflow_waiters is not None:
+            group.start_soon(self._advancer.run)
+            group.start_soon(self._workflow_waiters.run)
+
+    @property
+    def workflows(self) -> Workflows:
+        """For workflows: where the broker keeps them. Raises: HorsiesError, HRS-211, it keeps none."""
+        broker = self.broker
+        if not isinstance(broker, Workflowing):
+            raise _NO_WORKFLOWS
+        return broker.workflows
+
+    def bind_workflow(self, workflow: Workflow[P, T]) -> WorkflowFunction[P, T]:
+        """What `workflow.handle(rt)` returns.
+
+        Raises:
+            HorsiesError: HRS-300 when the application has not registered `workflow`.
+        """
+        if self.app.workflows.get(workflow.name) is not workflow:
+            raise HorsiesError(
+                "HRS-300",
+                f"workflow {workflow.name!r} is not registered with this runtime's application",
+                ["declare it with @app.workflow"],
+            )
+        return WorkflowFunction(self._host, workflow)
+
+    async def start(
+        self, spec: WorkflowSpec, *, workflow_id: str | None = None, good_until: datetime | None = None
+    ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
+        """Start a workflow that was built by hand, with `WorkflowBuilder`; see `WorkflowFunction.start`.
+
+        Two starts under one id are one if all that they consist of is the same.
+        """
+        return await start(self._host, spec, workflow_id, good_until)
+
+    async def retry_start(
+        self, failed: TaskSendError | WorkflowStartPayload
+    ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
+        """Replay a start of any workflow; see `WorkflowFunction.retry_start`."""
+        return await retry_start(self._host, failed)
+
+    async def list_workflows(
+        self,
+        limit: int = 100,
+        *,
+        name: str | None = None,
+        statuses: Collection[WorkflowStatus] | None = None,
+        before: WorkflowInfo | None = None,
+    ) -> Result[list[WorkflowInfo], BrokerError]:
+        """The newest workflows that are no part of another, those sent last first.
+
+        Args:
+            name, statuses: only those.
+            before: the last one of the portion before.
+
+        Raises:
+            HorsiesError: HRS-211, the broker keeps no workflows.
+        """
+        seen = None if before is None else (before.sent_at, before.workflow_id)
+        try:
+            found = await self.workflows.newest(limit, name=name, statuses=statuses, before=seen)
+        except BrokerError as error:
+            return Err(error)
+        return Ok(list(map(info_of, found)))
+
+    def workflow(self, workflow_id: str) -> WorkflowHandle[Any]:
+        """A handle for a workflow started by anybody, by its id. No I/O."""
+        return WorkflowHandle(self._host, workflow_id)
+
+    async def start_workflow(self, new: NewWorkflow, connection: object | None) -> Enqueued:
+        """For starts: see `horsies._workflow.host.WorkflowHost`."""
+        return await self.workflows.start(new, connection=connection)
+
+    async def wait_workflow(self, workflow_id: str) -> WorkflowRow | None:
+        """For handles: see `horsies._workflow.host.WorkflowHost`."""
+        if self._workflow_waiters is None:
+            raise _NO_WORKFLOWS
+        return await self._workflow_waiters.wait_finished(workflow_id)
+
+    async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
+        """For handles: where these tasks stand. Raises: BrokerError."""
+        return await self.broker.reader.results(task_ids)
+
+    @property
+    def own_tasks(self) -> Mapping[str, Task[Any, Any]]:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        return OWN_TASKS
+
+    async def workflow_results(self, workflow_ids: Sequence[str]) -> dict[str, TaskResult[Any]]:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        rows = [row for workflow_id in workflow_ids if (row := await self.workflows.read(workflow_id)) is not None]
+        return {
+            row.workflow_id: await outcome_of(self._host, row, partial(plain_result_of, self._host)) for row in rows
+        }
+
+    def nodes_ended(self, workflow_ids: Iterable[str]) -> None:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        if self._advancer is not None:
+            self._advancer.add_nowait(workflow_ids)
+
+    async def settle_workflows(self) -> None:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        if self._advancer is not None:
+            await self._advancer.settle()
+
+    async def recover_workflows(self) -> int:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        return 0 if self._advancer is None else await self._advancer.recover()
+
+
+_NO_WORKFLOWS = HorsiesError("HRS-211", "this runtime's broker keeps no workflows", ["postgresql:// and sqlite:// do"])

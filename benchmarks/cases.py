@@ -21,7 +21,7 @@ class Case:
     """One line of the table.
 
     Args:
-        measure: a function of `benchmarks.measures`.
+        measure: a function of `benchmarks.measures`, or of `benchmarks.flows` after "flows.".
         tasks: the subjects it is for, each with its number of tasks; 0 where it is time that ends it.
         given: the other fields of `benchmarks.one.Order`.
         loops: it runs on those that are a subject's as well.
@@ -86,6 +86,10 @@ CASES = (
     Case(name="mixed load", measure="mixed", tasks=_all(0), given={"senders": 50, "seconds": 4.0}),
     Case(name="idle pickup", measure="pickup", tasks=_all(200)),
     Case(name="round trip", measure="round_trip", tasks=_all(200)),
+    Case(name="nodes of chains of 10", measure="flows.chains", tasks={"horsies": 1_000}),
+    Case(name="nodes of a fan of 1,000", measure="flows.fan", tasks={"horsies": 1_000}),
+    Case(name="node to node", measure="flows.hops", tasks={"horsies": 200}),
+    Case(name="start of 1,000 nodes", measure="flows.starts", tasks={"horsies": 1_000}),
     Case(
         name="idle worker",
         measure="idle",

@@ -37,7 +37,7 @@ BACKLOG = 1_000
 
 async def send(subject: ModuleType, order: Order) -> dict[str, float]:
     """So many senders, each sending the next task when the last is committed. No worker runs."""
-    async with _warm(subject, order) as queue:
+    async with warm(subject, order) as queue:
         sent = 0
         until = 0.0
 
@@ -62,7 +62,7 @@ async def send(subject: ModuleType, order: Order) -> dict[str, float]:
 
 async def send_many(subject: ModuleType, order: Order) -> dict[str, float]:
     """One call for all tasks. No worker runs."""
-    async with _warm(subject, order) as queue:
+    async with warm(subject, order) as queue:
         began = time.perf_counter()
         await queue.send_many(order.kind, order.tasks)
         return {"per_s": order.tasks / (time.perf_counter() - began)}
@@ -70,7 +70,7 @@ async def send_many(subject: ModuleType, order: Order) -> dict[str, float]:
 
 async def drain(subject: ModuleType, order: Order) -> dict[str, float]:
     """From the start of a worker to the last stored result of what was sent before."""
-    async with _warm(subject, order) as queue:
+    async with warm(subject, order) as queue:
         before = await queue.stored()
         await queue.send_many(order.kind, order.tasks)
         await _checkpoint(order)
@@ -83,7 +83,7 @@ async def drain(subject: ModuleType, order: Order) -> dict[str, float]:
 
 async def drain_together(subject: ModuleType, order: Order) -> dict[str, float]:
     """A drain by several worker processes, from when all of them are open and told to begin until all have ended."""
-    async with _warm(subject, order) as queue, AsyncExitStack() as stack:
+    async with warm(subject, order) as queue, AsyncExitStack() as stack:
         before = await queue.stored()
         await queue.send_many(order.kind, order.tasks)
         share = replace(order, measure="drain_share").as_json()
@@ -119,7 +119,7 @@ async def drain_share(subject: ModuleType, order: Order) -> dict[str, float]:
 
 async def pickup(subject: ModuleType, order: Order) -> dict[str, float]:
     """From the call of send to the first line of the task, with a worker in the same process that is idle."""
-    async with _warm(subject, order) as queue, queue.worker(order.concurrency):
+    async with warm(subject, order) as queue, queue.worker(order.concurrency):
         await _probe(queue, WARM_TASKS)
         return percentiles(await _probe(queue, order.tasks))
 
@@ -129,7 +129,7 @@ async def round_trip(subject: ModuleType, order: Order) -> dict[str, float]:
 
     No figures where a subject lets nobody wait for a result.
     """
-    async with _warm(subject, order) as queue, queue.worker(order.concurrency):
+    async with warm(subject, order) as queue, queue.worker(order.concurrency):
         if not hasattr(queue, "round_trip"):
             return {}
         took = []
@@ -147,7 +147,7 @@ async def mixed(subject: ModuleType, order: Order) -> dict[str, float]:
     The senders wait while there is a backlog. What ends in a second is counted, and how old a task is at its first line
     is what one more task after the other sees: most of it is the backlog.
     """
-    async with _warm(subject, order) as queue, queue.worker(order.concurrency):
+    async with warm(subject, order) as queue, queue.worker(order.concurrency):
         kinds = itertools.cycle(MIX)
         sent = ended = 0
         until = time.perf_counter() + order.seconds
@@ -187,7 +187,7 @@ async def mixed(subject: ModuleType, order: Order) -> dict[str, float]:
 
 
 @asynccontextmanager
-async def _warm(subject: ModuleType, order: Order) -> AsyncIterator[Queue]:
+async def warm(subject: ModuleType, order: Order) -> AsyncIterator[Queue]:
     """The subject's queue, empty and warm."""
     async with subject.open(order.url) as queue:
         await queue.send(order.kind)

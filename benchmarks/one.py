@@ -16,7 +16,7 @@ class Order:
     """What to measure, on what.
 
     Args:
-        measure: the name of a function of `benchmarks.measures`.
+        measure: the name of a function of `benchmarks.measures`, or of `benchmarks.flows` after "flows.".
         subject: the name of a module of `benchmarks.subjects`.
         loop: "asyncio", "uvloop" or "trio".
         seconds: how long it lasts, where it is not a number of tasks that ends it.
@@ -39,12 +39,13 @@ class Order:
 
 def carry_out(order: Order) -> dict[str, float]:
     """Its figures, measured in this process."""
-    measures: Any = importlib.import_module("benchmarks.measures")
+    module, _, name = order.measure.rpartition(".")
+    measures: Any = importlib.import_module(f"benchmarks.{module or 'measures'}")
     subject = importlib.import_module(f"benchmarks.subjects.{order.subject}")
     backend = "trio" if order.loop == "trio" else "asyncio"
     options = {"use_uvloop": order.loop == "uvloop"} if backend == "asyncio" else {}
     figures: dict[str, float] = anyio.run(
-        getattr(measures, order.measure), subject, order, backend=backend, backend_options=options
+        getattr(measures, name), subject, order, backend=backend, backend_options=options
     )
     return figures
 

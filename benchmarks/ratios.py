@@ -60,6 +60,11 @@ def _trip_to_pickup(figures: Figures) -> float:
     return max(trip / pickup for trip, pickup in zip(trips, pickups, strict=True))
 
 
+def _hop_to_pickup(figures: Figures) -> float:
+    hops, pickups = (figures.all(case, ["horsies"], "p50") for case in ("node to node", "idle pickup"))
+    return max(hop / pickup for hop, pickup in zip(hops, pickups, strict=True))
+
+
 def _idle(name: str) -> Callable[[Figures], float]:
     return lambda figures: max(figures.all("idle worker", ["horsies"], name))
 
@@ -67,6 +72,11 @@ def _idle(name: str) -> Callable[[Figures], float]:
 _DRAIN, _SEND = "drain, concurrency 100", "send, 100 senders"
 _DRAINED = _most(_DRAIN, "horsies", *OURS)
 _PGQUEUER = _most(_DRAIN, "pgqueuer")
+
+
+def _nodes(case: str) -> Callable[[Figures], float]:
+    return _over(_most(case, "horsies", *OURS), _DRAINED)
+
 
 TARGETS = (
     Target("drain at 100: horsies / pgqueuer", 1.4, _over(_DRAINED, _PGQUEUER)),
@@ -88,6 +98,9 @@ TARGETS = (
     Target("idle pickup p50: horsies / pgqueuer", 1.0, _pickup("p50"), at_most=True),
     Target("idle pickup p99: horsies / pgqueuer", 1.0, _pickup("p99"), at_most=True),
     Target("round trip p50 / pickup p50, horsies' worst loop", 2.0, _trip_to_pickup, at_most=True),
+    Target("nodes of chains of 10 / drain at 100", 0.25, _nodes("nodes of chains of 10")),
+    Target("nodes of a fan of 1,000 / drain at 100", 0.25, _nodes("nodes of a fan of 1,000")),
+    Target("node to node p50 / pickup p50, horsies' worst loop", 2.0, _hop_to_pickup, at_most=True),
     Target("idle worker: queries beside the heartbeat", 1.0, _idle("queries_per_s"), at_most=True, unit="/s"),
     Target("idle worker: CPU", 0.5, _idle("cpu_percent"), at_most=True, unit="%"),
     Target("idle worker: memory", 60, _idle("rss_mb"), at_most=True, unit="MB"),

@@ -45,7 +45,7 @@ class HorsiesQueue:
     """A `Queue` of an open runtime, whatever its broker."""
 
     def __init__(self, rt: Runtime) -> None:
-        self._rt = rt
+        self.rt = rt
         self._senders = {kind: one.handle(rt) for kind, one in TASKS.items()}
 
     async def send(self, kind: str) -> None:
@@ -56,7 +56,7 @@ class HorsiesQueue:
             answer.unwrap()
 
     async def drain(self, concurrency: int) -> None:
-        await self._rt.run_worker(WorkerConfig(concurrency=concurrency, until_idle=True))
+        await self.rt.run_worker(WorkerConfig(concurrency=concurrency, until_idle=True))
 
     @asynccontextmanager
     async def worker(self, concurrency: int) -> AsyncIterator[None]:
@@ -66,10 +66,10 @@ class HorsiesQueue:
             group.cancel_scope.cancel()
 
     async def _run(self, config: WorkerConfig, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        await self._rt.run_worker(config, task_status=task_status)
+        await self.rt.run_worker(config, task_status=task_status)
 
     async def stored(self) -> int:
-        async with self._rt.transaction() as connection:
+        async with self.rt.transaction() as connection:
             cursor = await connection.execute(f"SELECT count(*) FROM {SCHEMA}.tasks WHERE phase = 3")
             ((count,),) = await cursor.fetchall()
         return int(count)

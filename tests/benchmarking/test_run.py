@@ -55,4 +55,8 @@ def test_every_measure_but_that_of_idleness_gives_its_figures(postgres_url: str)
         "mixed": rate | latency,
         "pickup": latency,
         "round_trip": latency,
+        "flows.chains": rate,
+        "flows.fan": rate,
+        "flows.hops": latency,
+        "flows.starts": latency,
     }

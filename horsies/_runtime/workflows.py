@@ -18,7 +18,7 @@ from .._task.declare import Task
 from .._task.handle import TaskResult, plain_result_of
 from .._task.host import Environment
 from .._task.workflow import Workflow
-from .._workflow.advancer import Advancer
+from .._workflow.advancer import Advancer, Following
 from .._workflow.draft import WorkflowSpec
 from .._workflow.handle import WorkflowHandle
 from .._workflow.host import WorkflowHost
@@ -155,6 +155,12 @@ class RunsWorkflows:
         return {
             row.workflow_id: await outcome_of(self._host, row, partial(plain_result_of, self._host)) for row in rows
         }
+
+    def following(self) -> Following:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        if self._advancer is None:
+            raise _NO_WORKFLOWS
+        return Following(self._advancer)
 
     def nodes_ended(self, workflow_ids: Iterable[str]) -> None:
         """For workers: see `horsies._worker.host.WorkerHost`."""

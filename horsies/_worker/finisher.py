@@ -1,5 +1,7 @@
 """Writes the ends of attempts in batches.
 
+What follows from the ends of nodes of workflows is written in the same transaction, where that can be done at once.
+
 State: a buffer of ends, filled by the running tasks without waiting, emptied by one loop. The slot of a task is free
 once its end is in the buffer; `has_room` is what keeps a slow database from filling it without bound: while it is false
 nothing is claimed or started. An end leaves the buffer only when the database has answered for it.
@@ -18,15 +20,14 @@ import anyio
 
 from .._core.backoff import pauses
 from .._core.codes import TaskErrorCode
-from .._core.config import ResilienceConfig
 from .._core.errors import BrokerError, TaskError
 from .._core.limits import STATEMENT_BYTES
 from .._core.result import Err
 from .._core.status import TaskStatus
 from .._payload.result import encode_result
 from .._task.context import ContextLogger
-from .._task.host import Environment
 from ..abc import Consumer, Finish, Lease
+from .host import WorkerHost
 
 BATCH = 200
 BUFFER = 2_000
@@ -40,7 +41,7 @@ class Finisher:
 
     Args:
         counts: the worker's, for its statistics.
-        written: called with each batch that the database has answered for.
+        written: called after each batch that the database has answered for.
 
     Attributes:
         freed: called when there is room again.
@@ -48,16 +49,16 @@ class Finisher:
 
     def __init__(
         self,
+        host: WorkerHost,
         consumer: Consumer,
-        resilience: ResilienceConfig,
-        environment: Environment,
         counts: Counter[str],
         log: ContextLogger,
-        written: Callable[[Sequence[Finish]], None],
+        written: Callable[[], None],
     ) -> None:
+        self._host = host
         self._consumer = consumer
-        self._resilience = resilience
-        self._environment = environment
+        self._resilience = host.app.config.resilience
+        self._environment = host.environment
         self.freed: Callable[[], None] = lambda: None
         self._buffer: list[Finish] = []
         self._unwritten = 0
@@ -71,7 +72,7 @@ class Finisher:
         self._written = written
         self._aside: deque[Finish] = deque()
         self._aside_until = math.inf
-        self._waits = pauses(resilience, environment.random)
+        self._waits = pauses(self._resilience, self._environment.random)
 
     @property
     def leases(self) -> list[Lease]:
@@ -135,18 +136,30 @@ class Finisher:
 
     async def _write(self, batch: Sequence[Finish]) -> None:
         waits = pauses(self._resilience, self._environment.random)
+        workflow_ids = {end.workflow_id for end in batch if end.workflow_id is not None}
+        following = self._host.following() if workflow_ids else None
         while True:
             try:
-                written = await self._consumer.finish(batch)
+                if following is None:
+                    written = await self._consumer.finish(batch)
+                else:
+                    written = await self._consumer.finish(batch, decide=following.decide)
             except BrokerError as error:
                 if error.retryable and not error.locked:
                     self._log.warning("cannot write %d results, trying again: %s", len(batch), error.message)
                     await self._pause(next(waits))
-                    continue
-                await self._divide(batch, error)
-                return
+                elif following is not None:
+                    following = None  # it may be what follows that is refused, and no end waits for that
+                else:
+                    await self._divide(batch, error)
+                    return
+                continue
+            if following is not None:
+                following.committed(workflow_ids)
+            elif workflow_ids:
+                self._host.nodes_ended(workflow_ids)
             self._count_written(batch)
-            self._written(batch)
+            self._written()
             for end, was_written in zip(batch, written, strict=True):
                 if not was_written and end.lease not in self._may_not_have_started:
                     self._counts["lost"] += 1

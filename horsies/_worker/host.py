@@ -8,7 +8,19 @@ from typing import Any, Protocol
 from .._task.declare import Task
 from .._task.handle import TaskResult
 from .._task.host import Host
-from ..abc import Broker
+from ..abc import Broker, News, Step
+
+
+class Following(Protocol):
+    """Follows up the ends of nodes within one finish."""
+
+    def decide(self, all_news: Sequence[News], /) -> Sequence[Step]:
+        """See `horsies.abc.Decide`."""
+        ...
+
+    def committed(self, workflow_ids: Iterable[str]) -> None:
+        """The finish is committed, with ends of nodes of these workflows."""
+        ...
 
 
 class WorkerHost(Host, Protocol):
@@ -32,6 +44,10 @@ class WorkerHost(Host, Protocol):
         Args:
             goes_first: whether the worker leads the others, as of now.
         """
+        ...
+
+    def following(self) -> Following:
+        """What a finish needs to follow up the ends of nodes in its own transaction."""
         ...
 
     def nodes_ended(self, workflow_ids: Iterable[str]) -> None:

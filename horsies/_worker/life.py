@@ -22,7 +22,7 @@ import anyio
 from .._core.config import QueueConfig, WorkerConfig
 from .._core.errors import BrokerError
 from .._task.context import ContextLogger
-from ..abc import Consumer, Finish
+from ..abc import Consumer
 from .finisher import Finisher
 from .host import WorkerHost
 from .job import logger
@@ -116,25 +116,17 @@ class Life:
         host, app = self._host, self._host.app.config
         pump: Pump
 
-        def written(ends: Sequence[Finish]) -> None:
+        def written() -> None:
             if self._is_capped:
                 # What has ended makes room under a cap, and where notices do not reach nobody else says so.
                 pump.notice([""])
-            host.nodes_ended({end.workflow_id for end in ends if end.workflow_id is not None})
 
         async with AsyncExitStack() as stack:
             consumer = await stack.enter_async_context(
                 host.broker.consumer(self.worker_id, [(q.name, q.priority) for q in self._queues])
             )
             maintenance = await stack.enter_async_context(host.broker.maintenance(self.worker_id))
-            finisher = Finisher(
-                consumer,
-                app.resilience,
-                host.environment,
-                self._counts,
-                self._log,
-                written,
-            )
+            finisher = Finisher(host, consumer, self._counts, self._log, written)
             runner = Runner(
                 host,
                 finisher,

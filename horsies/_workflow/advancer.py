@@ -26,6 +26,25 @@ RECOVERED = 200
 logger = logging.getLogger("horsies.workflow")
 
 
+class Following:
+    """Advances workflows in the transaction that writes the ends of their tasks."""
+
+    def __init__(self, advancer: Advancer) -> None:
+        self._advancer = advancer
+        self._seen: set[str] = set()
+        self._steps: list[Step] = []
+
+    def decide(self, all_news: Sequence[News]) -> list[Step]:
+        """See `horsies.abc.Decide`."""
+        self._seen = {news.row.workflow_id for news in all_news}
+        self._steps = self._advancer.decide(all_news)
+        return self._steps
+
+    def committed(self, workflow_ids: Iterable[str]) -> None:
+        """Have advanced what that left: those that somebody else had in hand, and those that it has told something."""
+        self._advancer.add_nowait(concerned(self._steps) | (set(workflow_ids) - self._seen))
+
+
 class Advancer:
     """Advances the workflows of one runtime."""
 
@@ -94,7 +113,7 @@ class Advancer:
         One that somebody has locked goes back into the queue, and the error is returned, so that others go on.
         """
         try:
-            self.add_nowait(concerned(await self._store.advance(workflow_ids, self._decide)))
+            self.add_nowait(concerned(await self._store.advance(workflow_ids, self.decide)))
         except BrokerError as error:
             if error.retryable and not error.locked:
                 raise
@@ -108,7 +127,8 @@ class Advancer:
             self._leave(workflow_ids[0], error.message)
         return None
 
-    def _decide(self, all_news: Sequence[News]) -> list[Step]:
+    def decide(self, all_news: Sequence[News]) -> list[Step]:
+        """See `horsies.abc.Decide`; what cannot be followed up has no step."""
         steps = []
         for news in all_news:
             if not (news.ended or news.signals or news.is_overdue):

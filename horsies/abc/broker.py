@@ -36,6 +36,7 @@ from .records import (
     StoredResult,
     TaskRow,
 )
+from .workflows import Decide
 
 Clock: TypeAlias = Callable[[], datetime]
 """The current instant, aware UTC."""
@@ -96,10 +97,16 @@ class Consumer(Protocol):
         """CLAIMED -> RUNNING, or -> EXPIRED where `good_until` <= now; the verdict for a crash is stored."""
         ...
 
-    async def finish(self, ends: Sequence[Finish], *, now: datetime | None = None) -> list[bool]:
+    async def finish(
+        self, ends: Sequence[Finish], *, decide: Decide | None = None, now: datetime | None = None
+    ) -> list[bool]:
         """Write the end of attempts, RUNNING (or, for FAILED, CLAIMED) -> what `Finish` says; notify waiters.
 
         Where that makes room under a cap, the workers are notified too.
+
+        With `decide`, the workflows of these ends are advanced in the same transaction, as `Workflows.advance` does,
+        but for those that somebody else has locked: it waits for none, and their ends stay marked. When anything fails
+        nothing is written. A broker that keeps no workflows is never given it.
 
         False where the claim was no longer this worker's, and nothing was written.
         """

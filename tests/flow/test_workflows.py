@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from horsies import (
     blocking,
 )
 from horsies._payload.ids import new_task_id
+from horsies.abc import News, Step
 
 from .conftest import until
 
@@ -51,6 +52,15 @@ class Shop:
 
     def __getattr__(self, name: str) -> Task[..., Any]:
         return self.tasks[name]
+
+
+class Nobody:
+    """Follows up nothing: what a worker does that dies between an end and what follows."""
+
+    def decide(self, all_news: Sequence[News]) -> list[Step]:
+        return []
+
+    def committed(self, workflow_ids: Iterable[str]) -> None: ...
 
 
 @pytest.fixture
@@ -283,7 +293,7 @@ async def test_what_would_begin_just_then_does_not(shop: Shop, monkeypatch: pyte
 
     async with Runtime(shop.app) as rt:
         with monkeypatch.context() as nobody_looks:
-            nobody_looks.setattr(rt, "nodes_ended", lambda _: None)
+            nobody_looks.setattr(rt, "following", Nobody)
             nobody_looks.setattr(rt, "recover_workflows", nothing)
             handle = await run(rt, build)
         assert await handle.cancel() == Ok(True)
@@ -318,8 +328,8 @@ async def test_what_nobody_has_seen_to_is_found(shop: Shop, monkeypatch: pytest.
         return wf.task(shop.add.node(wf.task(shop.number.node(1)), wf.task(shop.number.node(2))))
 
     async with Runtime(shop.app) as rt:
-        monkeypatch.setattr(rt, "nodes_ended", lambda _: None)
         with monkeypatch.context() as nobody_looks:
+            nobody_looks.setattr(rt, "following", Nobody)
             nobody_looks.setattr(rt, "recover_workflows", nothing)
             handle = await run(rt, build)
         assert await statuses(handle) == ["ENQUEUED", "ENQUEUED", "PENDING"]

@@ -98,7 +98,7 @@ INDEXES: dict[str, set[str]] = {
     "prune": {"tasks_pkey"},
     "tasks_of": {"tasks_of_workflow"},
     "news": {"tasks_unadvanced"},
-    "advanced": {"tasks_pkey"},
+    "step": {"tasks_pkey"},
     "unadvanced": {"tasks_unadvanced"},
     "old_workflows": {"tasks_of_workflow"},
 }

@@ -51,7 +51,9 @@ LOCK_WAIT = 0.25
 class PostgresBroker:
     """An open broker; `PostgresBrokerFactory.open` makes it."""
 
-    def __init__(self, config: AppConfig, pool: ConnectionPool, results: Session, target: Target, way: _Way) -> None:
+    def __init__(
+        self, config: AppConfig, pool: ConnectionPool, results: Session, advances: Session, target: Target, way: _Way
+    ) -> None:
         self._config = config
         self._pool = pool
         self._sql = named_queries(config.schema)
@@ -64,7 +66,7 @@ class PostgresBroker:
             self._fetch, pool.connection, self._sql, timeout=self._statement_timeout
         )
         self.workflows: Workflows = PostgresWorkflows(
-            self._fetch, pool.connection, self._sql, timeout=self._statement_timeout
+            self._fetch, pool.connection, advances, self._sql, timeout=self._statement_timeout
         )
 
     @asynccontextmanager
@@ -158,8 +160,9 @@ class PostgresBrokerFactory:
                 prepare_threshold=None if way.pooled else 5,
             ) as pool,
             open_session(target) as results,
+            open_session(target) as advances,
         ):
-            yield PostgresBroker(config, pool, results, target, way)
+            yield PostgresBroker(config, pool, results, advances, target, way)
 
     def schema_sql(self, config: AppConfig) -> str:
         """See `horsies.abc.BrokerFactory.schema_sql`."""

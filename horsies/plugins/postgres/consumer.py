@@ -10,6 +10,7 @@ from horsies.abc import (
     BrokerError,
     Claim,
     ClaimedTask,
+    Decide,
     Finish,
     GiveBack,
     Heartbeat,
@@ -20,9 +21,10 @@ from horsies.abc import (
     TaskStatus,
 )
 
+from .advancing import advance_locked, deciding
 from .caps import Caps
 from .floors import Floors
-from .session import Row, Session, in_utc
+from .session import Fetch, Row, Session, in_utc
 
 _SWEEP = 5_000
 
@@ -109,17 +111,31 @@ class PostgresConsumer:
             middle = len(starts) // 2
             return [*await self.start(starts[:middle], now=now), *await self.start(starts[middle:], now=now)]
 
-    async def finish(self, ends: Sequence[Finish], *, now: datetime | None = None) -> list[bool]:
+    async def finish(
+        self, ends: Sequence[Finish], *, decide: Decide | None = None, now: datetime | None = None
+    ) -> list[bool]:
         """See `horsies.abc.Consumer.finish`."""
         if not ends:
             return []
+        if decide is None:
+            return await self._end(self._outcomes.fetch, ends, now)
+        ids = sorted({end.workflow_id for end in ends if end.workflow_id is not None})
+        with deciding():
+            # Workflows before tasks, as everybody does who locks both.
+            async with self._outcomes.transaction("finish") as fetch:
+                rows = await fetch("finish", self._sql["lock_free_workflows"], {"ids": ids, "now": now})
+                written = await self._end(fetch, ends, now)
+                await advance_locked(fetch, self._sql, rows, decide, now)
+        return written
+
+    async def _end(self, fetch: Fetch, ends: Sequence[Finish], now: datetime | None) -> list[bool]:
         firsts = list({end.lease: end for end in reversed(ends)}.values())
-        rows = await self._finish(firsts, now)
+        rows = await self._finish(fetch, firsts, now)
         written = _leases_of(rows)
         # A request to cancel that came while the statement ran kept a retry from being written; now it is seen.
         again = [end for end in firsts if end.status is TaskStatus.PENDING and end.lease not in written]
         if again:
-            written |= _leases_of(await self._finish(again, now))
+            written |= _leases_of(await self._finish(fetch, again, now))
         return _used([end.lease for end in ends], written)
 
     async def give_back(self, tasks: Sequence[GiveBack], *, now: datetime | None = None) -> list[bool]:
@@ -207,8 +223,8 @@ class PostgresConsumer:
         status = {Lease(task_id, claim_number): status for task_id, claim_number, status, _ in rows}
         return [_START[status.pop(lease, None)] for lease in leases]
 
-    async def _finish(self, ends: Sequence[Finish], now: datetime | None) -> list[Row]:
-        return await self._outcomes.fetch(
+    async def _finish(self, fetch: Fetch, ends: Sequence[Finish], now: datetime | None) -> list[Row]:
+        return await fetch(
             "finish",
             self._sql["finish"],
             {

@@ -77,6 +77,11 @@ class Session:
         self._connection: AnyioConnection[Row] | None = None
         self._statements: Statements | None = None
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing runs, so that what is begun now need not wait."""
+        return not self._lock.locked()
+
     async def fetch(
         self, action: str, query: str, parameters: Mapping[str, object], *, locks: Sequence[int] = ()
     ) -> list[Row]:
@@ -102,6 +107,47 @@ class Session:
                     if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
                         connection.finish()
                         self._connection = None
+
+    @asynccontextmanager
+    async def transaction(self, action: str, *, lock_wait: str | None = None) -> AsyncIterator[Fetch]:
+        """What runs statements in one transaction, committed at the end of the block, rolled back when it raises.
+
+        Args:
+            lock_wait: how long one statement waits for a lock, as Postgres writes it; default: as the session does.
+
+        Raises:
+            BrokerError: it failed, or took longer than the statement timeout.
+        """
+        async with self._lock:
+            with translated(action):
+                connection, statements = await self._open()
+
+                async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+                    if not self._target.pooled:
+                        return await statements.fetch(query, parameters)
+                    cursor = await connection.execute(query, encode_arrays(query, parameters), binary=True)
+                    return await cursor.fetchall()
+
+                try:
+                    with anyio.fail_after(self._target.statement_timeout + _GRACE):
+                        settings = "" if lock_wait is None else f"; SET LOCAL lock_timeout = '{lock_wait}'"
+                        await statements.command(f"{_BEGIN}{settings}".encode())
+                        if self._target.pooled:
+                            await _configure(connection, self._target, local=True)
+                        yield fetch
+                        await statements.command(b"COMMIT")
+                finally:
+                    await self._leave(connection, statements)
+
+    async def _leave(self, connection: AnyioConnection[Row], statements: Statements) -> None:
+        """Roll back what is open, or close the connection where that cannot be done."""
+        open_ended = (TransactionStatus.INERROR, TransactionStatus.INTRANS)
+        if not connection.closed and connection.info.transaction_status in open_ended:
+            with anyio.move_on_after(_GRACE, shield=True), suppress(psycopg.Error):
+                await statements.command(b"ROLLBACK")
+        if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
+            connection.finish()
+            self._connection = None
 
     async def _fetch_in_transaction(
         self, connection: AnyioConnection[Row], query: str, parameters: Mapping[str, object], locks: Sequence[int]

@@ -68,6 +68,11 @@ class Statements:
         ]
         return await self._connection.wait(self._run(query, statement, values))
 
+    async def command(self, command: bytes) -> None:
+        """Run what has no parameters and gives no rows. Raises: psycopg.Error."""
+        self._connection.pgconn.send_query(command)
+        await self._connection.wait(self._result())
+
     def _run(self, query: str, statement: _Statement, values: list[bytes | None]) -> PQGen[list[TupleRow]]:
         try:
             result = yield from self._execute(query, statement, values)

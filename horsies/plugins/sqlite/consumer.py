@@ -14,6 +14,7 @@ from itertools import groupby
 from horsies.abc import (
     Claim,
     ClaimedTask,
+    Decide,
     Finish,
     GiveBack,
     Heartbeat,
@@ -26,6 +27,7 @@ from horsies.abc import (
     Topic,
 )
 
+from .advancing import advance, deciding
 from .queries import named_queries
 from .rows import Past, end_task, expire_one, try_again
 from .session import Row, Session, Transaction, after, instant
@@ -123,11 +125,20 @@ class SqliteConsumer:
             "start", lambda transaction: [self._start(transaction, start) for start in starts], now=now
         )
 
-    async def finish(self, ends: Sequence[Finish], *, now: datetime | None = None) -> list[bool]:
+    async def finish(
+        self, ends: Sequence[Finish], *, decide: Decide | None = None, now: datetime | None = None
+    ) -> list[bool]:
         """See `horsies.abc.Consumer.finish`."""
-        return await self._session.write(
-            "finish", lambda transaction: [self._finish(transaction, end) for end in ends], now=now
-        )
+
+        def work(transaction: Transaction) -> list[bool]:
+            written = [self._finish(transaction, end) for end in ends]
+            if decide is not None:
+                ids = {end.workflow_id for end in ends if end.workflow_id is not None}
+                advance(self._sql, transaction, ids, decide)
+            return written
+
+        with deciding():
+            return await self._session.write("finish", work, now=now)
 
     async def give_back(self, tasks: Sequence[GiveBack], *, now: datetime | None = None) -> list[bool]:
         """See `horsies.abc.Consumer.give_back`."""

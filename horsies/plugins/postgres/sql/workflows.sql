@@ -54,6 +54,17 @@ WHERE id = ANY (%(ids)s::uuid[])
 ORDER BY workflows.id
 FOR NO KEY UPDATE
 
+-- name: lock_free_workflows
+-- The same, but for those that somebody else has in hand.
+SELECT
+    id::text, sha, name, version, spec, state, status, sent_at, finished_at, error_code, parent_id::text, root_id::text,
+    good_until, problem,
+    coalesce(finished_at IS NULL AND good_until <= coalesce(%(now)s::timestamptz, clock_timestamp()), false)
+FROM {schema}.workflows
+WHERE id = ANY (%(ids)s::uuid[])
+ORDER BY workflows.id
+FOR NO KEY UPDATE SKIP LOCKED
+
 -- name: news
 -- The ends that have not been followed up, and the signals. Under the lock, and a statement of its own, so that it sees
 -- what those who held the lock before have left.
@@ -69,7 +80,8 @@ WHERE workflow_id = ANY (%(ids)s::uuid[])
 ORDER BY number, finished_at, 2
 
 -- name: step
--- What has ended keeps its status, its end and its code; its state is written, since ends may come late.
+-- What has ended keeps its status, its end and its code; its state is written, since ends may come late. The ends that
+-- this follows up are marked no longer, and the signals that it takes are gone.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 written AS (
     UPDATE {schema}.workflows AS workflow SET
@@ -88,6 +100,13 @@ written AS (
     WHERE workflow.id = given.id
     RETURNING workflow.id, before.finished_at IS NULL AND workflow.finished_at IS NOT NULL AS ends
 ),
+followed AS (
+    UPDATE {schema}.tasks SET advances = NULL WHERE id = ANY (%(done)s::uuid[])
+),
+taken AS (
+    DELETE FROM {schema}.workflow_signals
+    WHERE workflow_id = ANY (%(ids)s::uuid[]) AND id = ANY (%(heard)s::bigint[])
+),
 told AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_finished', ids)) AS finished
     FROM (
@@ -97,15 +116,6 @@ told AS MATERIALIZED (
     ) AS notices
 )
 SELECT (SELECT count(*) FROM written), told.finished FROM told
-
--- name: advanced
--- These ends have been followed up.
-UPDATE {schema}.tasks SET advances = NULL WHERE id = ANY (%(ids)s::uuid[])
-
--- name: taken
--- These signals have been taken.
-DELETE FROM {schema}.workflow_signals
-WHERE workflow_id = ANY (%(ids)s::uuid[]) AND id = ANY (%(numbers)s::bigint[])
 
 -- name: signal
 -- Not to what is not there.

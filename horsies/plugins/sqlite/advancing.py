@@ -1,0 +1,154 @@
+"""Following up what has happened to workflows, in a transaction that somebody has opened."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from horsies.abc import (
+    BrokerError,
+    Decide,
+    EndedTask,
+    News,
+    NewTask,
+    NewWorkflow,
+    Signal,
+    Step,
+    TaskStatus,
+    Topic,
+    WorkflowRow,
+)
+
+from .control import cancel_one
+from .producer import enqueue_one, is_id
+from .session import Row, Transaction, in_utc, instant, microseconds
+
+
+class _UndecidedError(Exception):
+    """What `decide` raised, on its way out of what would take it for a failure of the database."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@contextmanager
+def deciding() -> Iterator[None]:
+    """Around a transaction with an `advance` in it: what `decide` raises leaves as it is."""
+    try:
+        yield
+    except _UndecidedError as undecided:
+        raise undecided.why from None
+
+
+def advance(
+    sql: Mapping[str, str], transaction: Transaction, workflow_ids: Collection[str], decide: Decide
+) -> list[Step]:
+    """Take what has happened to these workflows, and write what follows; the steps."""
+    news = {}
+    signals: dict[str, list[Row]] = {}
+    for workflow_id in sorted(set(workflow_ids)):
+        for row in transaction.fetch(sql["workflow"], {"id": workflow_id}):
+            ended = transaction.fetch(sql["marked_ends"], {"id": workflow_id})
+            told = signals[workflow_id] = transaction.fetch(sql["signals"], {"id": workflow_id})
+            news[workflow_id] = _news(row, ended, told, transaction.now)
+    try:
+        steps = list(decide(list(news.values())))
+    except Exception as error:
+        raise _UndecidedError(error) from None
+    for step in steps:
+        _write(sql, transaction, step, news[step.workflow_id], signals[step.workflow_id])
+    _enqueue(sql, transaction, [task for step in steps for task in step.tasks])
+    for part in [part for step in steps for part in step.parts]:
+        begin(sql, transaction, part)
+    # Only now: one of them may be among these.
+    for task_id in [task_id for step in steps for task_id in step.cancel]:
+        cancel_one(sql, transaction, task_id)
+    for signal in [signal for step in steps for signal in step.signals]:
+        _tell(sql, transaction, signal)
+    return steps
+
+
+def begin(sql: Mapping[str, str], transaction: Transaction, new: NewWorkflow) -> bool:
+    """Put it in with its tasks and parts, if its id is free; whether it is."""
+    given = {
+        "id": new.workflow_id,
+        "sha": new.sha,
+        "name": new.name,
+        "version": new.version,
+        "spec": new.spec,
+        "state": new.state,
+        "status": new.status,
+        "sent_at": microseconds(new.sent_at),
+        "parent_id": new.parent_id,
+        "root_id": new.root_id,
+        "good_until": None if new.good_until is None else microseconds(new.good_until),
+        "now": transaction.now,
+    }
+    if not transaction.fetch(sql["start_workflow"], given):
+        return False
+    _enqueue(sql, transaction, new.tasks)
+    for part in new.parts:
+        begin(sql, transaction, part)
+    return True
+
+
+def _write(sql: Mapping[str, str], transaction: Transaction, step: Step, news: News, signals: Sequence[Row]) -> None:
+    given = {
+        "id": step.workflow_id,
+        "state": step.state,
+        "status": step.status,
+        "error_code": step.error_code,
+        "now": transaction.now,
+    }
+    ((finished_at,),) = transaction.fetch(sql["step"], given)
+    if news.row.finished_at is None and finished_at is not None:
+        transaction.notify(Topic.FINISHED, step.workflow_id)
+    for end in news.ended:
+        transaction.fetch(sql["advanced"], {"id": end.task_id})
+    for number, _ in signals:
+        transaction.fetch(sql["taken"], {"id": number})
+
+
+def _tell(sql: Mapping[str, str], transaction: Transaction, signal: Signal) -> None:
+    transaction.fetch(sql["signal"], {"id": signal.workflow_id, "data": signal.data})
+
+
+def _enqueue(sql: Mapping[str, str], transaction: Transaction, tasks: Sequence[NewTask]) -> None:
+    if not all(is_id(task.task_id) for task in tasks):
+        raise BrokerError("enqueue: a task id is not a UUID in lower-case canonical form")
+    for task in tasks:
+        enqueue_one(sql, transaction, task)
+
+
+def _news(row: Row, ended: Sequence[Row], signals: Sequence[Row], now: int) -> News:
+    workflow = workflow_row(row)
+    ends = tuple(
+        EndedTask(task_id, TaskStatus(status), error_code, result) for task_id, status, error_code, result in ended
+    )
+    is_overdue = (
+        workflow.finished_at is None and workflow.good_until is not None and workflow.good_until <= instant(now)
+    )
+    return News(workflow, ends, tuple(data for _, data in signals), is_overdue)
+
+
+def workflow_row(row: Row) -> WorkflowRow:
+    """A workflow by its columns."""
+    workflow_id, sha, name, version, spec, state, status, sent_at, finished_at, *others = row
+    error_code, parent_id, root_id, good_until, problem = others
+    return WorkflowRow(
+        workflow_id,
+        sha,
+        name,
+        version,
+        spec,
+        state,
+        status,
+        instant(sent_at),
+        in_utc(finished_at),
+        error_code,
+        parent_id,
+        root_id,
+        in_utc(good_until),
+        problem,
+    )

@@ -131,7 +131,8 @@ class Advancer:
         """See `horsies.abc.Decide`; what cannot be followed up has no step."""
         steps = []
         for news in all_news:
-            if not (news.ended or news.signals or news.is_overdue):
+            is_news = news.ended or news.signals or news.is_overdue
+            if not is_news or news.row.workflow_id in self._poisoned:
                 continue
             try:
                 steps.append(follow(self._host, news))

@@ -27,6 +27,7 @@ from ._conformance.advancing import Advancing
 from ._conformance.capping import Capping
 from ._conformance.claiming import Claiming
 from ._conformance.ending import Ending
+from ._conformance.finishing import Finishing
 from ._conformance.looking_after import LookingAfter
 from ._conformance.noticing import Noticing
 from ._conformance.parts import Parting
@@ -72,5 +73,5 @@ class ScheduleConformance(Scheduling, _OnStage):
 
 
 @pytest.mark.anyio
-class WorkflowConformance(Parting, Advancing, Flowing, _OnStage):
+class WorkflowConformance(Finishing, Parting, Advancing, Flowing, _OnStage):
     """For a broker that keeps workflows: subclass it, beside the others, and provide the fixture `broker`."""

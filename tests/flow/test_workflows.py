@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from horsies import (
@@ -25,6 +26,7 @@ from horsies import (
     TaskError,
     TaskResult,
     TaskSendErrorCode,
+    TaskStatus,
     WorkerConfig,
     WorkflowBuilder,
     WorkflowHandle,
@@ -32,6 +34,7 @@ from horsies import (
     blocking,
 )
 from horsies._payload.ids import new_task_id
+from horsies._workflow.advancer import Advancer
 from horsies.abc import News, Step
 
 from .conftest import until
@@ -370,3 +373,48 @@ def test_from_a_program_without_a_loop(shop: Shop, backend: str) -> None:
         builder = WorkflowBuilder("ad_hoc")
         builder.task(shop.number.node(1))
         assert rt.start(builder.build()).unwrap().cancel() == Ok(True)
+
+
+async def test_what_cannot_be_written_of_a_workflow_holds_up_no_end(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The ends are written without what follows; the workflow is left as it is, and says why."""
+
+    def build(wf: WorkflowBuilder) -> NodeRef[int]:
+        return wf.task(shop.add.node(wf.task(shop.number.node(1)), wf.task(shop.number.node(2))))
+
+    async with Runtime(shop.app) as rt:
+        spoilt, sound = await begin(rt, build), await begin(rt, build)
+        decide = Advancer.decide
+
+        def spoil(advancer: Advancer, all_news: Sequence[News]) -> list[Step]:
+            steps = decide(advancer, all_news)
+            return [
+                msgspec.structs.replace(step, status="OTHER") if step.workflow_id == spoilt.workflow_id else step
+                for step in steps
+            ]
+
+        with monkeypatch.context() as spoiling:
+            spoiling.setattr(Advancer, "decide", spoil)
+            await rt.run_worker(UNTIL_IDLE)
+        assert await sound.get(timeout=10) == Ok(3)
+        assert await statuses(spoilt) == ["ENQUEUED", "ENQUEUED", "PENDING"]
+        info = (await spoilt.info()).unwrap()
+        assert info is not None
+        assert info.problem is not None
+        assert f"workflow {spoilt.workflow_id} is left as it is" in caplog.text
+        tasks = (await spoilt.tasks()).unwrap()
+        for node in tasks[:2]:
+            assert node.task_id is not None
+            task = (await rt.handle(node.task_id).info()).unwrap()
+            assert task is not None
+            assert task.status is TaskStatus.COMPLETED
+        # It is not tried again and again: one that ends later spoils no other's end.
+        assert caplog.text.count("is left as it is") == 1
+    # Whoever comes later, where it can be written, goes on with it.
+    async with Runtime(shop.app) as rt:
+        rt.start_worker()
+        assert await rt.workflow(spoilt.workflow_id).get(timeout=30) == Ok(3)
+        info = (await rt.workflow(spoilt.workflow_id).info()).unwrap()
+        assert info is not None
+        assert info.problem is None

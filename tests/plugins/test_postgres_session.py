@@ -346,3 +346,64 @@ async def test_what_fails_at_the_commit_has_failed(
             await session.fetch("insert", f"INSERT INTO {refusing_table} VALUES (1)", {})
         assert caught.value.retryable is retryable
         assert await session.fetch("count", f"SELECT count(*) FROM {refusing_table}", {}) == [(0,)]
+
+
+async def test_a_transaction_is_written_as_a_whole(target: Target, table: str) -> None:
+    put = f"INSERT INTO {table} VALUES (%(n)s::bigint) RETURNING n"
+    count = f"SELECT count(*) FROM {table} WHERE n = ANY (%(some)s::bigint[])"
+    async with open_session(target) as session:
+        async with session.transaction("count", lock_wait="2s") as fetch:
+            assert session.is_free is False
+            assert await fetch("put", put, {"n": 1}) == [(1,)]
+            assert await fetch("count", count, {"some": [1, 2]}) == [(1,)]
+            assert await fetch("ask", "SHOW transaction_isolation", {}) == [("read committed",)]
+            assert await fetch("ask", "SHOW lock_timeout", {}) == [("2s",)]
+        assert session.is_free
+        with pytest.raises(ValueError, match="mine"):
+            await in_one(session, ("put", put, {"n": 2}), ValueError("mine"))
+        fails = ("fail", "SELECT 1 / %(n)s::bigint", {"n": 0})
+        with pytest.raises(BrokerError, match="count: "):
+            await in_one(session, ("put", put, {"n": 3}), fails)
+        assert await session.fetch("count", f"SELECT n FROM {table}", {}) == [(1,)]
+        assert await session.fetch("ask", "SHOW lock_timeout", {}) == [("0",)]
+
+
+async def in_one(session: Session, *steps: tuple[str, str, dict[str, int]] | Exception) -> None:
+    """Statements in one transaction, and what happens in between."""
+    async with session.transaction("count") as fetch:
+        for step in steps:
+            if isinstance(step, Exception):
+                raise step
+            await fetch(*step)
+
+
+async def test_a_transaction_that_is_cancelled_is_none(target: Target, table: str) -> None:
+    async with open_session(target) as session:
+        with anyio.move_on_after(0.2) as scope:
+            async with session.transaction("wait") as fetch:
+                await fetch("put", f"INSERT INTO {table} VALUES (1) RETURNING n", {})
+                await fetch("sleep", "SELECT pg_sleep(60)", {})
+        assert scope.cancelled_caught
+        assert await session.fetch("count", f"SELECT count(*) FROM {table}", {}) == [(0,)]
+
+
+async def test_a_transaction_takes_no_longer_than_a_statement_may(target: Target, table: str) -> None:
+    async with open_session(replace(target, statement_timeout=0.3)) as session:
+        put, sleep = f"INSERT INTO {table} VALUES (1) RETURNING n", "SELECT pg_sleep(60)"
+        with pytest.raises(BrokerError) as raised:
+            await in_one(session, ("put", put, {}), ("sleep", sleep, {}))
+        assert raised.value.retryable
+        assert await session.fetch("count", f"SELECT count(*) FROM {table}", {}) == [(0,)]
+
+
+@pytest.mark.parametrize("target", ["direct", "pooled"], indirect=True)
+@pytest.mark.parametrize(
+    "refusing_table", ["RAISE ''no''", "PERFORM pg_terminate_backend(pg_backend_pid())"], indirect=True
+)
+async def test_a_transaction_whose_commit_fails_is_none(target: Target, refusing_table: str) -> None:
+    put = f"INSERT INTO {refusing_table} VALUES (%(n)s::bigint) RETURNING n"
+    async with open_session(target) as session:
+        for _ in range(2):
+            with pytest.raises(BrokerError):
+                await in_one(session, ("put", put, {"n": 1}))
+        assert await session.fetch("count", f"SELECT count(*) FROM {refusing_table}", {}) == [(0,)]

@@ -375,6 +375,7 @@ def test_from_a_program_without_a_loop(shop: Shop, backend: str) -> None:
         assert rt.start(builder.build()).unwrap().cancel() == Ok(True)
 
 
+@pytest.mark.parametrize("database_url", ["postgresql", "sqlite-file"], indirect=True)
 async def test_what_cannot_be_written_of_a_workflow_holds_up_no_end(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import MappingProxyType
@@ -97,6 +97,22 @@ class Play:
                 assert isinstance(await self.run.resume(rerun_failed=False), Ok)
             case "cancel":
                 assert isinstance(await self.run.cancel(), Ok)
+        if number % 2:
+            await self._check_inside()
+
+    async def _check_inside(self) -> None:
+        """Once everything has been told, nothing inside runs that should not."""
+        status = (await self.run.status()).unwrap()
+        while status is not WorkflowStatus.RUNNING and await self._recover(50):
+            pass
+        await self._rt.settle_workflows()
+        unwanted = {
+            WorkflowStatus.PAUSED: {WorkflowStatus.RUNNING},
+            WorkflowStatus.CANCELLED: {WorkflowStatus.RUNNING, WorkflowStatus.PAUSED},
+        }
+        assert status is not None
+        found = [one async for one in statuses_inside(self.run, self._rt)]
+        assert not unwanted.get(status, set()) & set(found), f"it is {status}, and inside there are {found}"
 
     async def finish(self) -> None:
         """Do whatever there is to do until nothing is left; that has to come to an end."""
@@ -207,6 +223,17 @@ async def ends_as_expected(flow: Flow, run: WorkflowHandle[Any], rt: Runtime) ->
             await ends_as_expected(node.flow, rt.workflow(found.workflow_id), rt)
 
 
+async def statuses_inside(run: WorkflowHandle[Any], rt: Runtime) -> AsyncIterator[WorkflowStatus]:
+    for node in (await run.tasks()).unwrap():
+        if node.workflow_id is not None:
+            part = rt.workflow(node.workflow_id)
+            status = (await part.status()).unwrap()
+            if status is not None:
+                yield status
+                async for one in statuses_inside(part, rt):
+                    yield one
+
+
 def leaf(is_good: bool = True, *needs: int, **fields: Any) -> FlowNode:
     return FlowNode("task", needs, is_good=is_good, **fields)
 
@@ -270,7 +297,7 @@ def test_whoever_cancels_ends_all_of_it() -> None:
             await is_over(play.run, play._rt, DEPTH)
 
         config = AppConfig.for_database_url("sqlite://:memory:")
-        anyio.run(played, config, flow, [*before, ("cancel", 0), *after], check, backend="trio")
+        anyio.run(played, config, flow, [*before, ("cancel", 1), *after], check, backend="trio")
 
     play()
 

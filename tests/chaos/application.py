@@ -25,6 +25,7 @@ from horsies import (
     RetryPolicy,
     Runtime,
     TaskContext,
+    TaskError,
     WorkflowBuilder,
     hookimpl,
     task,
@@ -44,7 +45,7 @@ before the finish is sent. Its heartbeat goes on."""
 
 TWENTY_TIMES = RetryPolicy.fixed([0.2] * 20)
 CRASHES = ("WORKER_CRASHED",)
-RETRYING = frozenset({"again", "again_in_thread", "patient_again", "tick", "step"})
+RETRYING = frozenset({"again", "again_in_thread", "patient_again", "tick", "step", "at_once"})
 """Tasks that may run more than once."""
 
 
@@ -152,8 +153,54 @@ def flow(wf: WorkflowBuilder) -> NodeRef[int]:
 
 FLOW_NODES, FLOW_RESULT = 7, 4
 
+
+@task("at_once", retry=TWENTY_TIMES, retry_for=CRASHES)
+async def at_once(context: TaskContext, given: int) -> int:
+    """A sibling: it waits for the file that lets all of them end at once."""
+    async with noted(context, node_number(context.task_id)):
+        while not released().exists():
+            await anyio.sleep(0.002)
+    return given
+
+
+def released() -> Path:
+    return Path(os.environ["CHAOS_LOG"]).with_name("released")
+
+
+JOINS = (0, 1, 50, 100)
+"""How many of a hundred siblings a node waits for: all, without saying so; any; half; all of them, as a quorum."""
+
+
+def siblings(wf: WorkflowBuilder) -> None:
+    """A hundred siblings, and nodes that wait for them, in every way."""
+    wide = [wf.task(at_once.node(n)) for n in range(100)]
+    for join in JOINS:
+        node = step.node(join).waits_for(*wide).node_id(f"join of {join}")
+        wf.task(node.join_quorum(join) if join else node)
+
+
+def race(wf: WorkflowBuilder) -> None:
+    """A hundred siblings, of which half are enough, and the rest are cancelled."""
+    wide = [wf.task(at_once.node(n)) for n in range(100)]
+    wf.task(step.node(1).waits_for(*wide).join_quorum(50, cancel_losers=True).node_id("join"))
+
+
+@task("moody")
+async def moody(context: TaskContext, given: int) -> int:
+    """A node that fails every third time, by its id."""
+    async with noted(context, node_number(context.task_id)):
+        await anyio.sleep(0.01)
+        if node_number(context.task_id) % 3 == 0:
+            raise TaskError("MOODY")
+    return given
+
+
+def inner(wf: WorkflowBuilder) -> NodeRef[int]:
+    return wf.task(moody.node(wf.task(step.node(1))))
+
+
 OLD = (once, once_in_thread, again, again_in_thread, patient_again)
-NEW = (*OLD, novelty, step)
+NEW = (*OLD, novelty, step, at_once, moody)
 
 
 def make_app(environ: Mapping[str, str], tasks: Sequence[Any] = NEW) -> Horsies:
@@ -180,7 +227,17 @@ def make_app(environ: Mapping[str, str], tasks: Sequence[Any] = NEW) -> Horsies:
     for one in tasks:
         app.include(one)
     if step in tasks:
-        app.workflow("flow")(flow)
+        for name, fn in (("flow", flow), ("siblings", siblings), ("race", race)):
+            app.workflow(name)(fn)
+        part = app.workflow("inner")(inner)
+
+        @app.workflow("wishes", on_error="pause")
+        def wishes(wf: WorkflowBuilder) -> NodeRef[int]:
+            """What may fail, pauses when it does, and has a race and another workflow in it."""
+            wide = [wf.task(moody.node(n)) for n in range(4)]
+            first = wf.task(step.node(1).waits_for(*wide).join_any(cancel_losers=True))
+            return wf.task(moody.node(wf.subworkflow(part.node().waits_for(first))))
+
     return app
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
@@ -142,8 +142,13 @@ class Stage:
         numbers: Iterable[int] | None = None,
         may_fail: bool = False,
         may_overlap: bool = False,
+        codes_of_its_own: Collection[str] = (),
     ) -> Row:
-        """The row of a scenario, or of its tasks `numbers`; what was promised and not kept is a fault."""
+        """The row of a scenario, or of its tasks `numbers`; what was promised and not kept is a fault.
+
+        Args:
+            codes_of_its_own: what its tasks may fail with.
+        """
         asked = None if numbers is None else frozenset(numbers)
         lines = [line for line in self.log.lines() if asked is None or line.number in asked]
         sent = {n: task_id for n, task_id in self.producer.sent.items() if asked is None or n in asked}
@@ -160,7 +165,7 @@ class Stage:
         invented = [n for n, state in found.items() if state is not None and state[0] == "COMPLETED" and n not in ended]
         self.expect(not invented, f"COMPLETED although user code never came to its end: {_some(invented)}")
         codes = Counter(state[1] for state in found.values() if state is not None and state[0] == "FAILED")
-        allowed = {"WORKER_CRASHED"} if may_fail else set()
+        allowed = {*codes_of_its_own, *(["WORKER_CRASHED"] if may_fail else [])}
         self.expect(set(codes) <= allowed, f"FAILED: {dict(codes)}")
         hopeless = [n for n, of_one in runs.items() if of_one[0].began.task in RETRYING and n in found]
         given_up = [n for n in hopeless if (state := found[n]) is not None and state[0] == "FAILED"]

@@ -48,9 +48,9 @@ class Producer:
         self.sent[number] = answer.unwrap().task_id
         return number
 
-    async def start_workflow(self) -> WorkflowHandle[Any]:
+    async def start_workflow(self, name: str = "flow") -> WorkflowHandle[Any]:
         """Start one."""
-        started: WorkflowHandle[Any] = (await self.app.workflows["flow"].handle(self.rt).start()).unwrap()
+        started: WorkflowHandle[Any] = (await self.app.workflows[name].handle(self.rt).start()).unwrap()
         return started
 
     async def send_burst(self, task: str, size: int) -> None:

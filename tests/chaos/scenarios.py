@@ -11,7 +11,7 @@ from horsies.testing.postgres import EmbeddedServer
 
 from .crashes import killed_at_each_phase, killed_repeatedly
 from .fleet import CAPS, burst, caps, rolling_restart
-from .flowing import workflows_under_kills
+from .flowing import siblings_at_once, storm_of_wishes, workflows_under_kills
 from .freezing import frozen_worker
 from .harness import Row, Stage, open_stage
 from .outages import away_for_twice_dead_after, backends_terminated, connections_exhausted, server_restarts
@@ -37,6 +37,8 @@ SCENARIOS: Mapping[str, Scenario] = {
         caps,
         schedulers_killed,
         workflows_under_kills,
+        siblings_at_once,
+        storm_of_wishes,
     )
 }
 

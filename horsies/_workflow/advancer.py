@@ -61,7 +61,8 @@ class Advancer:
     def add_nowait(self, workflow_ids: Iterable[str]) -> None:
         """Have these advanced soon."""
         self._waiting.update(workflow_ids)
-        if self._waiting:
+        # What could not be followed up is known by now as well: whoever decides that may be in another thread.
+        if self._waiting or self._problems:
             self._filled.set()
             if self._emptied.is_set():
                 self._emptied = anyio.Event()
@@ -84,7 +85,7 @@ class Advancer:
         while True:
             await self._filled.wait()
             self._filled = anyio.Event()
-            while self._waiting:
+            while self._waiting or self._problems:
                 try:
                     await self.run_once()
                     waits = pauses(self._host.app.config.resilience, self._host.environment.random)

@@ -74,6 +74,10 @@ VALUES = {
     "names": "ARRAY['task']",
     "unique_keys": "ARRAY['key']",
     "workflow_ids": "ARRAY[]::uuid[]",
+    "states": "ARRAY['\\x00']::bytea[]",
+    "statuses": "ARRAY['RUNNING']",
+    "done": IDS,
+    "heard": "ARRAY[1]",
     "id": "'00000000-0000-0000-0000-000000000001'::uuid",
 }
 INDEXES: dict[str, set[str]] = {

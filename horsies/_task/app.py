@@ -14,7 +14,7 @@ from .._core.retry import RetryPolicy
 from .declare import Task, TaskDeclarer, declaring
 from .options import TaskSendOptions
 from .recurring import CatchUp, Overlap, Pattern, Schedule, make_schedule
-from .workflow import OnError, Workflow, WorkflowDecorator, make_workflow, problems_with_heading
+from .workflow import OnError, Workflow, WorkflowDeclarer, make_workflow
 
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
@@ -166,31 +166,29 @@ class Horsies:
         self._schedules[name] = schedule
         return schedule
 
-    def workflow(self, name: str, *, version: int = 1, on_error: OnError = "fail") -> WorkflowDecorator:
-        """Decorator: declare a workflow by a function that is given a `WorkflowBuilder` and returns its output.
+    if TYPE_CHECKING:
+        workflow: WorkflowDeclarer
+    else:
 
-        The function is run each time the workflow is started, and when the application is checked if it can be called
-        without arguments. It adds nodes and does nothing else.
+        def workflow(self, name_or_fn: Any = None, /, *, version: int = 1, on_error: OnError = "fail") -> Any:
+            """Declare a workflow by a function that is given a `WorkflowBuilder` and returns its output.
 
-        Args:
-            name: 1..255 bytes.
-            version: from 1; of whatever runs, it says which definition it was started from.
-            on_error: what a node that fails means for the workflow: "fail", once the branches that do not need the node
-                have ended, or "pause".
+            The function is run each time the workflow is started, and when the application is checked if it can be
+            called without arguments. It adds nodes and does nothing else.
 
-        Raises:
-            HorsiesError: HRS-001 and HRS-023 for the declaration, HRS-301 for a name that is taken.
-        """
-        raise_all(problems_with_heading(name, version, on_error))
+            Args:
+                name_or_fn: the name, 1..255 bytes; without one (or as a bare decorator) it is the function's.
+                version: from 1; of whatever runs, it says which definition it was started from.
+                on_error: what a node that fails means for the workflow: "fail", once the branches that do not need the
+                    node have ended, or "pause".
 
-        def declare(fn: Callable[..., Any]) -> Workflow[Any, Any]:
-            workflow = make_workflow(name, fn, version, on_error)
-            if name in self._workflows:
-                raise HorsiesError("HRS-301", f"two workflows are named {name!r}", ["give one of them another name"])
-            self._workflows[name] = workflow
-            return workflow
-
-        return declare
+            Raises:
+                HorsiesError: HRS-001 and HRS-023 for the declaration, HRS-104 and HRS-105 for the function, HRS-301
+                    for a name that is taken.
+            """
+            if callable(name_or_fn):
+                return self._register_workflow(make_workflow(None, name_or_fn, version, on_error))
+            return lambda fn: self._register_workflow(make_workflow(name_or_fn, fn, version, on_error))
 
     def lifespan(self, factory: L) -> L:
         """Decorator: an async context manager that each worker enters before its first claim.
@@ -224,6 +222,13 @@ class Horsies:
             )
         self._tasks[task.name] = task
         return task
+
+    def _register_workflow(self, workflow: Workflow[Any, Any]) -> Workflow[Any, Any]:
+        if workflow.name in self._workflows:
+            what = f"two workflows are named {workflow.name!r}"
+            raise HorsiesError("HRS-301", what, ["give one of them another name"])
+        self._workflows[workflow.name] = workflow
+        return workflow
 
     def __repr__(self) -> str:
         return f"<Horsies {self.config.masked_url}, {len(self._tasks)} tasks>"

@@ -13,6 +13,7 @@ from .._core.errors import HorsiesError, TaskError, raise_all
 from .._core.result import Err, Ok
 from .._core.retry import RetryPolicy, is_retryable_code
 from .._payload.signature import Signature, describe
+from ..abc import OWN
 from .ambient import current_runtime
 from .as_node import MakesNodes
 from .context import TaskContext
@@ -139,6 +140,7 @@ def make_task(
         HorsiesError("HRS-102", f"task {name!r}: {what}")
         for is_wrong, what in (
             (not is_name(name), "a task's name is 1..255 bytes without NUL"),
+            (str(name).startswith(OWN), f"names that begin with {OWN!r} are those of horsies' own tasks"),
             (queue is not None and not is_name(queue), "queue is not the name of a queue"),
             (not is_priority(priority), f"priority {priority!r} is not a whole number of 1..100"),
             (timeout is not None and (span is None or span <= timedelta(0)), "timeout is not a positive time"),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from .._core.config import is_name
-from .._core.errors import HorsiesError
+from .._core.errors import HorsiesError, raise_all
 from .._payload.signature import Signature, describe
 from .as_node import MakesNodes
 from .node import NodeRef
@@ -66,7 +66,7 @@ class Workflow(Generic[P, T], MakesNodes):
 
 
 class WorkflowDecorator(Protocol):
-    """What `Horsies.workflow` returns."""
+    """What `Horsies.workflow(...)` returns."""
 
     @overload
     def __call__(self, fn: Callable[Concatenate[WorkflowBuilder, P], NodeRef[T]], /) -> Workflow[P, T]: ...
@@ -75,19 +75,36 @@ class WorkflowDecorator(Protocol):
     def __call__(self, fn: Callable[..., Any], /) -> Workflow[Any, Any]: ...
 
 
-def make_workflow(name: str, fn: Callable[..., Any], version: int, on_error: OnError) -> Workflow[Any, Any]:
-    """A workflow by its heading, which is good, and its function.
+class WorkflowDeclarer(Protocol):
+    """The type of `Horsies.workflow`: a decorator, or what makes one."""
+
+    @overload
+    def __call__(
+        self, name: str | None = None, /, *, version: int = 1, on_error: OnError = "fail"
+    ) -> WorkflowDecorator: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[WorkflowBuilder, P], NodeRef[T]], /) -> Workflow[P, T]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[WorkflowBuilder, P], None], /) -> Workflow[P, None]: ...
+    def __call__(self, name_or_fn: Any = None, /, **options: Any) -> Any: ...
+
+
+def make_workflow(name: str | None, fn: Callable[..., Any], version: int, on_error: OnError) -> Workflow[Any, Any]:
+    """A workflow by its heading and its function, whose name it has if it is given none.
 
     Raises:
-        HorsiesError: HRS-023 for a function that can be none of a workflow, HRS-104 for one that is declared already,
-            HRS-105 for parameters that cannot be stored.
+        HorsiesError: HRS-001 for its name, HRS-023 for what else is wrong with it, HRS-104 for a function that is
+            declared already, HRS-105 for parameters that cannot be stored.
     """
     if isinstance(fn, Workflow):
         raise HorsiesError("HRS-104", f"workflow {fn.name!r} is declared already", ["decorate a function only once"])
+    name = getattr(fn, "__name__", "") if name is None else name
+    problems = problems_with_heading(name, version, on_error)
     if not _takes_a_builder(fn):
         what = f"workflow {name!r} is no function that takes a WorkflowBuilder"
         remedy = "declare a plain function, not an async one or a generator: def order(wf: WorkflowBuilder, ...)"
-        raise HorsiesError("HRS-023", what, [remedy])
+        problems.append(HorsiesError("HRS-023", what, [remedy]))
+    raise_all(problems)
     return Workflow(name, fn, version, on_error, describe(fn, context_type=NodeRef, result_type=NodeRef))
 
 

@@ -234,6 +234,13 @@ class TestDeclaring:
         assert codes.count("HRS-101") == 1
         assert "'a'" in str(caught.value)
 
+    def test_a_name_of_horsies_own(self) -> None:
+        with pytest.raises(
+            HorsiesError, match=r"HRS-102.*'horsies\.map': names that begin with 'horsies\.' are those of"
+        ):
+            horsies.task("horsies.map")(lambda: None)
+        assert horsies.task("horsies")(lambda: None).name == "horsies"
+
     def test_a_duplicate_name(self) -> None:
         app = Horsies(self.app.config)
 

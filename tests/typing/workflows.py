@@ -119,6 +119,22 @@ def declared(app: Horsies) -> None:
     def without_output(wf: WorkflowBuilder) -> None:
         wf.task(no_arguments.node())
 
+    @app.workflow
+    def bare(wf: WorkflowBuilder, order_id: int) -> NodeRef[Parcel]:
+        return wf.subworkflow(shipping.node(order_id))
+
+    @app.workflow
+    def bare_without_output(wf: WorkflowBuilder) -> None:
+        wf.subworkflow(bare.node(5))
+
+    @app.workflow(version=2)
+    def named_by_its_function(wf: WorkflowBuilder) -> NodeRef[Parcel]:
+        return wf.subworkflow(bare.node(5))
+
+    bare_as_parcel: Workflow[[int], Parcel] = bare
+    bare_as_none: Workflow[[], None] = bare_without_output
+    named: Workflow[[], Parcel] = named_by_its_function
+    del bare_as_parcel, bare_as_none, named
     assert_type(shipping.name, str)
     as_parcel: Workflow[[int], Parcel] = shipping
     as_none: Workflow[[], None] = without_output
@@ -145,7 +161,7 @@ def declared(app: Horsies) -> None:
     def builds_nothing(wf: WorkflowBuilder) -> int:
         return 1
 
-    app.workflow("bad", on_error="explode")  # type: ignore[arg-type]
+    app.workflow("bad", on_error="explode")  # type: ignore[call-overload]
     del builds_nothing
 
 

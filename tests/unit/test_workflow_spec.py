@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -364,10 +365,12 @@ def test_what_no_workflow_can_be() -> None:
 
     assert app.workflow("fine")(fine) is app.workflows["fine"]
     for make, expected in (
-        (lambda: declaration(fine), "[HRS-001] workflow *this is no name"),
-        (lambda: declaration("x", version="1"), "[HRS-023] workflow 'x': version is not"),
+        (lambda: declaration("")(fine), "[HRS-001] workflow *this is no name"),
+        (lambda: declaration("x", version="1")(fine), "[HRS-023] workflow 'x': version is not"),
+        (lambda: declaration(partial(fine)), "[HRS-001] workflow '': this is no name"),
+        (lambda: declaration(generator), "[HRS-023] workflow 'generator' is no function"),
         (
-            lambda: declaration("x", on_error="explode"),
+            lambda: declaration("x", on_error="explode")(fine),
             "[HRS-023] workflow 'x': on_error is neither 'fail' nor 'pause'",
         ),
         (lambda: declaration("fine")(lambda wf: None), "[HRS-301] two workflows are named 'fine'"),
@@ -379,7 +382,29 @@ def test_what_no_workflow_can_be() -> None:
         (lambda: declaration("x")(5), "[HRS-023] workflow 'x' is no function"),
     ):
         are(refused(make), expected)
+    are(
+        refused(lambda: declaration(5, version=0, on_error="")(generator)),
+        "[HRS-001] workflow 5: this is no name",
+        "[HRS-023] workflow 5: version is not",
+        "[HRS-023] workflow 5: on_error is neither",
+        "[HRS-023] workflow 5 is no function",
+    )
     assert app.workflows.keys() == {"fine"}
+
+
+def test_without_a_name_it_has_that_of_its_function() -> None:
+    app = new_app()
+
+    @app.workflow
+    def bare(wf: WorkflowBuilder, n: int) -> NodeRef[int]:
+        return wf.task(add.node(n))
+
+    @app.workflow(version=2)
+    def called(wf: WorkflowBuilder) -> None:
+        wf.task(add.node(1))
+
+    assert app.workflows == {"bare": bare, "called": called}
+    assert (bare.version, called.version) == (1, 2)
 
 
 def test_a_call_that_does_not_fit_the_function() -> None:

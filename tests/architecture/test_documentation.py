@@ -94,6 +94,8 @@ def test_the_program_of_a_page_prints_what_the_page_says(name: str, backend: str
     page = DOCS / f"{name}.md"
     [printed] = re.findall(r"```text\n(.*?)```", page.read_text(), re.DOTALL)
     assert output_of(program_in(page), backend, tmp_path) == printed
+    for picture in tmp_path.glob("*.svg"):
+        assert picture.read_text() == (DOCS / name / picture.name).read_text()
 
 
 def program_in(page: Path) -> str:
@@ -115,6 +117,12 @@ def output_of(program: str, backend: str, folder: Path) -> str:
     )
     assert (done.stderr, done.returncode) == ("", 0)
     return done.stdout
+
+
+def test_the_workflows_page_shows_what_its_program_draws() -> None:
+    page = DOCS / "workflows.md"
+    drawn = re.findall(r"Path\(\"(\w+\.svg)\"\)", program_in(page))
+    assert drawn == re.findall(r"!\[.*?\]\(workflows/(.*?)\)", page.read_text()) == ["order.svg"]
 
 
 def test_the_schedules_page_has_the_bounds() -> None:

@@ -363,9 +363,12 @@ class Flowing:
         await workflows.start(begins(workflow_id(9), sent_at=at(50), parent_id=ids[0], root_id=ids[0]), now=at(50))
         order = [ids[n] for n in (6, 5, 4, 3, 2, 1, 0)]
         seen, before = [], None
-        while page := await workflows.newest(3, before=before):
+        for size in (3, 3, 1):
+            page = await workflows.newest(3, before=before)
+            assert len(page) == size
             seen += page
             before = (page[-1].sent_at, page[-1].workflow_id)
+        assert await workflows.newest(3, before=before) == []
         assert [one.workflow_id for one in seen] == order
         assert seen[4] == WorkflowSummary(
             ids[2], "even", 3, "FAILED", at(2), at(20), "BROKEN", good_until=at(99), problem=None

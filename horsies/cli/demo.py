@@ -1,4 +1,4 @@
-"""`horsies demo`: a runtime, a worker in it, some thousand tasks of every kind, and a schedule beside them."""
+"""`horsies demo`: a runtime, a worker in it, some thousand tasks of every kind, a workflow, and a schedule."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,112 +21,24 @@ from rich.table import Table
 from horsies import (
     AppConfig,
     Err,
-    Every,
     Horsies,
     HorsiesError,
+    NodeStatus,
     Ok,
     Runtime,
-    TaskContext,
-    TaskError,
     TaskHandle,
-    TaskSendOptions,
-    TaskSendResult,
     WorkerConfig,
-    task,
+    Workflow,
 )
 from horsies.testing.postgres import embedded_postgres
 
+from .demo_tasks import BEAT, KINDS, TASKS, Kind, Pulse, add, declare_order
+
 SENDERS = 50
 ROUND_TRIPS = 200
-BEAT = timedelta(seconds=0.5)
+PARCELS = 100
 PATIENCE = 20.0
 """Seconds for the first two beats, which come in one where nothing is amiss."""
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """An argument that is more than a number."""
-
-    weight: float
-    labels: tuple[str, ...]
-
-
-@task("demo.add")
-async def add(a: int, b: int) -> int:
-    return a + b
-
-
-@task("demo.in_thread")
-def in_thread(n: int) -> int:
-    return sum(range(n))
-
-
-@task("demo.slow")
-async def slow(seconds: float) -> float:
-    await anyio.sleep(seconds)
-    return seconds
-
-
-@task("demo.failing")
-async def failing(n: int) -> int:
-    raise TaskError("OUT_OF_STOCK", f"none left on shelf {n % 7}")
-
-
-@task("demo.parcel")
-async def ship(parcel: Parcel) -> str:
-    return f"{parcel.weight:.1f} kg {'/'.join(parcel.labels)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of task in the demo: its name, how many in a hundred, how to send one."""
-
-    name: str
-    share: int
-    send: Callable[[Runtime, int], Awaitable[TaskSendResult[TaskHandle[Any]]]]
-
-
-def _overdue(rt: Runtime, n: int) -> Awaitable[TaskSendResult[TaskHandle[Any]]]:
-    options = TaskSendOptions(good_until=datetime.now(UTC) - timedelta(milliseconds=1))
-    return add.handle(rt).with_options(options).send(n, n)
-
-
-KINDS = (
-    Kind("async", 55, lambda rt, n: add.handle(rt).send(n, 1)),
-    Kind("sync, in a thread", 15, lambda rt, n: in_thread.handle(rt).send(n % 100)),
-    Kind("slow (50 ms)", 5, lambda rt, n: slow.handle(rt).send(0.05)),
-    Kind("failing", 5, lambda rt, n: failing.handle(rt).send(n)),
-    Kind("delayed (0.5 s)", 5, lambda rt, n: add.handle(rt).schedule(0.5, n, 2)),
-    Kind("past its deadline", 5, _overdue),
-    Kind("dataclass argument", 10, lambda rt, n: ship.handle(rt).send(Parcel(n / 10, ("fragile", "up")))),
-)
-
-
-@dataclass(slots=True)
-class Pulse:
-    """A schedule, and the slots for which its task came, in any order.
-
-    Each demo begins it anew, from its own start, and leaves out what an earlier one has left behind in the database.
-    """
-
-    start: datetime = field(default_factory=lambda: datetime.now(UTC))
-    slots: list[datetime] = field(default_factory=list)
-    beats: anyio.Event = field(default_factory=anyio.Event)
-
-    def declare(self, app: Horsies) -> None:
-        @app.task("demo.beat", priority=1)
-        async def beat(ctx: TaskContext) -> None:
-            info = (await ctx.runtime.handle(ctx.task_id).info()).unwrap()
-            assert info is not None, "it is running"
-            if info.sent_at >= self.start:
-                self.slots.append(info.sent_at)
-            if len(self.slots) >= 2:
-                self.beats.set()
-
-        app.schedule("demo.pulse", beat, Every(BEAT), start=self.start, catch_up="all")
-
-    def came_once_each(self) -> bool:
-        return self.beats.is_set() and all(later - earlier == BEAT for earlier, later in pairwise(sorted(self.slots)))
 
 
 def run_demo(db: str, backend: str, tasks: int) -> None:
@@ -137,12 +47,13 @@ def run_demo(db: str, backend: str, tasks: int) -> None:
     with _database(db) as url:
         config = AppConfig.for_database_url(url, schema="horsies_demo")
         app = Horsies(config)
-        for one in (add, in_thread, slow, failing, ship):
+        for one in TASKS:
             app.include(one)
         pulse = Pulse()
         pulse.declare(app)
+        order = declare_order(app)
         console.print(f"horsies on [bold]{config.masked_url}[/bold], {backend}")
-        anyio.run(_demo, app, tasks, pulse, console, backend=backend)
+        anyio.run(_demo, app, tasks, pulse, order, console, backend=backend)
 
 
 @contextmanager
@@ -157,7 +68,7 @@ def _database(db: str) -> Iterator[str]:
             yield url
 
 
-async def _demo(app: Horsies, tasks: int, pulse: Pulse, console: Console) -> None:
+async def _demo(app: Horsies, tasks: int, pulse: Pulse, order: Workflow[[int], str], console: Console) -> None:
     sends = [kind for n in range(tasks) for kind in KINDS if n % 100 in _slots(kind)]
     ends: dict[str, Counter[str]] = {kind.name: Counter() for kind in KINDS}
     async with Runtime(app) as rt:
@@ -178,6 +89,7 @@ async def _demo(app: Horsies, tasks: int, pulse: Pulse, console: Console) -> Non
             await _send_and_wait(rt, sends, ends, lambda: bar.advance(sent_bar), lambda: bar.advance(ended_bar))
             took = time.perf_counter() - began
         trips = [await _round_trip(rt, n) for n in range(ROUND_TRIPS)]
+        flow = await _workflow(rt, order)
         with anyio.move_on_after(PATIENCE):
             await pulse.beats.wait()
         await worker.drain()
@@ -186,6 +98,7 @@ async def _demo(app: Horsies, tasks: int, pulse: Pulse, console: Console) -> Non
         raise HorsiesError(
             "HRS-206", "the demo lost a slot of its schedule, or sent twice for it", ["please report this"]
         )
+    console.print(flow)
     console.print(f"schedule    {len(pulse.slots)} slots, {BEAT.total_seconds()} s apart, each sent for once")
 
 
@@ -226,6 +139,19 @@ async def _round_trip(rt: Runtime, n: int) -> float:
     began = time.perf_counter()
     (await (await add.handle(rt).send(n, n)).unwrap().get()).unwrap()
     return time.perf_counter() - began
+
+
+async def _workflow(rt: Runtime, order: Workflow[[int], str]) -> str:
+    began = time.perf_counter()
+    run = (await order.handle(rt).start(PARCELS)).unwrap()
+    result = await run.get()
+    took = time.perf_counter() - began
+    nodes = (await run.tasks()).unwrap()
+    parts = [(await rt.workflow(node.workflow_id).tasks()).unwrap() for node in nodes if node.workflow_id is not None]
+    ends = Counter(node.status for node in chain(nodes, *parts))
+    if result != Ok(f"{PARCELS} parcels worth {3 * PARCELS}") or ends != {NodeStatus.COMPLETED: PARCELS + 6}:
+        raise HorsiesError("HRS-206", "the demo lost a node of its workflow", ["please report this"])
+    return f"workflow    {ends.total()} nodes in {took:.2f} s: a map over {PARCELS}, a workflow inside, and a join"
 
 
 def _report(console: Console, ends: dict[str, Counter[str]], tasks: int, took: float, trips: list[float]) -> None:

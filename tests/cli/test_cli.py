@@ -150,6 +150,7 @@ def test_a_bad_variable_is_one_message_that_names_it(shell: Shell, variable: str
 def test_the_demo_loses_nothing(shell: Shell, backend: str) -> None:
     done = shell.run("demo", "--db", "sqlite", "--tasks", "100", "--backend", backend)
     assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"workflow +106 nodes in ", done.stdout)
     assert re.search(r"schedule +\d+ slots, 0.5 s apart, each sent for once", done.stdout)
 
 

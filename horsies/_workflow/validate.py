@@ -17,6 +17,7 @@ import msgspec
 from .._core.config import NAME_BYTES, is_name
 from .._core.errors import HorsiesError, raise_all
 from .._payload.envelope import micros_of
+from .._payload.ids import MOST_NODES
 from .._task.app import Horsies
 from .._task.declare import Task, TaskSettings
 from .._task.node import NodeParts, NodeRef, TaskNode
@@ -119,6 +120,9 @@ class _Check:
         self._name(parts)
         if not parts:
             report("HRS-002", "it has no nodes", "add one with wf.task(my_task.node(...))")
+        if len(parts) > MOST_NODES:
+            what = f"it has {len(parts):,} nodes, and {MOST_NODES:,} are the most"
+            report("HRS-023", what, "put some of them into a subworkflow, or use wf.map")
         specs = [self._node(index, one, parts) for index, one in enumerate(parts)]
         needs = [() if spec is None else spec.needs for spec in specs]
         if parts and all(needs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -15,9 +16,10 @@ import psycopg
 import pytest
 from sessions import FOREVER, Hold, holding, opened, pooled, quick_commit, slow_commit, until_waiting
 
-from horsies import AppConfig, PoolConfig, ResilienceConfig
+from horsies import AppConfig, Horsies, NodeStatus, PoolConfig, ResilienceConfig, Runtime, WorkflowBuilder
 from horsies.abc import Broker, BrokerError, EnqueueOutcome, Step, Workflowing, Workflows
 from horsies.plugins.postgres import workflows as module
+from horsies.plugins.postgres.connection import AnyioConnection
 from horsies.testing._conformance.workflows import FIRST, SECOND, Given, begins, goes_on, node, noting, task_id
 from horsies.testing.broker import Stage, at
 
@@ -319,3 +321,36 @@ async def test_behind_a_pooler_nothing_is_left_in_the_session(config: AppConfig)
             assert await cursor.fetchall() == []
             cursor = await connection.execute("SELECT name FROM pg_settings WHERE source = 'session'")
             assert await cursor.fetchall() == []
+
+
+async def test_a_thousand_nodes_are_started_in_a_handful_of_round_trips(
+    config: AppConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Horsies(config)
+
+    @app.task
+    async def leaf(n: int) -> int:
+        return n
+
+    @app.task
+    async def join() -> None: ...
+
+    @app.workflow
+    def wide(wf: WorkflowBuilder, nodes: int) -> None:
+        wf.task(join.node().waits_for(*(wf.task(leaf.node(n)) for n in range(nodes - 1))))
+
+    waits = []
+    wait = AnyioConnection.wait
+
+    async def counted(self: AnyioConnection[Any], *args: Any, **kwargs: Any) -> Any:
+        waits.append(self)
+        return await wait(self, *args, **kwargs)
+
+    async with Runtime(app) as rt:
+        (await wide.handle(rt).start(10)).unwrap()
+        monkeypatch.setattr(AnyioConnection, "wait", counted)
+        run = (await wide.handle(rt).start(1_000)).unwrap()
+        trips = len(waits)
+        statuses = Counter(node.status for node in (await run.tasks()).unwrap())
+    assert statuses == {NodeStatus.ENQUEUED: 999, NodeStatus.PENDING: 1}
+    assert 0 < trips < 10

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 from test_workflow_spec import APP, SECRET, add, are, fetch, nowhere, price, problems_of, refused, say, stranger
 
 from horsies import (
+    Horsies,
     NodeRef,
     Ok,
     RetryPolicy,
@@ -289,8 +292,7 @@ def test_types_that_do_not_fit() -> None:
     )
 
 
-def test_everything_at_once() -> None:
-    """Of a workflow that is wrong in each way that can come together."""
+def wrong_in_many_ways() -> Draft:
     wf = WorkflowBuilder("", version=0)
     foreign = WorkflowBuilder("other").task(fetch.node(1))
     one = wf.task(add.node(1).node_id(""))
@@ -300,6 +302,51 @@ def test_everything_at_once() -> None:
     wf.task(say.node("x", Ok(1)).arg_from("what", one))
     wf.task(stranger.node())
     wf.succeeds_when(SuccessCase())
-    codes = [problem[5:8] for problem in refused(lambda: checked(wf._draft(one.as_result()), APP))]
-    expected = "001 003 004 006 008 011 012 013 014 015 019 020 021 022 023 023 024 302"
-    assert " ".join(sorted(codes)) == expected
+    return wf._draft(one.as_result())
+
+
+def wrong_in_other_ways() -> Draft:
+    """What those of `wrong_in_many_ways` leave no room for."""
+    theirs = Horsies(APP.config)
+
+    @theirs.workflow
+    def part(wf: WorkflowBuilder) -> None:
+        wf.task(add.node(1))
+
+    wf = WorkflowBuilder("w")
+    wf.subworkflow(part.node())
+    one = wf.task(add.node(1).ctx_from(WorkflowBuilder("other").task(fetch.node(1))))
+    return wf._draft(one, returns=str)
+
+
+TOGETHER: list[tuple[Callable[[], Draft], str]] = [
+    (wrong_in_many_ways, "001 003 004 006 008 011 012 013 014 015 019 020 021 022 023 023 024 302"),
+    (wrong_in_other_ways, "009 010 018 025"),
+    (lambda: draft_of(("a", [1]), ("b", [0]), ("a", [0])), "004 005 007"),
+    (lambda: WorkflowBuilder("")._draft(None), "001 002"),
+]
+
+
+@pytest.mark.parametrize(("draft", "expected"), TOGETHER)
+def test_everything_at_once(draft: Callable[[], Draft], expected: str) -> None:
+    problems = refused(lambda: checked(draft(), APP))
+    assert " ".join(sorted(problem[5:8] for problem in problems)) == expected
+    assert all(problem[10:].startswith("workflow ") for problem in problems)
+
+
+def test_each_code_has_been_seen_together_with_others() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    documented = re.findall(r"^\| HRS-(0\d\d) \|", page, re.MULTILINE)
+    assert documented == sorted({code for _, codes in TOGETHER for code in codes.split()} - {"302"})
+
+
+def test_more_nodes_than_can_be_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("horsies._workflow.validate.MOST_NODES", 3)
+
+    def four(wf: WorkflowBuilder) -> None:
+        for _ in range(4):
+            wf.task(add.node(1).priority(0).node_id("same"))
+
+    problems = problems_of(four)
+    assert len(problems) == 6
+    are(problems[-1:], "[HRS-023] workflow 'w': it has 4 nodes, and 3 are the most*subworkflow")

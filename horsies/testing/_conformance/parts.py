@@ -125,7 +125,11 @@ class Parting:
         assert await workflows.unadvanced(5, now=at(9), skipping=[FIRST]) == [SECOND]
         deciding = Deciding()
         await workflows.advance([FIRST, SECOND, PART], deciding, now=at(5))
-        assert [news.is_overdue for news in deciding.given[0]] == [True, False, False]
+        await workflows.advance([FIRST, SECOND, PART], deciding, now=at(9))
+        assert [[news.is_overdue for news in all_news] for all_news in deciding.given] == [
+            [True, False, False],
+            [True, True, False],
+        ]
 
     async def test_the_clock_of_the_database_says_what_is_overdue(self, workflows: Workflows) -> None:
         await workflows.start(begins(good_until=at(0) - timedelta(days=20_000)))
@@ -146,6 +150,8 @@ class Parting:
     async def test_parts_are_kept_while_the_whole_goes_on(self, stage: Stage, workflows: Workflows) -> None:
         """Their results are still asked for: by the whole, and by those who look at it."""
         await workflows.start(begins(FIRST, parts=(part(PART, 1, parts=(part(OTHER, 2, of=PART),)),)), now=at(0))
+        await workflows.start(begins(SECOND), now=at(0))
+        await workflows.advance([SECOND], Deciding(goes_on(SECOND, signals=(Signal(SECOND, b"for later"),))), now=at(1))
         worker = await stage.worker()
         for _ in range(2):
             (claimed,) = (await worker.claim(1, now=at(0))).tasks
@@ -167,7 +173,7 @@ class Parting:
         await end(FIRST)
         assert await prune() == [None, None, None]
         assert await stage.broker.reader.results([task_id(1), task_id(2)]) == []
-        assert await workflows.unadvanced(5) == []
+        assert await workflows.unadvanced(5) == [SECOND]
 
     async def test_who_waits_for_a_part_is_told(self, stage: Stage, workflows: Workflows) -> None:
         await workflows.start(begins(parts=(part(),)), now=at(0))

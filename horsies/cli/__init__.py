@@ -141,7 +141,8 @@ def check(
     found = load_app(locator)
     runtime = Runtime(found)
     runtime.check()
-    counts = f"{len(found.tasks)} tasks, {len(found.queues)} queues, {len(found.schedules)} schedules"
+    parts = {"tasks": found.tasks, "queues": found.queues, "schedules": found.schedules, "workflows": found.workflows}
+    counts = ", ".join(f"{len(ones)} {kind}" for kind, ones in parts.items())
     typer.echo(f"{locator}: {counts}, {found.config.masked_url}: fine")
     if live:
         typer.echo(anyio.run(_check_live, runtime, backend=backend.value))

@@ -13,6 +13,7 @@ import typer
 from horsies import Horsies, HorsiesError, QueueInfo, Runtime
 
 from .locate import Locator, load_app
+from .tables import print_table
 
 app = typer.Typer(help="Look at queues, pause and resume them.", no_args_is_help=True)
 
@@ -29,13 +30,8 @@ def list_queues(
     if as_json:
         typer.echo(json.dumps([asdict(info) for info in infos], default=datetime.isoformat))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("queue", "priority", "cap", "ready", "delayed", "claimed", "running", "waits", "", box=None)
-    for info in infos:
-        table.add_row(*_cells(info, datetime.now(UTC)))
-    Console().print(table)
+    headings = ("queue", "priority", "cap", "ready", "delayed", "claimed", "running", "waits", "")
+    print_table(headings, [_cells(info, datetime.now(UTC)) for info in infos])
 
 
 @app.command()

@@ -13,6 +13,7 @@ import typer
 from horsies import BackfillInfo, Horsies, HorsiesError, Runtime, ScheduleInfo, TaskHandle
 
 from .locate import Locator, load_app
+from .tables import print_table
 
 app = typer.Typer(help="Look at schedules, pause and resume them, and send for them by hand.", no_args_is_help=True)
 
@@ -31,16 +32,8 @@ def list_schedules(
     if as_json:
         typer.echo(json.dumps([asdict(info) for info in infos], default=datetime.isoformat))
         return
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    slots = (Column(f"{which} slot (UTC)", no_wrap=True) for which in ("next", "last"))
-    table = Table("schedule", "task", "timing", *slots, "", box=None)
-    for info in infos:
-        # As they are: in a plain string rich would take list[int] for a style.
-        table.add_row(*(Text(cell) for cell in _cells(info)))
-    Console().print(table)
+    slots = ("next slot (UTC)", "last slot (UTC)")
+    print_table(("schedule", "task", "timing", *slots, ""), map(_cells, infos), whole=slots)
 
 
 @app.command()

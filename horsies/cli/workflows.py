@@ -27,6 +27,7 @@ from horsies import (
 )
 
 from .locate import Locator, load_app
+from .tables import print_table
 
 app = typer.Typer(help="Look at workflows, draw them, and pause, resume and cancel them.", no_args_is_help=True)
 
@@ -54,12 +55,13 @@ def list_workflows(
     if as_json:
         typer.echo(json.dumps([asdict(info) for info in infos], default=datetime.isoformat))
         return
-    _print(
+    print_table(
         ("workflow", "name", "status", "sent (UTC)", "ended (UTC)", ""),
         [
             (info.workflow_id, info.name, info.status, _shown(info.sent_at), _shown(info.finished_at), _notes(info))
             for info in infos
         ],
+        whole=("workflow",),
     )
 
 
@@ -76,12 +78,13 @@ def show(locator: Locator, workflow_id: WorkflowId, as_json: AsJson = False) -> 
     typer.echo(", ".join([f"sent {_shown(info.sent_at)}", *deadline, *ended]) + " UTC")
     if _notes(info):
         typer.echo(_notes(info))
-    _print(
+    print_table(
         ("node", "kind", "of", "status", "task or workflow", "code"),
         [
             (node.node_id, node.kind, node.task_name, node.status, node.task_id or node.workflow_id, node.error_code)
             for node in nodes
         ],
+        whole=("task or workflow",),
     )
 
 
@@ -183,15 +186,3 @@ def _notes(info: WorkflowInfo) -> str:
 
 def _shown(instant: datetime | None) -> str:
     return "" if instant is None else instant.replace(tzinfo=None).isoformat(" ", "seconds")
-
-
-def _print(headings: tuple[str, ...], rows: list[tuple[str | None, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    table = Table(*(Column(heading, overflow="fold") for heading in headings), box=None)
-    for row in rows:
-        # As they are: in a plain string rich would take [bold] for a style.
-        table.add_row(*(Text(cell or "") for cell in row))
-    Console().print(table)

@@ -58,7 +58,7 @@ def started(flows: Shell, n: int = 1) -> str:
 
 
 def run(flows: Shell, *args: str) -> str:
-    done = flows.run("workflow", args[0], "flows:app", *args[1:], env={"COLUMNS": "200"})
+    done = flows.run("workflow", args[0], "flows:app", *args[1:], env={"COLUMNS": "60"})
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

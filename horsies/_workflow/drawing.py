@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape, quoteattr
 
 from .._core.status import NodeStatus
 from .layout import Layout, arranged
@@ -116,7 +116,7 @@ def _svg(name: str, nodes: Sequence[DrawnNode], layout: Layout) -> str:
             places[index] = (indent + place * (WIDTH + BESIDE), MARGIN + depth * (HEIGHT + BENEATH))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-        f' role="img" aria-label={quoteattr(_printable(name))} font-family="system-ui, sans-serif">',
+        f' role="img" aria-label="{_text(name)}" font-family="system-ui, sans-serif">',
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 8 4 0 8z" fill="#94a3b8"/></marker></defs>',
     ]
@@ -156,7 +156,7 @@ def _short(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(_printable(text))
+    return html.escape(_printable(text))
 
 
 def _printable(text: str) -> str:

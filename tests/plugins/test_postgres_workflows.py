@@ -14,12 +14,14 @@ from uuid import UUID
 import anyio
 import psycopg
 import pytest
+from msgspec.structs import replace as changed
 from sessions import FOREVER, Hold, holding, opened, pooled, quick_commit, slow_commit, until_waiting
 
 from horsies import AppConfig, Horsies, NodeStatus, PoolConfig, ResilienceConfig, Runtime, WorkflowBuilder
-from horsies.abc import Broker, BrokerError, EnqueueOutcome, Step, Workflowing, Workflows
+from horsies.abc import Broker, BrokerError, EnqueueOutcome, Start, Step, Workflowing, Workflows
 from horsies.plugins.postgres import workflows as module
 from horsies.plugins.postgres.connection import AnyioConnection
+from horsies.testing._conformance.stage import done
 from horsies.testing._conformance.workflows import FIRST, SECOND, Given, begins, goes_on, node, noting, task_id
 from horsies.testing.broker import Stage, at
 
@@ -238,6 +240,36 @@ async def test_two_that_name_the_same_workflows_never_lock_up(
                     group.start_soon(advance, workflows, [SECOND, FIRST])
                     await until_waiting(observer, config, "workflows", sessions=2)
     assert answers == [2, 2]
+
+
+async def test_a_finish_waits_for_no_workflow(stage: Stage, workflows: Workflows, config: AppConfig) -> None:
+    """The end is written, and what follows from it is left to whoever has the workflow in hand, or comes after."""
+    await workflows.start(begins(FIRST, node(1)), now=at(0))
+    worker = await stage.worker()
+    (claimed,) = (await worker.claim(1, now=at(0))).tasks
+    await worker.start([Start(claimed.lease)], now=at(0))
+    with anyio.fail_after(10), THE_WORKFLOW(config):
+        assert await worker.finish([changed(done(claimed.lease), workflow_id=FIRST)], decide=noting) == [True]
+    assert await stage.status(1) == "COMPLETED"
+    assert await workflows.unadvanced(5) == [FIRST]
+
+
+async def test_a_signal_that_comes_while_it_is_decided_is_kept_for_the_next_time(
+    workflows: Workflows, observer: psycopg.Connection, config: AppConfig
+) -> None:
+    """Signals are put in by those who have locked another workflow."""
+    signals: list[tuple[bytes, ...]] = []
+    insert = f"INSERT INTO {config.schema}.workflow_signals (workflow_id, data) VALUES ('{FIRST}', %s)"
+
+    def decide(given: Given) -> list[Step]:
+        signals.append(given[0].signals)
+        observer.execute(insert.encode(), [f"{len(signals)}".encode()])
+        return [goes_on(FIRST)]
+
+    await workflows.start(begins(FIRST))
+    for _ in range(3):
+        await workflows.advance([FIRST], decide)
+    assert signals == [(), (b"1",), (b"2",)]
 
 
 async def test_workflows_that_cannot_be_removed_keep_no_other_there(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 
-from horsies.abc import BrokerFactory
+from horsies import AppConfig
+from horsies.abc import Broker, BrokerFactory, Clock
 from horsies.hookspecs import hookimpl
-
-from .broker import PostgresBrokerFactory
 
 
 @hookimpl
@@ -15,3 +15,19 @@ def horsies_brokers() -> Mapping[str, BrokerFactory]:
     """`postgresql://` URLs; `postgres://` is another spelling of the same scheme."""
     factory = PostgresBrokerFactory()
     return {"postgresql": factory, "postgres": factory}
+
+
+class PostgresBrokerFactory:
+    """Opens brokers on PostgreSQL. Whoever uses another one need not have psycopg loaded, which takes 12 MB."""
+
+    def open(self, config: AppConfig, *, clock: Clock) -> AbstractAsyncContextManager[Broker]:
+        """See `horsies.abc.BrokerFactory.open`. The database has a clock of its own."""
+        from .broker import open_broker
+
+        return open_broker(config)
+
+    def schema_sql(self, config: AppConfig) -> str:
+        """See `horsies.abc.BrokerFactory.schema_sql`."""
+        from .schema import schema_sql
+
+        return schema_sql(config.schema)

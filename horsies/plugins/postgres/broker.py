@@ -13,7 +13,6 @@ import psycopg
 from horsies import AppConfig, HorsiesError
 from horsies.abc import (
     Broker,
-    Clock,
     Consumer,
     Control,
     Listener,
@@ -39,7 +38,7 @@ from .producer import PostgresProducer
 from .queries import named_queries
 from .reader import PostgresReader
 from .schedules import PostgresSchedules
-from .schema import migrate, schema_sql
+from .schema import migrate
 from .session import Row, Session, Target, open_session
 from .target import describe, require_conninfo
 from .workflows import PostgresWorkflows
@@ -49,7 +48,7 @@ LOCK_WAIT = 0.25
 
 
 class PostgresBroker:
-    """An open broker; `PostgresBrokerFactory.open` makes it."""
+    """An open broker; `open_broker` makes it."""
 
     def __init__(
         self, config: AppConfig, pool: ConnectionPool, results: Session, advances: Session, target: Target, way: _Way
@@ -135,38 +134,31 @@ class PostgresBroker:
                     return await cursor.fetchall()
 
 
-class PostgresBrokerFactory:
-    """Opens brokers on PostgreSQL."""
-
-    @asynccontextmanager
-    async def open(self, config: AppConfig, *, clock: Clock) -> AsyncIterator[Broker]:
-        """See `horsies.abc.BrokerFactory.open`. The database has a clock of its own."""
-        require_conninfo("url", config.url)
-        if config.listen_url is not None:
-            require_conninfo("listen_url", config.listen_url)
-        way = await _bring_up_to_date(config)
-        target = Target(
+@asynccontextmanager
+async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
+    """See `horsies.abc.BrokerFactory.open`."""
+    require_conninfo("url", config.url)
+    if config.listen_url is not None:
+        require_conninfo("listen_url", config.listen_url)
+    way = await _bring_up_to_date(config)
+    target = Target(
+        config.url,
+        connect_timeout=config.pool.timeout,
+        statement_timeout=float(config.resilience.statement_timeout),
+        pooled=way.pooled,
+    )
+    async with (
+        ConnectionPool(
             config.url,
-            connect_timeout=config.pool.timeout,
-            statement_timeout=float(config.resilience.statement_timeout),
-            pooled=way.pooled,
-        )
-        async with (
-            ConnectionPool(
-                config.url,
-                min_size=config.pool.min_size,
-                max_size=config.pool.max_size,
-                timeout=config.pool.timeout,
-                prepare_threshold=None if way.pooled else 5,
-            ) as pool,
-            open_session(target) as results,
-            open_session(target) as advances,
-        ):
-            yield PostgresBroker(config, pool, results, advances, target, way)
-
-    def schema_sql(self, config: AppConfig) -> str:
-        """See `horsies.abc.BrokerFactory.schema_sql`."""
-        return schema_sql(config.schema)
+            min_size=config.pool.min_size,
+            max_size=config.pool.max_size,
+            timeout=config.pool.timeout,
+            prepare_threshold=None if way.pooled else 5,
+        ) as pool,
+        open_session(target) as results,
+        open_session(target) as advances,
+    ):
+        yield PostgresBroker(config, pool, results, advances, target, way)
 
 
 @dataclass(frozen=True, slots=True)

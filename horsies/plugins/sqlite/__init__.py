@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 
-from horsies.abc import BrokerFactory
+from horsies import AppConfig
+from horsies.abc import Broker, BrokerFactory, Clock
 from horsies.hookspecs import hookimpl
-
-from .broker import SqliteBrokerFactory
 
 
 @hookimpl
 def horsies_brokers() -> Mapping[str, BrokerFactory]:
     """`sqlite:///relative.db`, `sqlite:////absolute.db` and `sqlite://:memory:`."""
     return {"sqlite": SqliteBrokerFactory()}
+
+
+class SqliteBrokerFactory:
+    """Opens brokers on SQLite. Whoever uses another one need not have all of this loaded."""
+
+    def open(self, config: AppConfig, *, clock: Clock) -> AbstractAsyncContextManager[Broker]:
+        """See `horsies.abc.BrokerFactory.open`. A file goes by the clock of the machine, memory by `clock`."""
+        from .broker import open_broker
+
+        return open_broker(config, clock)
+
+    def schema_sql(self, config: AppConfig) -> str:
+        """See `horsies.abc.BrokerFactory.schema_sql`."""
+        from .schema import schema_sql
+
+        return schema_sql()

@@ -28,7 +28,6 @@ from .maintenance import SqliteMaintenance
 from .producer import SqliteProducer
 from .reader import SqliteReader
 from .schedules import SqliteSchedules
-from .schema import schema_sql
 from .session import Session, open_session
 from .target import database_path, describe
 from .workflows import SqliteWorkflows
@@ -38,7 +37,7 @@ _OLDEST = (3, 35, 0)
 
 
 class SqliteBroker:
-    """An open broker; `SqliteBrokerFactory.open` makes it. All roles share its one session."""
+    """An open broker; `open_broker` makes it. All roles share its one session."""
 
     def __init__(self, session: Session, subscriptions: Subscriptions, config: AppConfig, *, place: str) -> None:
         self._session = session
@@ -86,33 +85,26 @@ class SqliteBroker:
         return f"SQLite {version}: {self._place}"
 
 
-class SqliteBrokerFactory:
-    """Opens brokers on SQLite."""
-
-    @asynccontextmanager
-    async def open(self, config: AppConfig, *, clock: Clock) -> AsyncIterator[Broker]:
-        """See `horsies.abc.BrokerFactory.open`. A file goes by the clock of the machine, memory by `clock`."""
-        path = database_path(config.url)
-        if sqlite3.sqlite_version_info < _OLDEST:
-            raise _unusable(path, f"this Python has SQLite {sqlite3.sqlite_version}, 3.35 is needed")
-        subscriptions = Subscriptions()
-        opening = open_session(
-            path,
-            clock=clock,
-            timeout=config.pool.timeout,
-            patience=config.resilience.statement_timeout,
-            publish=subscriptions.publish,
-        )
-        async with AsyncExitStack() as stack:
-            try:
-                session = await stack.enter_async_context(opening)
-            except sqlite3.Error as error:
-                raise _unusable(path, str(error)) from None
-            yield SqliteBroker(session, subscriptions, config, place=describe(path))
-
-    def schema_sql(self, config: AppConfig) -> str:
-        """See `horsies.abc.BrokerFactory.schema_sql`."""
-        return schema_sql()
+@asynccontextmanager
+async def open_broker(config: AppConfig, clock: Clock) -> AsyncIterator[Broker]:
+    """See `horsies.abc.BrokerFactory.open`. A file goes by the clock of the machine, memory by `clock`."""
+    path = database_path(config.url)
+    if sqlite3.sqlite_version_info < _OLDEST:
+        raise _unusable(path, f"this Python has SQLite {sqlite3.sqlite_version}, 3.35 is needed")
+    subscriptions = Subscriptions()
+    opening = open_session(
+        path,
+        clock=clock,
+        timeout=config.pool.timeout,
+        patience=config.resilience.statement_timeout,
+        publish=subscriptions.publish,
+    )
+    async with AsyncExitStack() as stack:
+        try:
+            session = await stack.enter_async_context(opening)
+        except sqlite3.Error as error:
+            raise _unusable(path, str(error)) from None
+        yield SqliteBroker(session, subscriptions, config, place=describe(path))
 
 
 def _unusable(path: str, cause: str) -> HorsiesError:

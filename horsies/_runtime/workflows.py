@@ -132,6 +132,8 @@ class RunsWorkflows:
 
     async def start_workflow(self, new: NewWorkflow, connection: object | None) -> Enqueued:
         """For starts: see `horsies._workflow.host.WorkflowHost`."""
+        if self._advancer is not None:
+            self._advancer.has_met = True
         return await self.workflows.start(new, connection=connection)
 
     async def wait_workflow(self, workflow_id: str) -> WorkflowRow | None:

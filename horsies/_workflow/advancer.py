@@ -22,6 +22,8 @@ BATCH = 100
 """Workflows that are advanced in one transaction."""
 RECOVERED = 200
 """Workflows that are looked for at a time."""
+SELDOM = 60.0
+"""Seconds between looks of those who have declared no workflow and met none."""
 
 logger = logging.getLogger("horsies.workflow")
 
@@ -46,7 +48,11 @@ class Following:
 
 
 class Advancer:
-    """Advances the workflows of one runtime."""
+    """Advances the workflows of one runtime.
+
+    Attributes:
+        has_met: a workflow was started, run or found by this runtime.
+    """
 
     def __init__(self, host: Host, store: Workflows) -> None:
         self._host = host
@@ -54,6 +60,8 @@ class Advancer:
         self._waiting: set[str] = set()
         self._poisoned: set[str] = set()
         self._problems: dict[str, str] = {}
+        self._look_at = 0.0
+        self.has_met = False
         self._filled = anyio.Event()
         self._emptied = anyio.Event()
         self._emptied.set()
@@ -61,6 +69,7 @@ class Advancer:
     def add_nowait(self, workflow_ids: Iterable[str]) -> None:
         """Have these advanced soon."""
         self._waiting.update(workflow_ids)
+        self.has_met = self.has_met or bool(self._waiting)
         # What could not be followed up is known by now as well: whoever decides that may be in another thread.
         if self._waiting or self._problems:
             self._filled.set()
@@ -74,9 +83,13 @@ class Advancer:
     async def recover(self) -> int:
         """Look for workflows with news that nobody has seen to, and advance them. Raises: BrokerError.
 
-        The answer is 0: they are not done when it comes, and whoever leads need not hurry to look again.
+        Who has to do with none looks now and then only, for others. The answer is 0: they are not done when it comes,
+        and whoever leads need not hurry to look again.
         """
+        if not (self.has_met or self._host.app.workflows) and anyio.current_time() < self._look_at:
+            return 0
         self.add_nowait(await self._store.unadvanced(RECOVERED, skipping=self._poisoned))
+        self._look_at = anyio.current_time() + SELDOM
         return 0
 
     async def run(self) -> None:
@@ -130,6 +143,7 @@ class Advancer:
 
     def decide(self, all_news: Sequence[News]) -> list[Step]:
         """See `horsies.abc.Decide`; what cannot be followed up has no step."""
+        self.has_met = True
         steps = []
         for news in all_news:
             is_news = news.ended or news.signals or news.is_overdue

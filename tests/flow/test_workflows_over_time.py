@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,14 +24,82 @@ from horsies import (
     WorkflowStatus,
     task,
 )
-from horsies._payload.ids import new_task_id
+from horsies._payload.ids import new_task_id, node_task_id
 from horsies._workflow.follow import begun
 from horsies._workflow.validate import resolve
 from horsies.abc import NewWorkflow
+from horsies.plugins.postgres.workflows import PostgresWorkflows
+from horsies.plugins.sqlite.workflows import SqliteWorkflows
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("database_url", ["postgresql", "sqlite-file"], indirect=True)]
 
 UNTIL_IDLE = WorkerConfig(until_idle=True)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many workflows each look for forgotten ones brought."""
+    found: list[int] = []
+    for store in (PostgresWorkflows, SqliteWorkflows):
+        look = store.unadvanced
+
+        async def noted(self: Any, *args: Any, look: Any = look, **kwargs: Any) -> Sequence[str]:
+            ids: Sequence[str] = await look(self, *args, **kwargs)
+            found.append(len(ids))
+            return ids
+
+        monkeypatch.setattr(store, "unadvanced", noted)
+    return found
+
+
+async def test_who_has_no_workflows_looks_for_forgotten_ones_now_and_then(
+    config: AppConfig, looks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = Horsies(config)
+    app.include(number)
+    async with Runtime(app) as rt:
+        for _ in range(3):
+            await rt.recover_workflows()
+        assert looks == [0]
+        monkeypatch.setattr("horsies._workflow.advancer.SELDOM", 0.0)
+        forgotten = by_hand(rt, app)
+        await rt.workflows.start(forgotten)
+        await rt.broker.control.cancel([node_task_id(forgotten.workflow_id, 0, 1)])
+    async with Runtime(app) as rt:
+        await rt.recover_workflows()
+        assert looks == [0, 1]
+        assert (await rt.workflow(forgotten.workflow_id).get(timeout=10)).unwrap_err().code == "WORKFLOW_FAILED"
+        monkeypatch.setattr("horsies._workflow.advancer.SELDOM", 60.0)
+        for _ in range(3):
+            await rt.recover_workflows()
+        assert looks == [0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("how", ["declared", "started by hand", "run here"])
+async def test_who_has_workflows_looks_each_time(config: AppConfig, looks: list[int], how: str) -> None:
+    app = Horsies(config)
+    app.include(number)
+    if how == "declared":
+        app.workflow("flow")(lambda wf: wf.task(number.node(1)))
+    async with Runtime(app) as rt:
+        if how == "started by hand":
+            wf = WorkflowBuilder("by hand")
+            wf.task(number.node(1))
+            (await rt.start(wf.build())).unwrap()
+        if how == "run here":
+            await rt.workflows.start(by_hand(rt, app))
+            await rt.run_worker(UNTIL_IDLE)
+        looks.clear()
+        for _ in range(3):
+            await rt.recover_workflows()
+    assert looks == [0, 0, 0]
+
+
+def by_hand(rt: Runtime, app: Horsies) -> NewWorkflow:
+    """A workflow of one node, as it is stored."""
+    wf = WorkflowBuilder("by hand")
+    wf.task(number.node(1))
+    return begun(rt, resolve(wf.build(), app), new_task_id())  # type: ignore[arg-type]  # the host
 
 
 @task("over time.number")
@@ -108,9 +176,7 @@ async def test_a_release_that_lacks_a_task_fails_the_node_and_not_the_worker(con
 
 
 def spoilt(rt: Runtime, app: Horsies, **fields: Any) -> NewWorkflow:
-    wf = WorkflowBuilder("spoilt")
-    wf.task(add.node(wf.task(number.node(1)), 1))
-    return changed(begun(rt, resolve(wf.build(), app), new_task_id()), **fields)  # type: ignore[arg-type]  # the host
+    return changed(by_hand(rt, app), **fields)
 
 
 async def test_what_nobody_can_read_holds_up_no_other(config: AppConfig, caplog: pytest.LogCaptureFixture) -> None:

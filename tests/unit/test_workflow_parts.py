@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_workflow_spec import APP, SECRET, add, are, new_app, node, nowhere, problems_of, say, spec_of, stranger
+from workflow_samples import APP, SECRET, add, are, new_app, node, nowhere, problems_of, say, spec_of, stranger
 
 from horsies import Horsies, HorsiesError, NodeRef, Runtime, TaskContext, WorkflowBuilder
 from horsies._workflow.builder import built

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_workflow_spec import APP, SECRET, add, are, fetch, nowhere, price, problems_of, refused, say, stranger
+from workflow_samples import APP, SECRET, add, are, fetch, nowhere, price, problems_of, refused, say, stranger
 
 from horsies import (
     Horsies,

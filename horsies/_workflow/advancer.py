@@ -51,7 +51,7 @@ class Advancer:
     """Advances the workflows of one runtime.
 
     Attributes:
-        has_met: a workflow was started, run or found by this runtime.
+        has_met: a workflow was started by this runtime, or something followed from one here.
     """
 
     def __init__(self, host: Host, store: Workflows) -> None:
@@ -69,7 +69,6 @@ class Advancer:
     def add_nowait(self, workflow_ids: Iterable[str]) -> None:
         """Have these advanced soon."""
         self._waiting.update(workflow_ids)
-        self.has_met = self.has_met or bool(self._waiting)
         # What could not be followed up is known by now as well: whoever decides that may be in another thread.
         if self._waiting or self._problems:
             self._filled.set()

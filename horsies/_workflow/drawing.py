@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,6 @@ COLOURS: Mapping[NodeStatus | None, tuple[str, str]] = {
 }
 """Fill and line of a node; dark text is read on each of them, on a light page as on a dark one."""
 
-_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"})
 WIDTH, HEIGHT, BESIDE, BENEATH, MARGIN = 168, 44, 24, 44, 16
 LONGEST = 24
 """Characters of a label; the whole of it is in the title, which browsers show."""
@@ -156,7 +156,7 @@ def _short(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    return _printable(text).translate(_ESCAPES)
+    return html.escape(_printable(text))
 
 
 def _printable(text: str) -> str:

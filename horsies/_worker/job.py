@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def as_result(value: Any) -> Ok[Any] | Err[TaskError]:
 async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
     """Run an async task in the calling task, which is its own: `job.stop` cancels all of it.
 
-    Only cancellation of the worker leaves this call.
+    Only cancellation of the worker leaves this call, and KeyboardInterrupt.
     """
     timeout = job.envelope.timeout
     try:
@@ -161,26 +162,38 @@ async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
         return timed_out(job)
     except TaskError as error:
         return Err(error)
-    except (Exception, SystemExit, TaskInterrupted) as error:
+    except Exception as error:
         return unhandled(error)
     except BaseException as error:
-        if not job.is_cancelled:
+        own = _own_part(error)
+        if own is not None and not _has(own, _FATAL):
+            return unhandled(own)
+        if own is not None or not job.is_cancelled:
             raise
-        return _cancelled_with(error)
-
-
-def _cancelled_with(error: BaseException) -> Err[TaskError]:
-    """How a task ended that was cancelled; it may have failed at the same time, in a task group of its own."""
-    rest: BaseException | None = error
-    if isinstance(error, BaseExceptionGroup):
-        rest = error.split(anyio.get_cancelled_exc_class())[1]
-    elif isinstance(error, anyio.get_cancelled_exc_class()):
-        rest = None
-    if rest is None:
         return cancelled()
-    if isinstance(rest, Exception):
-        return unhandled(rest)
-    raise rest
+
+
+_FATAL = (KeyboardInterrupt, GeneratorExit)
+"""What is no task's, wherever it comes up."""
+
+
+def _own_part(error: BaseException) -> BaseException | None:
+    """What of `error` is the task's own failure; None where there is nothing but a cancellation from outside.
+
+    A task that is cancelled may fail at the same time, in a task group of its own. And on asyncio what it awaits may
+    have been cancelled by somebody else, which raises the same exception though nobody has cancelled the task.
+    """
+    cancellation = anyio.get_cancelled_exc_class()
+    is_cancelled = anyio.current_effective_deadline() == -math.inf
+    if not is_cancelled or not _has(error, cancellation):
+        return error
+    return error.split(cancellation)[1] if isinstance(error, BaseExceptionGroup) else None
+
+
+def _has(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(kinds) is not None
+    return isinstance(error, kinds)
 
 
 async def _call_async(job: Job) -> Ok[Any] | Err[TaskError]:
@@ -209,7 +222,9 @@ def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
         return None
     except TaskError as error:
         return Err(error)
-    except (Exception, SystemExit) as error:
+    except _FATAL:
+        raise
+    except BaseException as error:
         return unhandled(error)
 
 

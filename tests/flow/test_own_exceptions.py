@@ -1,0 +1,84 @@
+"""Whatever a task raises is that task's end, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from horsies import AppConfig, Horsies, Ok, Runtime, TaskErrorCode, WorkerConfig
+
+pytestmark = pytest.mark.anyio
+
+
+class Stray(BaseException):
+    """What some libraries raise so that nobody catches it by accident."""
+
+
+async def await_what_was_cancelled() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+async def raise_a_base_exception() -> None:
+    await anyio.lowlevel.checkpoint()
+    raise Stray("out of its way")
+
+
+async def raise_a_group() -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(raise_a_base_exception)
+        await anyio.sleep_forever()
+
+
+def raise_one_in_a_thread() -> None:
+    raise Stray("out of its way")
+
+
+def cancelled_in_a_thread() -> None:
+    raise asyncio.CancelledError
+
+
+async def ends_alone(config: AppConfig, fn: Callable[[], Any]) -> str:
+    """Run `fn` as a task beside two others, which must come to their results; the message of its error."""
+    app = Horsies(config)
+    odd = app.task("odd")(fn)
+    has_ended = anyio.Event()
+
+    @app.task("neighbour")
+    async def neighbour() -> int:
+        await has_ended.wait()
+        return 1
+
+    async with Runtime(app) as rt:
+        first = (await neighbour.handle(rt).send()).unwrap()
+        handle = (await odd.handle(rt).send()).unwrap()
+        second = (await neighbour.handle(rt).send()).unwrap()
+        worker = rt.start_worker(WorkerConfig())
+        error = (await handle.get(timeout=20)).unwrap_err()
+        has_ended.set()
+        assert [await one.get(timeout=20) for one in (first, second)] == [Ok(1), Ok(1)]
+        assert worker.statistics().running == 0
+    assert error.code is TaskErrorCode.UNHANDLED_ERROR
+    assert error.cause is not None
+    return error.message
+
+
+@pytest.mark.parametrize("fn", [raise_a_base_exception, raise_one_in_a_thread])
+async def test_a_base_exception(config: AppConfig, fn: Callable[[], Any]) -> None:
+    assert await ends_alone(config, fn) == "Stray: out of its way"
+
+
+async def test_a_group_with_a_base_exception(config: AppConfig) -> None:
+    assert (await ends_alone(config, raise_a_group)).startswith("BaseExceptionGroup: ")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("fn", [await_what_was_cancelled, cancelled_in_a_thread])
+async def test_asyncio_s_cancellation_of_something_that_it_awaited(config: AppConfig, fn: Callable[[], Any]) -> None:
+    assert await ends_alone(config, fn) == "CancelledError"

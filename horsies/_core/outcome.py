@@ -29,6 +29,9 @@ class Ending:
     interrupted: bool = False
 
 
+_COMPLETED = Ending(TaskStatus.COMPLETED)
+
+
 def decide(
     result: Ok[Any] | Err[TaskError],
     *,
@@ -42,7 +45,7 @@ def decide(
     Whether the next attempt would still begin before `good_until` is decided by the database, in the statement.
     """
     if isinstance(result, Ok):
-        return Ending(TaskStatus.COMPLETED)
+        return _COMPLETED
     if policy is not None and is_listed(result.error.code, retry_for):
         delay = next_delay(policy, retries + 1, result.error, random)
         if delay is not None:

@@ -99,7 +99,7 @@ class Origin(msgspec.Struct, frozen=True):
     context: tuple[Input, ...] = ()
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a send consists of. `retry` is a policy, or the name of a registered one; `metadata` is sorted."""
 
     task_id: str
@@ -143,7 +143,7 @@ def encode(envelope: Envelope) -> bytes:
                 e.serializer,
                 e.arguments,
                 micros_of(e.sent_at),
-                e.delay // _MICROSECOND,
+                e.delay // _MICROSECOND if e.delay else 0,
                 None if e.good_until is None else micros_of(e.good_until),
                 None if e.timeout is None else e.timeout // _MICROSECOND,
                 stored_retry(e.retry),
@@ -162,18 +162,18 @@ def decode(data: bytes) -> Envelope:
     Raises:
         ValueError: `data` is not exactly what this version's `encode` writes.
     """
-    origin: tuple[_Origin] | tuple[()] = ()
     known = VERSION
     try:
         if data[:1] == _ARRAY_OF_15:
-            *fields, node = _node_decoder.decode(data)
-            origin, known = (node,), OF_A_WORKFLOW
+            known = OF_A_WORKFLOW
+            fields = _node_decoder.decode(data)
+            envelope = _envelope_of(fields[:-1], _origin_of(*fields[-1]))
         else:
             fields = _decoder.decode(data)
+            envelope = _envelope_of(fields, None)
         if fields[0] != known:
             raise ValueError(f"the envelope is of version {fields[0]}, not {known}")
-        envelope = _envelope_of(fields, _origin_of(*origin[0]) if origin else None)
-        is_canonical = _encoder.encode((*fields, *origin)) == data and _is_read_in_full(fields, envelope)
+        is_canonical = _encoder.encode(fields) == data and _is_read_in_full(fields, envelope)
     except (msgspec.MsgspecError, UnicodeError, TypeError, OverflowError, HorsiesError) as error:
         raise ValueError(f"the bytes are no envelope of version {known}") from error
     if not is_canonical:
@@ -265,12 +265,20 @@ def _origin_of(
 
 def micros_of(at: datetime) -> int:
     """Microseconds since 1970 of an aware instant."""
-    return (at - _EPOCH) // _MICROSECOND
+    since = at - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def instant_of(micros: int) -> datetime:
     """What `micros_of` made `micros` of, in UTC."""
-    return _EPOCH + timedelta(microseconds=micros)
+    seconds, rest = divmod(micros, 1_000_000)
+    return _second(seconds).replace(microsecond=rest)
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> datetime:
+    # What is read together was mostly sent within a few seconds, and making a timedelta takes longer than all else.
+    return _EPOCH + timedelta(seconds=seconds)
 
 
 def stored_retry(retry: RetryPolicy | str | None) -> str | _Retry | None:

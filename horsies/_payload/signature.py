@@ -70,7 +70,8 @@ class Signature:
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
         if not kwargs and len(args) == len(self.codecs) and not self.has_keyword_only:
-            return dict(zip(self.codecs, args, strict=True))  # inspect takes ten times as long for the same
+            # inspect takes ten times as long for the same
+            return dict(zip(self.codecs, args, strict=True)) if args else {}
         try:
             bound = self.parameters.bind(*args, **kwargs)
         except TypeError as error:

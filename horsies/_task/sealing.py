@@ -59,7 +59,7 @@ def seal(
                 timeout=settings.timeout if options.timeout is None else as_timedelta(options.timeout),
                 retry=options.retry,
                 unique_key=options.unique_key,
-                metadata=tuple(sorted((options.metadata or {}).items())),
+                metadata=tuple(sorted(options.metadata.items())) if options.metadata else (),
             )
         )
     except ArgumentError as error:

@@ -187,7 +187,8 @@ class TaskFunction(Generic[P, T]):
         answers: list[Enqueued | BrokerError | None] = [None] * len(payloads)
         left = list(range(len(payloads)))
         while True:
-            rows = [row_of(payloads[index], environment.clock()) for index in left]
+            now = environment.clock()
+            rows = [row_of(payloads[index], now) for index in left]
             try:
                 got = await self._host.submit(rows, replay=replay, connection=self._connection)
             except ValueError as error:

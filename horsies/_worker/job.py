@@ -6,12 +6,12 @@ import logging
 import math
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import msgspec
 
 from .._core.codes import TaskErrorCode
 from .._core.errors import ErrorCause, TaskError
@@ -35,8 +35,7 @@ THREAD_GRACE = 2.0
 """Seconds that a sync task gets to notice `ctx.cancelled` once the worker must stop."""
 
 
-@dataclass(slots=True)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """A claimed task, decoded and ready to start."""
 
     claimed: ClaimedTask
@@ -95,11 +94,12 @@ def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:
         return refused(claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, f"the stored task cannot be read: {error}")
     retry = task.settings.retry if envelope.retry is None else envelope.retry
     policy = host.retry_policies.get(retry) if isinstance(retry, str) else retry
-    return Job(claimed, task, envelope, args, kwargs, policy, _retry_after_crash(host, claimed, task, policy))
+    crash = None if policy is None else _retry_after_crash(host, claimed, task, policy)
+    return Job(claimed, task, envelope, args, kwargs, policy, crash)
 
 
 def _retry_after_crash(
-    host: Host, claimed: ClaimedTask, task: Task[Any, Any], policy: SupportsDelay | None
+    host: Host, claimed: ClaimedTask, task: Task[Any, Any], policy: SupportsDelay
 ) -> float | None:
     try:
         return retry_after_crash(

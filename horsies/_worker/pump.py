@@ -291,7 +291,7 @@ class Pump:
         """Decode what came in, and run into `running` what the claim has started; a worker that stops gives it back."""
         if self.is_stopping:
             return
-        gifts = []
+        gifts, running_before = [], self.running
         known = {job.claimed.lease for job in (*self._ready, *self._starting)}
         for row, is_cancelled in self._claims.take():
             if row.lease in known:
@@ -300,7 +300,6 @@ class Pump:
                 case Job() as job if row.is_running:
                     job.is_cancelled = is_cancelled
                     self._runner.run_soon(job, running)
-                    self._last_start = anyio.current_time()
                 case Job() as job:
                     self._ready.append(job)
                 case Finish() as end:
@@ -309,6 +308,8 @@ class Pump:
                     self._finisher.add_nowait(end)
                 case GiveBack() as gift:
                     gifts.append(gift)
+        if self.running > running_before:
+            self._last_start = anyio.current_time()
         await self._give_back(gifts)
 
     def _known(self) -> list[Lease]:

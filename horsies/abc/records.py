@@ -1,7 +1,8 @@
 """The rows that pass between a broker and the rest of horsies. Instants are aware UTC; durations are seconds.
 
 What is made once or more for every task is a `msgspec.Struct`, which costs a fifth of a frozen dataclass to make and
-half to hash; `msgspec.structs.replace` copies one with changes.
+half to hash; `msgspec.structs.replace` copies one with changes. None can be part of a reference cycle, so the garbage
+collector need not follow them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 from .._core.status import TaskStatus
 
 
-class NewTask(msgspec.Struct, frozen=True):
+class NewTask(msgspec.Struct, frozen=True, gc=False):
     """A task to insert. Every field but `due_in` and `workflow_id` is derived from `envelope`, whose SHA-256 is `sha`.
 
     `due_in` is how long from the database's clock at the insert the task falls due; 0 or less: at once. Of all tasks of
@@ -48,14 +49,14 @@ class EnqueueOutcome(StrEnum):
     """Another task of that name, not ended, has the unique key; nothing was written."""
 
 
-class Enqueued(msgspec.Struct, frozen=True):
+class Enqueued(msgspec.Struct, frozen=True, gc=False):
     """The answer for one `NewTask`. `task_id` is its own, or for DEDUPLICATED that of the task which has the key."""
 
     outcome: EnqueueOutcome
     task_id: str
 
 
-class Lease(msgspec.Struct, frozen=True):
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """One claim of one task. The claim number fences every write: it grows with each claim and never resets."""
 
     task_id: str
@@ -77,7 +78,7 @@ class Heartbeat:
     to_cancel: tuple[Lease, ...]
 
 
-class ClaimedTask(msgspec.Struct, frozen=True):
+class ClaimedTask(msgspec.Struct, frozen=True, gc=False):
     """A task now CLAIMED by the consumer that asked, or RUNNING where `is_running`."""
 
     lease: Lease
@@ -109,7 +110,7 @@ class Claim:
     expired: int
 
 
-class Start(msgspec.Struct, frozen=True):
+class Start(msgspec.Struct, frozen=True, gc=False):
     """A task to start, and what becomes of it if the worker dies while it runs.
 
     `retry_after_crash` is in how many seconds it is tried again, counted as a retry; None: it ends FAILED.
@@ -131,7 +132,7 @@ class StartOutcome(StrEnum):
     """Somebody's open transaction has locked the row, and nothing was written: try again later."""
 
 
-class Finish(msgspec.Struct, frozen=True):
+class Finish(msgspec.Struct, frozen=True, gc=False):
     """The end of one attempt.
 
     `status` is COMPLETED, FAILED or PENDING. PENDING asks for a retry `retry_in` seconds from now; where that would
@@ -151,7 +152,7 @@ class Finish(msgspec.Struct, frozen=True):
     """Of the workflow that the task is a node of. For the worker: a broker knows it from the task."""
 
 
-class GiveBack(msgspec.Struct, frozen=True):
+class GiveBack(msgspec.Struct, frozen=True, gc=False):
     """A task CLAIMED and not started, to be PENDING again after `delay` seconds."""
 
     lease: Lease

@@ -31,7 +31,9 @@ _FLOAT8 = Struct("!id").pack
 _EPOCH, _MICROSECOND = datetime(2000, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
+@lru_cache(maxsize=256)
 def _text(value: str) -> bytes:
+    # Names, queues and verbs, most of them the same all along.
     data = value.encode()
     return _LENGTH(len(data)) + data
 

@@ -130,13 +130,14 @@ class PostgresConsumer:
 
     async def _end(self, fetch: Fetch, ends: Sequence[Finish], now: datetime | None) -> list[bool]:
         firsts = list({end.lease: end for end in reversed(ends)}.values())
-        rows = await self._finish(fetch, firsts, now)
-        written = _leases_of(rows)
+        written = await self._finish(fetch, firsts, now)
+        if len(written) == len(ends):
+            return [True] * len(ends)
         # A request to cancel that came while the statement ran kept a retry from being written; now it is seen.
         again = [end for end in firsts if end.status is TaskStatus.PENDING and end.lease not in written]
         if again:
-            written |= _leases_of(await self._finish(fetch, again, now))
-        return _used([end.lease for end in ends], written)
+            written = [*written, *await self._finish(fetch, again, now)]
+        return _used([end.lease for end in ends], set(written))
 
     async def give_back(self, tasks: Sequence[GiveBack], *, now: datetime | None = None) -> list[bool]:
         """See `horsies.abc.Consumer.give_back`."""
@@ -223,12 +224,14 @@ class PostgresConsumer:
         status = {Lease(task_id, claim_number): status for task_id, claim_number, status, _ in rows}
         return [_START[status.pop(lease, None)] for lease in leases]
 
-    async def _finish(self, fetch: Fetch, ends: Sequence[Finish], now: datetime | None) -> list[Row]:
-        return await fetch(
+    async def _finish(self, fetch: Fetch, ends: Sequence[Finish], now: datetime | None) -> list[Lease]:
+        """The leases of those that were written."""
+        leases = [end.lease for end in ends]
+        ((ids, claim_numbers, *_),) = await fetch(
             "finish",
             self._sql["finish"],
             {
-                **_fences([end.lease for end in ends]),
+                **_fences(leases),
                 "verbs": list(map(_verb, ends)),
                 "results": [end.result for end in ends],
                 "error_codes": [end.error_code for end in ends],
@@ -238,6 +241,7 @@ class PostgresConsumer:
                 "now": now,
             },
         )
+        return leases if ids is None else list(map(Lease, ids, claim_numbers))
 
     def _order(self, row: Row) -> tuple[Any, ...]:
         task_id, _, queue, priority, due_at, *_ = row
@@ -293,8 +297,6 @@ def _leases_of(rows: Sequence[Row]) -> set[Lease]:
 
 def _used(leases: Sequence[Lease], used: set[Lease]) -> list[bool]:
     """Which of `leases` are in `used`; one that was named twice was used once, by its first mention."""
-    if len(used) == len(leases) and used.issuperset(leases):
-        return [True] * len(leases)
     answer = []
     for lease in leases:
         answer.append(lease in used)

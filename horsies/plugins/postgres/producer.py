@@ -86,7 +86,8 @@ class PostgresProducer:
                 "now": now,
             },
         )
-        return {task_id for task_id, *_ in answer}
+        ((inserted, _),) = answer
+        return {row.task_id for row in rows} if inserted is None else set(inserted)
 
     async def _standing(self, tasks: Sequence[NewTask]) -> dict[str, _Standing]:
         """What stands in the way of `tasks`; one is missing when that ended or was removed meanwhile."""

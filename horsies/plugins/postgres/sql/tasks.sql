@@ -9,8 +9,8 @@
 -- and leaves the planner no index but that of the ids.
 
 -- name: enqueue
--- PENDING, ready or delayed. A row whose id is present, or whose unique key is taken, is left alone and missing from
--- the answer. `workflow_ids` is empty where no task has one, which unnest takes for so many NULLs.
+-- PENDING, ready or delayed. A row whose id is present, or whose unique key is taken, is left alone. The answer says which
+-- were inserted, where not all were. `workflow_ids` is empty where no task has one, which unnest takes for so many NULLs.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 inserted AS (
     INSERT INTO {schema}.tasks
@@ -36,7 +36,10 @@ told AS MATERIALIZED (
         SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice FROM inserted
     ) AS notices
 )
-SELECT inserted.id::text, told.queues FROM inserted CROSS JOIN told
+SELECT
+    CASE WHEN (SELECT count(*) FROM inserted) < cardinality(%(ids)s::uuid[]) THEN ARRAY(SELECT id::text FROM inserted) END,
+    told.queues
+FROM told
 
 -- name: standing
 -- What stands in the way of rows that were not inserted: a row of the same id, or one that has the unique key.
@@ -77,11 +80,12 @@ FROM clock CROSS JOIN (
 -- PENDING -> CLAIMED or RUNNING, by a worker that is alive. What is past its deadline becomes EXPIRED, or with
 -- `step_over` is left where it stands, which reaches what is behind any number of such tasks, at the price of looking at
 -- each.
--- `floor` is where in its queue the claim begins: what is before it is not looked at.
+-- `floor` and `since` are the priority and the due time where the claim begins in a queue: what is before is not looked at.
 -- `served` are the queues that are not paused, with the room that their caps leave; where there is a cap, claims take
 -- turns by a lock that was taken before this statement began, so that what it counts is true.
 -- `share` counts how many of the best rows each queue holds, locking none; then so many are locked in each queue. So a
--- claim locks no more rows than it takes, and claimers that meet share out what there is instead of waiting.
+-- claim locks no more rows than it takes, and claimers that meet share out what there is instead of waiting. Where one
+-- queue is `alone`, and no cap is over all, nothing need be counted.
 -- What is `startable` goes on to RUNNING at once, with no verdict for a crash; but not what was deferred, whose first due
 -- time a start restores.
 -- Of a worker whose claims start nothing they are `relaxed`, they do not wait for the disk: the commit of the start, which
@@ -98,8 +102,8 @@ alive AS MATERIALIZED (
 ),
 served AS MATERIALIZED (
     SELECT
-        given.queue, given.rank, alive.now,
-        given.floor_priority, coalesce(given.floor_due_at, '-infinity') AS floor_due_at,
+        given.queue, given.rank, alive.now, %(cluster_cap)s::bigint IS NULL AND count(*) OVER () = 1 AS alone,
+        given.floor, coalesce(given.since, '-infinity') AS since,
         CASE
             WHEN given.cap IS NULL THEN %(limit)s::bigint
             ELSE greatest(
@@ -113,24 +117,27 @@ served AS MATERIALIZED (
     CROSS JOIN unnest(
         %(queues)s::text[], %(ranks)s::bigint[], %(caps)s::bigint[],
         %(floor_priorities)s::bigint[], %(floor_due_ats)s::timestamptz[]
-    ) AS given (queue, rank, cap, floor_priority, floor_due_at)
+    ) AS given (queue, rank, cap, floor, since)
     WHERE NOT EXISTS (
         SELECT FROM {schema}.queues AS declared WHERE declared.name = given.queue AND declared.paused_at IS NOT NULL
     )
 ),
 share AS MATERIALIZED (
-    SELECT queue, floor_priority, floor_due_at, count(*) AS rows
+    SELECT queue, floor, since, room AS rows FROM served WHERE alone
+    UNION ALL
+    SELECT queue, floor, since, count(*) AS rows
     FROM (
-        SELECT queue, floor_priority, floor_due_at
+        SELECT queue, floor, since
         FROM served
         CROSS JOIN LATERAL (
             SELECT priority, due_at, id FROM {schema}.tasks
             WHERE phase = 1 AND queue = served.queue AND due_at <= served.now
-                AND (priority, due_at) >= (served.floor_priority, served.floor_due_at)
+                AND (priority, due_at) >= (served.floor, served.since)
                 AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > served.now)
             ORDER BY priority, due_at, id
             LIMIT served.room
         ) AS head
+        WHERE NOT alone
         ORDER BY served.rank, head.priority, head.due_at, head.id
         LIMIT CASE
             WHEN %(cluster_cap)s::bigint IS NULL THEN %(limit)s::bigint
@@ -142,7 +149,7 @@ share AS MATERIALIZED (
             )
         END
     ) AS best
-    GROUP BY queue, floor_priority, floor_due_at
+    GROUP BY 1, 2, 3
 ),
 taken AS (
     UPDATE {schema}.tasks SET
@@ -161,8 +168,7 @@ taken AS (
         worker_id = CASE WHEN good_until <= now THEN NULL ELSE %(worker)s END,
         attempt = attempt + CASE
             WHEN good_until <= now THEN 0
-            WHEN task_name = ANY (%(startable)s::text[]) AND deferred_from IS NULL THEN 1
-            ELSE 0
+            ELSE (task_name = ANY (%(startable)s::text[]) AND deferred_from IS NULL)::int
         END,
         claim_number = claim_number + 1,
         retry_after_crash = NULL
@@ -172,7 +178,7 @@ taken AS (
         FROM alive CROSS JOIN share CROSS JOIN LATERAL (
             SELECT ctid FROM {schema}.tasks
             WHERE phase = 1 AND queue = share.queue AND due_at <= alive.now
-                AND (priority, due_at) >= (share.floor_priority, share.floor_due_at)
+                AND (priority, due_at) >= (share.floor, share.since)
                 AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > alive.now)
             ORDER BY priority, due_at, id
             LIMIT share.rows
@@ -233,9 +239,10 @@ SELECT started.id::text, started.claim_number, started.status, told.finished FRO
 -- RUNNING (for FAILED also CLAIMED) -> the end, or PENDING for another attempt where that can begin before the deadline.
 -- What an end asks for is COMPLETE, FAIL, REFUSE (user code never began: no attempt is counted), RETRY, or INTERRUPT (at
 -- once, and no retry is counted).
--- `verdict` reads what the update would overwrite: nobody else may change these columns while the claim holds, but for
--- a request to cancel. One that comes in between keeps the row of a retry from being written, and whoever asks again
--- sees it.
+-- `verdict` reads what the update of a retry would overwrite: nobody else may change these columns while the claim holds,
+-- but for a request to cancel. One that comes in between keeps the row of a retry from being written, and whoever asks
+-- again sees it. What ends for good is not read twice.
+-- The answer says which were written, where not all were.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 asked AS (
     SELECT
@@ -252,7 +259,8 @@ verdict AS (
         asked.*, task.attempt, task.started_at,
         asked.verb IN ('RETRY', 'INTERRUPT') AND task.cancel_requested_at IS NULL
             AND (task.good_until IS NULL OR task.good_until > asked.again_at) AS again
-    FROM asked JOIN {schema}.tasks AS task ON task.id = asked.id
+    FROM asked LEFT JOIN {schema}.tasks AS task
+    ON task.id = CASE WHEN asked.verb IN ('RETRY', 'INTERRUPT') THEN asked.id END
 ),
 ended AS (
     UPDATE {schema}.tasks AS task SET
@@ -302,8 +310,11 @@ called AS MATERIALIZED (
         FROM ended WHERE phase < 3 OR queue = ANY (%(capped)s::text[])
     ) AS notices
 )
-SELECT ended.id::text, ended.claim_number, told.finished, called.queues
-FROM ended CROSS JOIN told CROSS JOIN called
+SELECT
+    CASE WHEN written.rows < cardinality(%(ids)s::uuid[]) THEN ARRAY(SELECT id::text FROM ended) END,
+    CASE WHEN written.rows < cardinality(%(ids)s::uuid[]) THEN ARRAY(SELECT claim_number FROM ended) END,
+    told.finished, called.queues
+FROM told CROSS JOIN called CROSS JOIN (SELECT count(*) AS rows FROM ended) AS written
 
 -- name: give_back
 -- CLAIMED -> PENDING. Without a delay the task keeps its place in the order.

@@ -52,6 +52,8 @@ class Job(msgspec.Struct, eq=False):
     """Cancels it where it waits; None where it does not wait yet, or never does."""
     not_before: float = 0.0
     """On the loop's clock: when to try again to start it."""
+    thread: anyio.CancelScope | None = None
+    """What waits for the thread that it runs in."""
 
     @property
     def workflow_id(self) -> str | None:
@@ -64,6 +66,13 @@ class Job(msgspec.Struct, eq=False):
             self.stop()
         if self.context is not None:
             self.context._cancel()
+
+    def hurry(self) -> None:
+        """The worker must stop: one that runs in a thread gets `THREAD_GRACE` seconds to notice."""
+        if self.thread is not None:
+            if self.context is not None:
+                self.context._cancel()
+            self.thread.deadline = anyio.current_time() + THREAD_GRACE
 
 
 def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:
@@ -98,9 +107,7 @@ def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:
     return Job(claimed, task, envelope, args, kwargs, policy, crash)
 
 
-def _retry_after_crash(
-    host: Host, claimed: ClaimedTask, task: Task[Any, Any], policy: SupportsDelay
-) -> float | None:
+def _retry_after_crash(host: Host, claimed: ClaimedTask, task: Task[Any, Any], policy: SupportsDelay) -> float | None:
     try:
         return retry_after_crash(
             policy=policy,
@@ -237,8 +244,8 @@ async def run_sync(
     """Run a sync task in a thread (without a `limiter`: in the calling one) and `report` how it ended.
 
     Past its timeout the task is reported at once, and this call (which is the task's slot) lasts until the thread
-    ends; what it returns then is dropped. When cancelled, the thread gets `THREAD_GRACE` seconds to notice; one that
-    does not is left behind, and `abandon` is called.
+    ends; what it returns then is dropped. No cancellation reaches a thread: it ends in its own time, or is left behind
+    some time after `job.hurry`, and `abandon` is called.
     """
     if limiter is None:
         await anyio.lowlevel.checkpoint()
@@ -249,39 +256,39 @@ async def run_sync(
             report(cancelled())
         return
     timeout = job.envelope.timeout
-    ended = anyio.Event()
-    results: list[Ok[Any] | Err[TaskError] | None] = []
-    thread_scope = anyio.CancelScope(shield=True)
+    if timeout is None:
+        await _run_in_thread(job, limiter, report, abandon)
+        return
+    seconds = timeout.total_seconds()
 
-    async def thread() -> None:
-        with thread_scope:
-            results.append(await anyio.to_thread.run_sync(call_sync, job, abandon_on_cancel=True, limiter=limiter))
-            ended.set()
+    async def time_out() -> None:
+        await anyio.sleep(seconds)
+        if job.context is not None:
+            job.context._cancel()
+        report(timed_out(job))
 
     async with anyio.create_task_group() as group:
-        group.start_soon(thread)
-        try:
-            with anyio.move_on_after(None if timeout is None else timeout.total_seconds()) as in_time:
-                await ended.wait()
-            if in_time.cancelled_caught and not ended.is_set():
-                if job.context is not None:
-                    job.context._cancel()
-                report(timed_out(job))
-                await ended.wait()
-        except anyio.get_cancelled_exc_class():
-            if job.context is not None:
-                job.context._cancel()
-            with anyio.move_on_after(THREAD_GRACE, shield=True):
-                await ended.wait()
-            thread_scope.cancel()
-            if not results:
-                abandon()
-            raise
-        finally:
-            if results and results[0] is not None:
-                report(results[0])
-            elif results and job.is_cancelled:
-                report(cancelled())
+        group.start_soon(time_out)
+        await _run_in_thread(job, limiter, report, abandon)
+        group.cancel_scope.cancel()
+
+
+async def _run_in_thread(
+    job: Job,
+    limiter: anyio.CapacityLimiter,
+    report: Callable[[Ok[Any] | Err[TaskError]], None],
+    abandon: Callable[[], None],
+) -> None:
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    result = None
+    with anyio.CancelScope(shield=True) as job.thread:
+        result = await anyio.to_thread.run_sync(call_sync, job, abandon_on_cancel=True, limiter=limiter)
+    if job.thread.cancelled_caught:
+        abandon()
+    elif result is not None:
+        report(result)
+    elif job.is_cancelled:
+        report(cancelled())
 
 
 def conclude(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:

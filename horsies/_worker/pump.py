@@ -138,6 +138,7 @@ class Pump:
 
     async def run(self, running: anyio.abc.TaskGroup) -> None:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
+        running.start_soon(self._runner.hurry_threads)
         async with open_nursery() as claims:
             await self._keep_starting(running, claims)
 

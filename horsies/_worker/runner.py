@@ -90,6 +90,14 @@ class Runner:
         if job.task.place is Place.NURSERY:
             job.stop = handle.cancel
 
+    async def hurry_threads(self) -> None:
+        """Run among the tasks, and when these are cancelled hurry those that no cancellation reaches."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            for job in self.jobs.values():
+                job.hurry()
+
     async def aclose(self) -> None:
         """End the processes that nobody uses any more."""
         await self._processes.aclose()

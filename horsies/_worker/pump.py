@@ -18,6 +18,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 from msgspec.structs import replace
 
 from .._core.backoff import pauses
@@ -190,6 +191,7 @@ class Pump:
             if not self._starting and not self._runner.jobs:
                 await self._claims.run_once(room)
                 await self._take_in(running)
+                await anyio.lowlevel.checkpoint()  # what has begun comes before the next claim
                 return True
             self._claims.is_under_way = True
             take = partial(claims.start_soon, self._take_in_aside, running)

@@ -191,10 +191,13 @@ def _own_part(error: BaseException) -> BaseException | None:
     have been cancelled by somebody else, which raises the same exception though nobody has cancelled the task.
     """
     cancellation = anyio.get_cancelled_exc_class()
-    is_cancelled = anyio.current_effective_deadline() == -math.inf
-    if not is_cancelled or not _has(error, cancellation):
+    if not _is_cancelled() or not _has(error, cancellation):
         return error
     return error.split(cancellation)[1] if isinstance(error, BaseExceptionGroup) else None
+
+
+def _is_cancelled() -> bool:
+    return anyio.current_effective_deadline() == -math.inf
 
 
 def _has(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
@@ -279,9 +282,10 @@ async def _run_in_thread(
     report: Callable[[Ok[Any] | Err[TaskError]], None],
     abandon: Callable[[], None],
 ) -> None:
-    await anyio.lowlevel.checkpoint_if_cancelled()
-    result = None
+    result, is_late = None, _is_cancelled()
     with anyio.CancelScope(shield=True) as job.thread:
+        if is_late:
+            job.hurry()  # it has been started, so it gets its turn
         result = await anyio.to_thread.run_sync(call_sync, job, abandon_on_cancel=True, limiter=limiter)
     if job.thread.cancelled_caught:
         abandon()

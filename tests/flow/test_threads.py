@@ -5,24 +5,30 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 import anyio
 import pytest
 
-from horsies import AppConfig, Horsies, Runtime, TaskContext, TaskSendOptions
+from horsies import AppConfig, Horsies, Ok, Runtime, TaskContext, TaskSendOptions
+from horsies._worker.job import Job, prepare, run_sync
+from horsies.abc import ClaimedTask, Lease
 
 from .conftest import until
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_none_begins_once_the_worker_is_cancelled(config: AppConfig) -> None:
-    """Of what one claim brought some have begun by then, and some have not."""
+async def test_all_that_were_started_are_told_that_the_worker_is_cancelled(config: AppConfig) -> None:
+    """Of what one claim has started some have begun by then, and some have not: they do now."""
     app, runs, around = Horsies(config), Counter[str](), anyio.CancelScope()
 
     @app.task
-    def in_thread(name: str) -> None:
-        runs[name] += 1
+    def in_thread(ctx: TaskContext, name: str) -> None:
+        until = time.monotonic() + 10
+        while not ctx.cancelled and time.monotonic() < until:
+            time.sleep(0.001)
+        runs[name] += ctx.cancelled
 
     @app.task
     async def stop() -> None:
@@ -39,8 +45,7 @@ async def test_none_begins_once_the_worker_is_cancelled(config: AppConfig) -> No
         (await stop.handle(rt).with_options(at(2)).send()).unwrap()
         with anyio.fail_after(20), around:
             await rt.run_worker()
-    assert runs["stop"] == 1
-    assert {runs["before"], runs["after"]} == {0, 5}  # Trio may take what is ready from either end
+    assert runs == {"before": 5, "after": 5, "stop": 1}
 
 
 async def test_one_is_told_that_the_worker_stops(config: AppConfig) -> None:
@@ -62,3 +67,27 @@ async def test_one_is_told_that_the_worker_stops(config: AppConfig) -> None:
             await worker.wait_stopped()
         assert worker.statistics().abandoned == 0
         assert (await handle.get(timeout=20)).unwrap_err().code == "WORKER_CRASHED"
+
+
+async def test_one_that_begins_after_the_worker_was_cancelled_is_told_at_once(config: AppConfig) -> None:
+    app, told, reports, abandoned = Horsies(config), threading.Event(), list[Any](), list[bool]()
+
+    class Context:
+        _cancel = told.set
+
+    @app.task
+    def until_told(ctx: TaskContext) -> bool:
+        return told.wait(10)
+
+    async with Runtime(app) as rt:
+        payload = until_told.handle(rt)._seal_call(()).unwrap()
+        lease, sha = Lease(payload.task_id, 1), bytes.fromhex(payload.enqueue_sha)
+        row = ClaimedTask(lease, payload.envelope, sha, until_told.name, "default", 1, 0, 0, None, 0.0, is_running=True)
+        job = prepare(rt, row)
+        assert isinstance(job, Job)
+        context: Any = Context
+        job.context = context
+        with anyio.fail_after(20), anyio.CancelScope() as worker:
+            worker.cancel()
+            await run_sync(job, anyio.CapacityLimiter(1), reports.append, lambda: abandoned.append(True))
+    assert (reports, abandoned) == ([Ok(True)], [])

@@ -3,6 +3,9 @@ PYTHON ?= python3
 DB ?=
 BACKEND ?= asyncio
 ARGS ?=
+# Processes that test, each with an embedded Postgres of its own. A server that is given serves one at a time: tests count
+# its sessions, and end them.
+JOBS ?= $(if $(HORSIES_TEST_DATABASE_URL),0,2)
 
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
@@ -25,13 +28,13 @@ demo: $(STAMP)
 	$(BIN)/python -m horsies demo --db "$(DB)" --backend "$(BACKEND)"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
 
 # The other embedded version and uvloop beside what `test` runs. HORSIES_TEST_DATABASE_URL brings another server;
 # Debian's package pgbouncer the tests of the pooler, in `test` as well.
 test-all: $(STAMP)
-	HORSIES_TEST_UVLOOP=1 HORSIES_TEST_PG_VERSION=16 $(BIN)/python -m pytest tests
-	HORSIES_TEST_UVLOOP=1 HORSIES_TEST_PG_VERSION=18 $(BIN)/python -m pytest tests
+	HORSIES_TEST_UVLOOP=1 HORSIES_TEST_PG_VERSION=16 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
+	HORSIES_TEST_UVLOOP=1 HORSIES_TEST_PG_VERSION=18 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
 	@test -n "$$HORSIES_TEST_DATABASE_URL" || \
 	  echo "Not run: PostgreSQL 14, 15 and 17, which no wheel carries. Start one, give HORSIES_TEST_DATABASE_URL."
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer > /dev/null || \

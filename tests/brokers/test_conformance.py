@@ -10,10 +10,10 @@ from uuid import UUID
 import anyio
 import pytest
 
-from horsies import AppConfig, Horsies, Runtime
+from horsies import AppConfig, Horsies, QueueConfig, Runtime
 from horsies._core.status import allowed
 from horsies.abc import Broker, Topic
-from horsies.testing._conformance.stage import heard
+from horsies.testing._conformance.stage import heard, ids
 from horsies.testing.broker import (
     CAPS,
     CHANGES,
@@ -42,6 +42,20 @@ class TestBrokers(BrokerConformance, ScheduleConformance, WorkflowConformance):
             async with stage.broker.listen(Topic.FINISHED) as finished:
                 assert (await worker.claim(1, now=at(2))).expired == 4
                 assert await heard(finished, {str(UUID(int=n)) for n in range(1, 5)})
+
+    async def test_a_lone_queue_is_claimed_from_like_any_other(self, anyio_backend: Any, config: AppConfig) -> None:
+        """No cap is over all queues, and the worker serves one: nothing is to be shared out."""
+        one = (QueueConfig("fast", max_concurrency=3),)
+        factory = Runtime(Horsies(replace(config, queues=one))).broker_factory()
+        async with factory.open(replace(config, queues=one), clock=lambda: T0) as broker, Stage.on(broker) as stage:
+            worker = await stage.worker(queues=(("fast", 1),))
+            await stage.send(*(new_task(n, priority=2) for n in range(1, 5)), new_task(5), now=at(1))
+            await stage.send(new_task(6, priority=1), now=at(9))
+            await stage.send(*(new_task(n, priority=1, good_until=at(3)) for n in range(7, 10)), now=at(1))
+            first = await worker.claim(2, now=at(4))
+            assert (ids(first.tasks), first.expired) == ([1, 2], 3)
+            assert ids((await worker.claim(9, now=at(4))).tasks) == [3]
+            assert (await worker.claim(9, now=at(4))).tasks == ()
 
     @pytest.fixture
     async def capped_broker(self, anyio_backend: Any, config: AppConfig) -> AsyncIterator[Broker]:

@@ -191,7 +191,8 @@ class Pump:
             if not self._starting and not self._runner.jobs:
                 await self._claims.run_once(room)
                 await self._take_in(running)
-                await anyio.lowlevel.checkpoint()  # what has begun comes before the next claim
+                if not self._claims.full:
+                    await anyio.lowlevel.checkpoint()  # what has begun comes before a claim that may find nothing
                 return True
             self._claims.is_under_way = True
             take = partial(claims.start_soon, self._take_in_aside, running)

@@ -24,10 +24,11 @@ from .._core.status import TaskStatus
 from .._task.context import ContextLogger, TaskContext
 from .._task.place import Place
 from ..abc import ClaimedTask, Lease
+from .calling import cancelled, run_async, run_sync
 from .finisher import Finisher
 from .host import WorkerHost
 from .inputs import fetch_inputs
-from .job import Job, cancelled, conclude, conclude_interrupted, run_async, run_sync
+from .job import Job, conclude, conclude_interrupted
 from .processes import Processes, run_process
 
 if TYPE_CHECKING:

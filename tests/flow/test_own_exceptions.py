@@ -82,3 +82,34 @@ async def test_a_group_with_a_base_exception(config: AppConfig) -> None:
 @pytest.mark.parametrize("fn", [await_what_was_cancelled, cancelled_in_a_thread])
 async def test_asyncio_s_cancellation_of_something_that_it_awaited(config: AppConfig, fn: Callable[[], Any]) -> None:
     assert await ends_alone(config, fn) == "CancelledError"
+
+
+async def test_what_fails_while_its_worker_stops(config: AppConfig) -> None:
+    """One part of the task is cancelled, another fails because of it; the worker stops in order all the same."""
+    app, begun = Horsies(config), anyio.Event()
+
+    async def fail_at_the_end() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise Stray("cannot tidy up")
+
+    @app.task
+    async def both() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(fail_at_the_end)
+            group.start_soon(anyio.sleep_forever)
+            await anyio.wait_all_tasks_blocked()
+            begun.set()
+
+    async with Runtime(app) as rt:
+        handle = (await both.handle(rt).send()).unwrap()
+        worker = rt.start_worker()
+        with anyio.fail_after(20):
+            await begun.wait()
+            worker.cut_short()
+            await worker.wait_stopped()
+        error = (await handle.get(timeout=20)).unwrap_err()
+    assert error.code is TaskErrorCode.UNHANDLED_ERROR
+    assert error.cause is not None
+    assert "cannot tidy up" in error.cause.traceback

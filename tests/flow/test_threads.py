@@ -11,7 +11,8 @@ import anyio
 import pytest
 
 from horsies import AppConfig, Horsies, Ok, Runtime, TaskContext, TaskSendOptions
-from horsies._worker.job import Job, prepare, run_sync
+from horsies._worker.calling import run_sync
+from horsies._worker.job import Job, prepare
 from horsies.abc import ClaimedTask, Lease
 
 from .conftest import until

@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 
 from horsies import AppConfig, NodeStatus, Ok, Runtime, TaskContext, WorkflowHandle, WorkflowStatus
 from horsies._core.result import Err
+from horsies._worker.calling import cancelled, run_async
 from horsies._worker.inputs import fetch_inputs
-from horsies._worker.job import Job, cancelled, conclude, prepare, run_async
+from horsies._worker.job import Job, conclude, prepare
 from horsies._workflow.advancer import Following
 from horsies.abc import Consumer, Maintenance, Start, StartOutcome
 

@@ -1,0 +1,189 @@
+"""Calling the function of a task: whatever it does comes out as a result, or the worker is being cancelled.
+
+Where it runs is decided before: in the nursery, or in a thread. `process` calls it in a process of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from .._core.codes import TaskErrorCode
+from .._core.errors import ErrorCause, TaskError
+from .._core.result import Err, Ok
+from .._task.context import TaskInterrupted
+from .job import Job
+
+_FATAL = (KeyboardInterrupt, GeneratorExit)
+"""What is no task's, wherever it comes up."""
+
+
+def cause_of(error: BaseException) -> ErrorCause:
+    """The type, message and traceback of `error`, without the frame that caught it."""
+    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    try:
+        message = str(error)
+    except Exception:  # an exception class whose __str__ fails must not take the worker along
+        message = ""
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    return ErrorCause(type(error).__qualname__, message, text)
+
+
+def unhandled(error: BaseException) -> Err[TaskError]:
+    """UNHANDLED_ERROR with what `cause_of` tells of `error`."""
+    name, cause = type(error).__name__, cause_of(error)
+    message = f"{name}: {cause.message}" if cause.message else name
+    return Err(TaskError.caused_by(TaskErrorCode.UNHANDLED_ERROR, message, cause))
+
+
+def as_result(value: Any) -> Ok[Any] | Err[TaskError]:
+    """What user code returned, as a result."""
+    if isinstance(value, Ok):
+        return value
+    if isinstance(value, Err):
+        if isinstance(value.error, TaskError):
+            return value
+        return Err(TaskError(TaskErrorCode.RETURN_TYPE_MISMATCH, "the task returned an Err that holds no TaskError"))
+    return Ok(value)
+
+
+async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
+    """Run an async task in the calling task, which is its own: `job.stop` cancels all of it.
+
+    Only cancellation of the worker leaves this call, and KeyboardInterrupt.
+    """
+    timeout = job.envelope.timeout
+    try:
+        if timeout is None:  # a scope costs what ten function calls do
+            return await _call_async(job)
+        with anyio.move_on_after(timeout.total_seconds()):
+            return await _call_async(job)
+        return timed_out(job)
+    except TaskError as error:
+        return Err(error)
+    except Exception as error:
+        return unhandled(error)
+    except BaseException as error:
+        own = _own_part(error)
+        if own is not None and not _has(own, _FATAL):
+            return unhandled(own)
+        if own is not None or not job.is_cancelled:
+            raise
+        return cancelled()
+
+
+def _own_part(error: BaseException) -> BaseException | None:
+    """What of `error` is the task's own failure; None where there is nothing but a cancellation from outside.
+
+    A task that is cancelled may fail at the same time, in a task group of its own. And on asyncio what it awaits may
+    have been cancelled by somebody else, which raises the same exception though nobody has cancelled the task.
+    """
+    cancellation = anyio.get_cancelled_exc_class()
+    if not _is_cancelled() or not _has(error, cancellation):
+        return error
+    return error.split(cancellation)[1] if isinstance(error, BaseExceptionGroup) else None
+
+
+def _is_cancelled() -> bool:
+    return anyio.current_effective_deadline() == -math.inf
+
+
+def _has(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(kinds) is not None
+    return isinstance(error, kinds)
+
+
+async def _call_async(job: Job) -> Ok[Any] | Err[TaskError]:
+    if job.context is None:
+        return as_result(await job.task.fn(*job.args, **job.kwargs))
+    return as_result(await job.task.fn(job.context, *job.args, **job.kwargs))
+
+
+def cancelled() -> Err[TaskError]:
+    return Err(TaskError(TaskErrorCode.TASK_CANCELLED, "the task was cancelled"))
+
+
+def timed_out(job: Job) -> Err[TaskError]:
+    timeout = job.envelope.timeout
+    seconds = 0.0 if timeout is None else timeout.total_seconds()
+    return Err(TaskError(TaskErrorCode.TASK_TIMEOUT, f"user code ran longer than {seconds:g} s"))
+
+
+def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
+    """Call a sync task; None when it stopped because its context told it to."""
+    try:
+        if job.context is None:
+            return as_result(job.task.fn(*job.args, **job.kwargs))
+        return as_result(job.task.fn(job.context, *job.args, **job.kwargs))
+    except TaskInterrupted:
+        return None
+    except TaskError as error:
+        return Err(error)
+    except _FATAL:
+        raise
+    except BaseException as error:  # nobody can cancel it here, so all of it is its own
+        return unhandled(error)
+
+
+async def run_sync(
+    job: Job,
+    limiter: anyio.CapacityLimiter | None,
+    report: Callable[[Ok[Any] | Err[TaskError]], None],
+    abandon: Callable[[], None],
+) -> None:
+    """Run a sync task in a thread (without a `limiter`: in the calling one) and `report` how it ended.
+
+    Past its timeout the task is reported at once, and this call (which is the task's slot) lasts until the thread
+    ends; what it returns then is dropped. No cancellation reaches a thread: it ends in its own time, or is left behind
+    some time after `job.hurry`, and `abandon` is called.
+    """
+    if limiter is None:
+        await anyio.lowlevel.checkpoint()
+        result = call_sync(job)
+        if result is not None:
+            report(result)
+        elif job.is_cancelled:
+            report(cancelled())
+        return
+    timeout = job.envelope.timeout
+    if timeout is None:
+        await _run_in_thread(job, limiter, report, abandon)
+        return
+    seconds = timeout.total_seconds()
+
+    async def time_out() -> None:
+        await anyio.sleep(seconds)
+        if job.context is not None:
+            job.context._cancel()
+        report(timed_out(job))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(time_out)
+        await _run_in_thread(job, limiter, report, abandon)
+        group.cancel_scope.cancel()
+
+
+async def _run_in_thread(
+    job: Job,
+    limiter: anyio.CapacityLimiter,
+    report: Callable[[Ok[Any] | Err[TaskError]], None],
+    abandon: Callable[[], None],
+) -> None:
+    result, is_late = None, _is_cancelled()
+    with anyio.CancelScope(shield=True) as job.thread:
+        if is_late:
+            job.hurry()  # it has been started, so it gets its turn
+        result = await anyio.to_thread.run_sync(call_sync, job, abandon_on_cancel=True, limiter=limiter)
+    if job.thread.cancelled_caught:
+        abandon()
+    elif result is not None:
+        report(result)
+    elif job.is_cancelled:
+        report(cancelled())

@@ -2,242 +2,57 @@
 
 from __future__ import annotations
 
-import enum
-import ipaddress
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
-from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, Literal
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
-import attrs
 import msgspec
-import pydantic
 import pytest
+from codec_samples import (
+    PARIS,
+    SERIALIZERS,
+    Adding,
+    Attrs,
+    Box,
+    Cat,
+    Colour,
+    Counting,
+    Cow,
+    Derived,
+    DictAndMore,
+    Dog,
+    Inner,
+    Key,
+    Level,
+    Mixed,
+    Model,
+    Moment,
+    Name,
+    Named,
+    NoEquality,
+    Opaque,
+    Partial,
+    Picky,
+    Point,
+    Point3,
+    Renamed,
+    Rich,
+    Rights,
+    Row,
+    Secret,
+    Struct,
+    Text,
+    TextOrBytes,
+    Tree,
+    Typed,
+    WithInitVar,
+    Zone,
+)
 
-import horsies
-from horsies import HorsiesError
 from horsies._payload.codec import CodecError, codec_for
-from horsies._payload.signature import ArgumentError, CorruptError, Signature, describe
-from horsies.plugins.serializers import horsies_serializers
-
-SERIALIZERS = horsies_serializers()
-PARIS = ZoneInfo("Europe/Paris")
-T = TypeVar("T")
-
-
-class Colour(enum.Enum):
-    RED = "red"
-    CRIMSON = "red"  # noqa: PIE796
-
-
-class Name(enum.StrEnum):
-    A = "a"
-
-
-class Level(enum.IntEnum):
-    HIGH = 3
-
-
-class Rights(enum.Flag):
-    READ = 1
-    WRITE = 2
-
-
-class Mixed(enum.Enum):
-    ONE = 1
-    A = "a"
-
-
-@dataclass
-class Point:
-    x: int
-    y: float = 0.0
-
-
-@dataclass
-class Point3(Point):
-    z: int = 0
-
-
-@dataclass
-class Tree:
-    value: int
-    children: list[Tree]
-
-
-@dataclass(slots=True)
-class Derived:
-    x: int
-    _private: int = 2
-    double: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.double = self.x * 2
-
-
-@dataclass
-class Counting:
-    """Its __post_init__ changes what it was given: it cannot be built again from its own fields."""
-
-    x: int
-
-    def __post_init__(self) -> None:
-        self.x += 1
-
-
-@dataclass
-class Picky:
-    x: int
-
-    def __post_init__(self) -> None:
-        if self.x == 13:
-            raise ValueError("Expected `SECRET`")
-        if self.x == 14:
-            raise KeyError("SECRET")
-
-
-@dataclass(eq=False)
-class NoEquality:
-    x: int
-
-
-@dataclass(frozen=True)
-class Key:
-    x: int
-
-
-@dataclass
-class WithInitVar:
-    x: InitVar[int]
-
-
-@dataclass
-class Box(Generic[T]):
-    value: T
-
-
-@dataclass
-class TextOrBytes:
-    value: str | bytes
-
-
-@dataclass
-class DictAndMore(dict[str, int]):
-    x: int = 1
-
-
-class Struct(msgspec.Struct):
-    when: datetime
-    names: set[str]
-
-
-class Renamed(msgspec.Struct, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
-    z_last: int = 1
-    a_first: list[int] = []
-    not_there: int | msgspec.UnsetType = msgspec.UNSET
-
-
-class Row(msgspec.Struct, tag=7, array_like=True):
-    a: int
-    b: set[int]
-
-
-class Cat(msgspec.Struct, tag=True):
-    a: int
-
-
-class Dog(msgspec.Struct, tag="woof", tag_field="kind"):
-    a: int
-
-
-class Cow(msgspec.Struct, tag=True):
-    a: int
-
-
-@attrs.define
-class Attrs:
-    amount: Decimal
-    number: int = attrs.field(default=1, converter=int, validator=attrs.validators.gt(0))
-    _private: int = 2
-    later: int = attrs.field(init=False, default=5)
-
-
-class Typed(TypedDict):
-    a: int
-    b: NotRequired[str]
-
-
-class Partial(TypedDict, total=False):
-    a: int
-
-
-class Named(NamedTuple):
-    a: int
-    b: str = "b"
-
-
-class Model(pydantic.BaseModel):
-    n: int
-    when: datetime
-
-
-class Inner(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="allow")
-    names: set[str] = set()
-
-
-class Rich(pydantic.BaseModel):
-    inner: Inner
-    by_alias: int = pydantic.Field(alias="byAlias")
-    number: int | float | bool | str = 0
-    url: pydantic.HttpUrl | None = None
-    address: ipaddress.IPv4Address | None = None
-    point: Point | None = None
-    raw: bytes = b""
-    anything: Any = None
-    _note: str = pydantic.PrivateAttr("")
-
-    @pydantic.computed_field  # type: ignore[prop-decorator]
-    @property
-    def computed(self) -> int:
-        return 1
-
-
-class Adding(pydantic.BaseModel):
-    n: int
-
-    @pydantic.field_validator("n")
-    @classmethod
-    def add(cls, value: int) -> int:
-        return value + 1
-
-
-class Secret(pydantic.BaseModel):
-    password: pydantic.SecretStr
-
-
-class Text(str):
-    __slots__ = ()
-
-
-class Moment(datetime):
-    pass
-
-
-class Zone(tzinfo):
-    """A time zone that fails, or does not know."""
-
-    def __init__(self, fails: bool) -> None:
-        self.fails = fails
-
-    def utcoffset(self, at: datetime | None) -> None:
-        if self.fails:
-            raise RuntimeError("SECRET")
-
 
 ROUND_TRIPS: list[tuple[Any, Any]] = [
     (str, "é\0\n"),
@@ -537,10 +352,6 @@ def test_a_dataclass_without_equality_is_compared_by_its_fields() -> None:
     assert sorted(item.x for item in codec.lift(codec.lower({NoEquality(1), NoEquality(2)}))) == [1, 2]
 
 
-class Opaque:
-    pass
-
-
 @pytest.mark.parametrize(
     "annotation",
     [
@@ -566,89 +377,6 @@ def test_annotations_without_a_codec(annotation: Any) -> None:
 def test_unions_that_cannot_be_told_apart_say_what_to_do(union: Any) -> None:
     with pytest.raises(TypeError, match=r"cannot be told apart .* take one of"):
         codec_for(union)
-
-
-def signature_of(fn: Callable[..., Any]) -> Signature:
-    return describe(fn, context_type=complex)
-
-
-class TestSignature:
-    def test_what_is_refused_is_named_and_not_shown(self) -> None:
-        def f(a: int, b: list[Point] = []) -> None: ...  # noqa: B006
-
-        for args in (("SECRET", []), (1, [Point("SECRET")]), (1, ["SECRET"])):  # type: ignore[arg-type]
-            with pytest.raises(ArgumentError, match=r"argument '[ab]'") as caught:
-                signature_of(f).encode(SERIALIZERS["msgpack"], args, {})
-            assert "SECRET" not in str(caught.value)
-
-    def test_arguments_behind_a_new_positional_one_keep_their_place(self) -> None:
-        def old(a: int, c: int, /) -> None: ...
-        def new(a: int, b: int = 5, c: int = 6, /, d: int = 7) -> None: ...
-
-        data = signature_of(old).encode(SERIALIZERS["msgpack"], (1, 2), {})
-        assert signature_of(new).decode(SERIALIZERS["msgpack"], data) == ((1, 5, 2), {})
-
-    def test_what_is_wrong_with_a_declaration_is_said_at_once(self) -> None:
-        with pytest.raises(HorsiesError) as caught:
-
-            @horsies.task
-            async def wrong(a: str | UUID, b: int = None, *, c: Opaque) -> None: ...  # type: ignore[assignment] # noqa: RUF013
-
-        assert [problem.code for problem in caught.value.problems] == ["HRS-105"] * 3
-        assert "'b' of" in str(caught.value)
-        assert "default" in str(caught.value)
-
-    def test_annotations_that_name_each_other_are_resolved(self) -> None:
-        @dataclass
-        class Here:
-            value: int
-
-        def f(tree: Tree, box: Box[str | bytes | None], here: Here) -> None:
-            assert type(here) is Here
-
-        call = (Tree(1, [Tree(2, [])]), Box(b"x"), Here(3))
-        signature = signature_of(f)
-        data = signature.encode(SERIALIZERS["json"], call, {})
-        assert signature.decode(SERIALIZERS["json"], data) == (
-            (),
-            dict(zip(("tree", "box", "here"), call, strict=True)),
-        )
-
-    def test_a_body_may_use_what_has_no_value_yet(self) -> None:
-        """As in an application made by a function, whose tasks send one another."""
-
-        @dataclass
-        class Here:
-            value: int
-
-        def f(a: int, here: Here) -> int:
-            assert type(here) is Here
-            return g(a)
-
-        signature = signature_of(f)
-
-        def g(a: int) -> int:
-            return f(a, Here(a))
-
-        data = signature.encode(SERIALIZERS["msgpack"], (1, Here(2)), {})
-        assert signature.decode(SERIALIZERS["msgpack"], data) == ((), {"a": 1, "here": Here(2)})
-
-    @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x01", b"\x91\x01", b"\x91" * 100_000, b"\x80" * 2])
-    def test_bytes_that_no_send_wrote_are_corrupt(self, data: bytes) -> None:
-        def f(a: int = 1) -> None: ...
-
-        with pytest.raises(CorruptError):
-            signature_of(f).decode(SERIALIZERS["msgpack"], data)
-        with pytest.raises(CorruptError):
-            signature_of(f).decode(SERIALIZERS["json"], data)
-
-    def test_arguments_that_are_gone_are_named_in_few_words(self) -> None:
-        def f(a: int) -> None: ...
-
-        data = SERIALIZERS["msgpack"].dumps({"a": 1, "b" * 10_000: 2})
-        with pytest.raises(ArgumentError, match="no longer takes") as caught:
-            signature_of(f).decode(SERIALIZERS["msgpack"], data)
-        assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize("text", [b'{"$bytes":"eA==","b":1}', b'{"$bytes":5}', b'{"$bytes":"?"}', b'{"$bytes":null}'])

@@ -5,6 +5,9 @@ Sends with a unique key, and replays, can meet a row in somebody's open transact
 they go by the careful lane, where such a wait is cut short, the batch is halved until the guilty row stands alone, and
 that row comes back later, a few times, while the others go on.
 
+Where many send at once, the plain lane has a second writer, and each takes half: the database writes one half while the
+senders of the other hear of their answers and send again. A few do better in one batch, with one commit.
+
 State of a row: queued (a cancelled sender withdraws it, and nothing stays of it but its place), then in the batch being
 written (a cancelled sender leaves a committed row behind), then answered.
 """
@@ -24,6 +27,8 @@ from .._core.errors import BrokerError
 from .._core.limits import SEND_ROWS, STATEMENT_BYTES
 from ..abc import Broker, Enqueued, NewTask, Producer
 
+CROWD = 16
+"""Rows in the queue from which two write them."""
 LOCK_WAIT = 0.1
 """Seconds that a batch of the careful lane waits for somebody's open transaction."""
 LOCKED_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -107,6 +112,7 @@ class Flusher:
             async with AsyncExitStack() as stack, anyio.create_task_group() as group:
                 careful = await stack.enter_async_context(self._broker.producer(lock_wait=LOCK_WAIT))
                 group.start_soon(self._careful.run, careful)
+                group.start_soon(self._plain.help, await stack.enter_async_context(self._broker.producer()))
                 await self._plain.run(await stack.enter_async_context(self._broker.producer()))
         finally:
             self._closed = True
@@ -116,11 +122,14 @@ class Flusher:
 
 
 class Lane:
-    """A queue of rows, and the loop that writes it batch by batch."""
+    """A queue of rows, and the loops that write it batch by batch: `run`, and where there is one `help`."""
 
     def __init__(self) -> None:
         self._queue: deque[_Row] = deque()
         self._filled = anyio.Event()
+        self._crowded = anyio.Event()
+        self._writing = 0
+        self._has_help = False
 
     def put(self, row: _Row) -> None:
         self._queue.append(row)
@@ -134,19 +143,38 @@ class Lane:
                 while self._queue:
                     await self.run_once(producer, returning)
 
+    async def help(self, producer: Producer) -> None:
+        """Write along with `run` from where it left half of a crowd until the queue is empty."""
+        self._has_help = True
+        async with anyio.create_task_group() as returning:
+            while True:
+                await self._crowded.wait()
+                self._crowded = anyio.Event()
+                while self._queue:
+                    await self.run_once(producer, returning)
+
     async def run_once(self, producer: Producer, returning: anyio.abc.TaskGroup) -> int:
         """Write one batch of what is queued; how many rows left the queue. `returning` is where locked rows wait."""
-        batch = self._take()
+        is_crowd = self._has_help and not self._writing and len(self._queue) >= CROWD
+        batch = self._take(len(self._queue) // 2 if is_crowd else SEND_ROWS)
+        if is_crowd and self._queue:
+            self._crowded.set()
         if batch:
-            await self._write(producer, batch, returning)
+            self._writing += 1
+            try:
+                await self._write(producer, batch, returning)
+            finally:
+                self._writing -= 1
         return len(batch)
 
-    def _take(self) -> list[_Row]:
-        """As many queued rows as fit one statement; one that is larger stands alone."""
+    def _take(self, enough: int) -> list[_Row]:
+        """Queued rows that fit one statement, `enough` and the rest of the last order. One too large stands alone."""
         batch: list[_Row] = []
         size = 0
         while self._queue and len(batch) < SEND_ROWS:
             row = self._queue[0]
+            if len(batch) >= enough and row.order is not batch[-1].order:
+                break
             if not row.order.is_withdrawn:
                 size += len(row.task.envelope)
                 if batch and size > STATEMENT_BYTES:

@@ -163,6 +163,46 @@ async def test_send_many_is_a_thousand_to_a_statement(bench: Bench, monkeypatch:
 
 
 @on_postgres
+@pytest.mark.parametrize(("senders", "together"), [(flusher.CROWD - 1, 1), (flusher.CROWD, 2)])
+async def test_two_write_where_many_send_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, senders: int, together: int
+) -> None:
+    batches, at_once, most = [], 0, 0
+    write = flusher.Lane._write
+
+    async def counted(self: Any, producer: Any, rows: Any, returning: Any) -> None:
+        nonlocal at_once, most
+        batches.append((producer, len(rows)))
+        at_once += 1
+        most = max(most, at_once)
+        await write(self, producer, rows, returning)
+        at_once -= 1
+
+    monkeypatch.setattr(flusher.Lane, "_write", counted)
+    async with Runtime(bench.app) as rt, anyio.create_task_group() as group:
+        for n in range(senders):
+            group.start_soon(bench.add.handle(rt).send, n, n)
+    assert sum(size for _, size in batches) == senders
+    assert len({producer for producer, _ in batches}) == most == together
+
+
+@on_postgres
+async def test_the_second_writer_keeps_what_belongs_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    write = flusher.Lane._write
+
+    async def counted(self: Any, producer: Any, rows: Any, returning: Any) -> None:
+        sizes.append(len(rows))
+        await write(self, producer, rows, returning)
+
+    monkeypatch.setattr(flusher.Lane, "_write", counted)
+    async with Runtime(bench.app) as rt, anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(bench.add.handle(rt).send_many, [(1, 1)] * 30)
+    assert sizes == [60, 60]
+
+
+@on_postgres
 @pytest.mark.parametrize("end", ["commit", "rollback", "savepoint"])
 async def test_a_send_in_a_transaction_is_there_with_its_commit(bench: Bench, end: str) -> None:
     config = bench.app.config
@@ -367,8 +407,8 @@ async def test_an_oversized_row_stands_alone(bench: Bench, monkeypatch: pytest.M
     async with Runtime(bench.app) as rt:
         take = flusher.Lane._take
 
-        def recorded(self: Any) -> Any:
-            batch = take(self)
+        def recorded(self: Any, enough: int) -> Any:
+            batch = take(self, enough)
             batches.append([len(row.task.envelope) > 10_000 for row in batch])
             return batch
 

@@ -81,8 +81,8 @@ class Flusher:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._plain = Lane()
-        self._careful = Lane()
+        self._plain = Lane(has_help=True)
+        self._careful = Lane(has_help=False)
         self._orders: set[_Order] = set()
         self._closed = False
 
@@ -122,14 +122,14 @@ class Flusher:
 
 
 class Lane:
-    """A queue of rows, and the loops that write it batch by batch: `run`, and where there is one `help`."""
+    """A queue of rows, and the loops that write it batch by batch: `run`, and `help` where it is to have that."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_help: bool) -> None:
         self._queue: deque[_Row] = deque()
         self._filled = anyio.Event()
         self._crowded = anyio.Event()
         self._writing = 0
-        self._has_help = False
+        self._has_help = has_help
 
     def put(self, row: _Row) -> None:
         self._queue.append(row)
@@ -145,7 +145,6 @@ class Lane:
 
     async def help(self, producer: Producer) -> None:
         """Write along with `run` from where it left half of a crowd until the queue is empty."""
-        self._has_help = True
         async with anyio.create_task_group() as returning:
             while True:
                 await self._crowded.wait()

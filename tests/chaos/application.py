@@ -200,7 +200,7 @@ def inner(wf: WorkflowBuilder) -> NodeRef[int]:
 
 
 OLD = (once, once_in_thread, again, again_in_thread, patient_again)
-NEW = (*OLD, novelty, step, at_once, moody)
+NEW = (*OLD, novelty, step, at_once, moody, tick)
 
 
 def make_app(environ: Mapping[str, str], tasks: Sequence[Any] = NEW) -> Horsies:

@@ -167,23 +167,23 @@ async def test_send_many_is_a_thousand_to_a_statement(bench: Bench, monkeypatch:
 async def test_two_write_where_many_send_at_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, senders: int, together: int
 ) -> None:
-    batches, at_once, most = [], 0, 0
+    batches: list[tuple[Any, int]] = []
+    all_taken = anyio.Event()
     write = flusher.Lane._write
 
-    async def counted(self: Any, producer: Any, rows: Any, returning: Any) -> None:
-        nonlocal at_once, most
+    async def held(self: Any, producer: Any, rows: Any, returning: Any) -> None:
         batches.append((producer, len(rows)))
-        at_once += 1
-        most = max(most, at_once)
+        if sum(size for _, size in batches) == senders:
+            all_taken.set()
+        await all_taken.wait()  # a writer that is quick would take both halves
         await write(self, producer, rows, returning)
-        at_once -= 1
 
-    monkeypatch.setattr(flusher.Lane, "_write", counted)
-    async with Runtime(bench.app) as rt, anyio.create_task_group() as group:
-        for n in range(senders):
-            group.start_soon(bench.add.handle(rt).send, n, n)
-    assert sum(size for _, size in batches) == senders
-    assert len({producer for producer, _ in batches}) == most == together
+    monkeypatch.setattr(flusher.Lane, "_write", held)
+    with anyio.fail_after(20):
+        async with Runtime(bench.app) as rt, anyio.create_task_group() as group:
+            for n in range(senders):
+                group.start_soon(bench.add.handle(rt).send, n, n)
+    assert len({producer for producer, _ in batches}) == len(batches) == together
 
 
 @on_postgres

@@ -40,6 +40,8 @@ ABOUT_ROWS = frozenset({"55P03", "40001", "40P01"})
 class _Order:
     """What one sender submits together."""
 
+    __slots__ = ("answered", "answers", "tasks", "unanswered")
+
     def __init__(self, tasks: Sequence[NewTask]) -> None:
         self.tasks = tasks
         self.answers: list[Enqueued | BrokerError | None] = [None] * len(tasks)

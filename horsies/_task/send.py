@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import partial
@@ -182,30 +182,26 @@ class TaskFunction(Generic[P, T]):
                 self._failed(payload, TaskSendErrorCode.SEND_SUPPRESSED, "HORSIES_SUPPRESS_SENDS=1 is set")
                 for payload in payloads
             ]
-        environment = self._host.environment
-        waits = resend_pauses(self._host) if self._connection is None else iter(())
-        answers: list[Enqueued | BrokerError | None] = [None] * len(payloads)
-        left = list(range(len(payloads)))
-        while True:
-            now = environment.clock()
-            rows = [row_of(payloads[index], now) for index in left]
-            try:
-                got = await self._host.submit(rows, replay=replay, connection=self._connection)
-            except ValueError as error:
-                return [refuse(self.task_name, str(error)) for _ in payloads]
-            for index, answer in zip(left, got, strict=True):
-                answers[index] = answer
-            left = [index for index in left if _is_transient(answers[index])]
-            if not left or (wait := next(waits, None)) is None:
-                break
-            await anyio.sleep(wait)
-            replay = True
+        try:
+            answers = await self._submit(payloads, replay=replay)
+            for wait in resend_pauses(self._host) if self._connection is None else ():
+                left = [index for index, answer in enumerate(answers) if _is_transient(answer)]
+                if not left:
+                    break
+                await anyio.sleep(wait)
+                again = await self._submit([payloads[index] for index in left], replay=True)
+                for index, answer in zip(left, again, strict=True):
+                    answers[index] = answer
+        except ValueError as error:
+            return [refuse(self.task_name, str(error)) for _ in payloads]
         return [self._answered(payload, answer) for payload, answer in zip(payloads, answers, strict=True)]
 
-    def _answered(
-        self, payload: TaskSendPayload, answer: Enqueued | BrokerError | None
-    ) -> TaskSendResult[TaskHandle[T]]:
-        assert answer is not None
+    def _submit(self, payloads: Sequence[TaskSendPayload], *, replay: bool) -> Awaitable[list[Enqueued | BrokerError]]:
+        now = self._host.environment.clock()
+        rows = [row_of(payload, now) for payload in payloads]
+        return self._host.submit(rows, replay=replay, connection=self._connection)
+
+    def _answered(self, payload: TaskSendPayload, answer: Enqueued | BrokerError) -> TaskSendResult[TaskHandle[T]]:
         if isinstance(answer, BrokerError):
             return self._failed(payload, TaskSendErrorCode.ENQUEUE_FAILED, answer.message, retryable=answer.retryable)
         if answer.outcome is EnqueueOutcome.MISMATCH:
@@ -227,7 +223,7 @@ def resend_pauses(host: Host) -> Iterator[float]:
         yield min(RESEND_FIRST * 2**n, RESEND_CAP) * host.environment.random.uniform(0.75, 1.25)
 
 
-def _is_transient(answer: Enqueued | BrokerError | None) -> bool:
+def _is_transient(answer: Enqueued | BrokerError) -> bool:
     return isinstance(answer, BrokerError) and answer.retryable
 
 

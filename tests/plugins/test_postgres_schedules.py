@@ -242,6 +242,28 @@ async def test_a_firing_sees_what_it_has_waited_for(
         assert await pooled(stage.broker) == before
 
 
+async def test_a_firing_knows_where_another_has_just_moved_a_schedule_to(
+    config: AppConfig, stage: Stage, schedules: Schedules, observer: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes after the other, for every schedule it names: also for one that did not stand there when it began."""
+    monkeypatch.setattr(module, "LOCK_WAIT", FOREVER)
+    answers: list[bool] = []
+
+    async def fire() -> None:
+        answers.extend(await schedules.fire([fires(1, for_slot(1))], now=slot(1)))
+
+    await schedules.declare([begins()])
+    observer.execute(f"UPDATE {config.schema}.schedules SET next_slot = next_slot + interval '1 second'".encode())
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            with psycopg.connect(config.url) as other:
+                other.execute(f"UPDATE {config.schema}.schedules SET next_slot = next_slot - interval '1s'".encode())
+                group.start_soon(fire)
+                await until_waiting(observer, config, "schedules")
+    assert answers == [True]
+    assert await present(stage) == [1]
+
+
 async def test_two_that_name_the_same_schedules_never_lock_up(
     config: AppConfig, observer: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

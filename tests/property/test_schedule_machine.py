@@ -155,7 +155,8 @@ class ScheduleMachine(RuleBasedStateMachine):
             if as_answered and model.visible() == found:
                 self._model = model
                 return
-        raise AssertionError(f"{answers} and {found} are of neither order")
+        before = self._model.visible()
+        raise AssertionError(f"{calls} on {before}: {answers} and {found} are of neither order")
 
     @rule(name=names)
     def pause(self, name: str) -> None:

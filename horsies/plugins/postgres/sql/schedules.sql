@@ -17,14 +17,19 @@ WHERE schedule.timing <> excluded.timing
 RETURNING name
 
 -- name: standing_at
--- A row for each schedule that stands where it is expected to, with the task it sent last. They stay locked, taken in the
--- order of their names, so that two schedulers with the same ones in hand wait for one another and never lock up.
-SELECT schedule.name, schedule.last_task_id::text
+-- A row for each schedule that stands where it is expected to, with the task it sent last. All that are named stay locked,
+-- taken in the order of their names, so that two schedulers with the same ones in hand wait for one another and never lock
+-- up. Where they stand is looked at once they are locked: it is what whoever held them before has left.
+WITH held AS MATERIALIZED (
+    SELECT name, timing, next_slot, paused_at, last_task_id FROM {schema}.schedules
+    WHERE name = ANY (%(names)s::text[])
+    ORDER BY name
+    FOR NO KEY UPDATE
+)
+SELECT held.name, held.last_task_id::text
 FROM unnest(%(names)s::text[], %(timings)s::text[], %(slots)s::timestamptz[]) AS given (name, timing, slot)
-JOIN {schema}.schedules AS schedule USING (name, timing)
-WHERE schedule.next_slot = given.slot AND schedule.paused_at IS NULL
-ORDER BY schedule.name
-FOR NO KEY UPDATE OF schedule
+JOIN held USING (name, timing)
+WHERE held.next_slot = given.slot AND held.paused_at IS NULL
 
 -- name: move_on
 -- What was sent last stays where nothing was sent this time.

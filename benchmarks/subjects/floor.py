@@ -73,7 +73,7 @@ class FloorQueue:
 
     async def _claim(self, limit: int) -> list[Row]:
         given = {"dead_after": 3600.0, "queues": ["default"], "ranks": [1], "limit": limit, "caps": [None]}
-        begin = {"floor_priorities": [0], "floor_due_ats": [None]}
+        begin = {"floors": [0], "sinces": [None]}
         return await self._run(
             "claim", **given, **begin, cluster_cap=None, step_over=False, startable=["bench.nothing"], relaxed=False
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,8 +19,15 @@ from .options import TaskSendOptions, as_timedelta, problem_with
 
 NOW = timedelta(0)
 TOO_OLD = "the payload is older than retention.finished_after, so that it may have run and been removed"
+SUPPRESSED = "HORSIES_SUPPRESS_SENDS=1 is set"
 
 _logger = logging.getLogger("horsies.send")
+
+
+def are_suppressed() -> bool:
+    """Whether nothing is to be sent now."""
+    # `get` would cost each send an exception inside, for what is hardly ever set.
+    return "HORSIES_SUPPRESS_SENDS" in os.environ and os.environ["HORSIES_SUPPRESS_SENDS"] == "1"
 
 
 def refuse(task_name: str, why: str) -> Err[TaskSendError]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
@@ -22,7 +21,7 @@ from .declare import Task
 from .handle import TaskHandle
 from .host import Host
 from .options import TaskSendOptions, as_timedelta
-from .sealing import NOW, reason_not_to_replay, refuse, row_of, seal
+from .sealing import NOW, SUPPRESSED, are_suppressed, reason_not_to_replay, refuse, row_of, seal
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -176,12 +175,9 @@ class TaskFunction(Generic[P, T]):
     async def _enqueue(
         self, payloads: Sequence[TaskSendPayload], *, replay: bool
     ) -> list[TaskSendResult[TaskHandle[T]]]:
-        if not payloads or os.environ.get("HORSIES_SUPPRESS_SENDS") == "1":
+        if not payloads or are_suppressed():
             await anyio.lowlevel.checkpoint()
-            return [
-                self._failed(payload, TaskSendErrorCode.SEND_SUPPRESSED, "HORSIES_SUPPRESS_SENDS=1 is set")
-                for payload in payloads
-            ]
+            return [self._failed(payload, TaskSendErrorCode.SEND_SUPPRESSED, SUPPRESSED) for payload in payloads]
         try:
             answers = await self._submit(payloads, replay=replay)
             for wait in resend_pauses(self._host) if self._connection is None else ():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from copy import copy
 from datetime import datetime
@@ -18,7 +17,7 @@ from .._payload.envelope import sha_of
 from .._payload.ids import is_task_id
 from .._payload.start import WorkflowStartPayload, arguments_sha
 from .._task.options import TaskSendOptions, problem_with
-from .._task.sealing import TOO_OLD, is_too_old
+from .._task.sealing import SUPPRESSED, TOO_OLD, are_suppressed, is_too_old
 from .._task.send import resend_pauses
 from .._task.workflow import Workflow
 from ..abc import EnqueueOutcome, NewWorkflow
@@ -156,9 +155,9 @@ async def _start(
         return await _refused(found.name, str(error))
     data, now = encode(spec), host.environment.clock()
     payload = WorkflowStartPayload.seal(workflow_id, sha(data), spec.name, spec.version, data, now, good_until)
-    if os.environ.get("HORSIES_SUPPRESS_SENDS") == "1":
+    if are_suppressed():
         await anyio.lowlevel.checkpoint()
-        return _failed(payload, TaskSendErrorCode.SEND_SUPPRESSED, "HORSIES_SUPPRESS_SENDS=1 is set")
+        return _failed(payload, TaskSendErrorCode.SEND_SUPPRESSED, SUPPRESSED)
     return await _put_in(host, payload, _begun(host, payload), connection)
 
 

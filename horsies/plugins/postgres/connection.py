@@ -160,32 +160,34 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             timeout: seconds after which to stop; None: never.
 
         Raises:
-            psycopg.errors._WaitTimeout: `timeout` passed; psycopg catches it where it gives one.
+            psycopg.errors._WaitTimeout: `timeout` passed; psycopg catches it where it gives one. A query that the
+                server works on is cancelled there, as by a cancellation.
             psycopg.OperationalError: the connection is lost.
         """
         try:
             # Also the generators that never wait (rows of a COPY) must hear of a cancellation.
             await anyio.lowlevel.checkpoint_if_cancelled()
             return await self._drive(gen, interval, timeout)
-        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit):
+        except (anyio.get_cancelled_exc_class(), errors._WaitTimeout, KeyboardInterrupt, SystemExit):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self._settle(gen)
             raise
 
     async def _drive(self, gen: PQGen[T], interval: float, timeout: float | None) -> T:
         fd = self.pgconn.socket
-        deadline = math.inf if timeout is None else anyio.current_time() + timeout
+        now = anyio.current_time()
+        deadline = math.inf if timeout is None else now + timeout
         try:
             wanted = next(gen)
             while True:
                 if wanted & Wait.W:
                     await self._let_others_run()
-                seconds = interval if timeout is None else min(interval, deadline - anyio.current_time())
-                ready = await _wait_ready(fd, wanted, seconds)
+                ready = await _wait_ready(fd, wanted, min(interval, deadline - now))
+                now = anyio.current_time()
                 if wanted == Wait.R:
-                    self._yielded_at = anyio.current_time()
+                    self._yielded_at = now
                 wanted = gen.send(Ready(ready))
-                if timeout is not None and anyio.current_time() >= deadline:
+                if now >= deadline:
                     raise errors._WaitTimeout("wait timeout expired")
         except StopIteration as stop:
             await self._let_others_run()

@@ -97,14 +97,15 @@ class Session:
         async with self._lock:
             with translated(action):
                 connection, statements = await self._open()
+                timeout = self._target.statement_timeout + _GRACE
                 try:
-                    with anyio.fail_after(self._target.statement_timeout + _GRACE):
-                        if locks or self._target.pooled:
-                            parameters = encode_arrays(query, parameters)
-                            return await self._fetch_in_transaction(connection, query, parameters, sorted(set(locks)))
-                        return await statements.fetch(query, parameters)
+                    if not (locks or self._target.pooled):
+                        return await statements.fetch(query, parameters, timeout=timeout)
+                    with anyio.fail_after(timeout):
+                        parameters = encode_arrays(query, parameters)
+                        return await self._fetch_in_transaction(connection, query, parameters, sorted(set(locks)))
                 finally:
-                    if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
+                    if connection.closed or connection.pgconn.transaction_status != TransactionStatus.IDLE:
                         connection.finish()
                         self._connection = None
 

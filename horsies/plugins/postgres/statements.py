@@ -55,18 +55,27 @@ class Statements:
         self._names = (f"horsies_{number}".encode() for number in count())
         self._prepared: dict[str, bytes] = {}
 
-    async def fetch(self, query: str, parameters: Mapping[str, object]) -> list[TupleRow]:
+    async def fetch(
+        self, query: str, parameters: Mapping[str, object], *, timeout: float | None = None
+    ) -> list[TupleRow]:
         """The rows of `query`, whose every parameter the server can tell the type of, by a cast or by its place.
+
+        Args:
+            timeout: seconds; None: for ever.
 
         Raises:
             psycopg.Error: it failed.
+            TimeoutError: it took longer, and was cancelled.
         """
         statement = _statement(query)
         values = [
             encode_array(name, array, parameters[name]) if array else _scalar(name, parameters[name])
             for name, array in statement.arrays.items()
         ]
-        return await self._connection.wait(self._run(query, statement, values))
+        try:
+            return await self._connection.wait(self._run(query, statement, values), timeout=timeout)
+        except errors._WaitTimeout:
+            raise TimeoutError from None
 
     async def command(self, command: bytes) -> None:
         """Run what has no parameters and gives no rows. Raises: psycopg.Error."""

@@ -7,6 +7,8 @@
 -- MATERIALIZED, or the join would call it again for each row. One payload holds 150 ids at most: beyond 8,000 bytes
 -- pg_notify raises. Where tasks are named by id, the fence is their status and not their phase: it comes to the same,
 -- and leaves the planner no index but that of the ids.
+-- Arrays that belong together are unnested in a SELECT list, which takes them in step. Unnested in FROM each is first put
+-- into a store of its own, which for a single row takes longer than anything else.
 
 -- name: enqueue
 -- PENDING, ready or delayed. A row whose id is present, or whose unique key is taken, is left alone. The answer says which
@@ -21,11 +23,15 @@ inserted AS (
         clock.now + make_interval(secs => greatest(given.due_in, 0)),
         given.good_until, given.sent_at, given.task_name, given.envelope, given.sha, given.unique_key,
         given.workflow_id, CASE WHEN given.workflow_id IS NOT NULL THEN true END
-    FROM unnest(
-        %(ids)s::uuid[], %(shas)s::bytea[], %(envelopes)s::bytea[], %(names)s::text[], %(queues)s::text[],
-        %(priorities)s::bigint[], %(sent_ats)s::timestamptz[], %(due_ins)s::float8[], %(good_untils)s::timestamptz[],
-        %(unique_keys)s::text[], %(workflow_ids)s::uuid[]
-    ) AS given (id, sha, envelope, task_name, queue, priority, sent_at, due_in, good_until, unique_key, workflow_id)
+    FROM (
+        SELECT
+            unnest(%(ids)s::uuid[]) AS id, unnest(%(shas)s::bytea[]) AS sha,
+            unnest(%(envelopes)s::bytea[]) AS envelope, unnest(%(names)s::text[]) AS task_name,
+            unnest(%(queues)s::text[]) AS queue, unnest(%(priorities)s::bigint[]) AS priority,
+            unnest(%(sent_ats)s::timestamptz[]) AS sent_at, unnest(%(due_ins)s::float8[]) AS due_in,
+            unnest(%(good_untils)s::timestamptz[]) AS good_until, unnest(%(unique_keys)s::text[]) AS unique_key,
+            unnest(%(workflow_ids)s::uuid[]) AS workflow_id
+    ) AS given
     CROSS JOIN clock
     ON CONFLICT DO NOTHING
     RETURNING id, phase, queue
@@ -114,12 +120,14 @@ served AS MATERIALIZED (
             )
         END AS room
     FROM alive
-    CROSS JOIN unnest(
-        %(queues)s::text[], %(ranks)s::bigint[], %(caps)s::bigint[],
-        %(floor_priorities)s::bigint[], %(floor_due_ats)s::timestamptz[]
-    ) AS given (queue, rank, cap, floor, since)
+    CROSS JOIN (
+        SELECT
+            unnest(%(queues)s::text[]) AS queue, unnest(%(ranks)s::bigint[]) AS rank,
+            unnest(%(caps)s::bigint[]) AS cap, unnest(%(floors)s::bigint[]) AS floor,
+            unnest(%(sinces)s::timestamptz[]) AS since
+    ) AS given
     WHERE NOT EXISTS (
-        SELECT FROM {schema}.queues AS declared WHERE declared.name = given.queue AND declared.paused_at IS NOT NULL
+        SELECT FROM {schema}.queues WHERE name = given.queue AND paused_at IS NOT NULL
     )
 ),
 share AS MATERIALIZED (
@@ -218,9 +226,11 @@ started AS (
         due_at = coalesce(task.deferred_from, task.due_at),
         deferred_from = NULL,
         retry_after_crash = given.retry_after_crash
-    FROM clock CROSS JOIN unnest(
-        %(ids)s::uuid[], %(claim_numbers)s::bigint[], %(retries_after_crash)s::float8[]
-    ) AS given (id, claim_number, retry_after_crash)
+    FROM clock CROSS JOIN (
+        SELECT
+            unnest(%(ids)s::uuid[]) AS id, unnest(%(claim_numbers)s::bigint[]) AS claim_number,
+            unnest(%(retries_after_crash)s::float8[]) AS retry_after_crash
+    ) AS given
     WHERE task.id = given.id AND task.claim_number = given.claim_number
         AND task.worker_id = %(worker)s AND task.status = 'CLAIMED'
     RETURNING task.id, task.claim_number, task.status
@@ -249,10 +259,12 @@ asked AS (
         given.*, clock.now,
         clock.now + make_interval(secs => CASE given.verb WHEN 'RETRY' THEN greatest(given.retry_in, 0) ELSE 0 END)
             AS again_at
-    FROM clock CROSS JOIN unnest(
-        %(ids)s::uuid[], %(claim_numbers)s::bigint[], %(verbs)s::text[], %(results)s::bytea[],
-        %(error_codes)s::text[], %(retry_ins)s::float8[]
-    ) AS given (id, claim_number, verb, result, error_code, retry_in)
+    FROM clock CROSS JOIN (
+        SELECT
+            unnest(%(ids)s::uuid[]) AS id, unnest(%(claim_numbers)s::bigint[]) AS claim_number,
+            unnest(%(verbs)s::text[]) AS verb, unnest(%(results)s::bytea[]) AS result,
+            unnest(%(error_codes)s::text[]) AS error_code, unnest(%(retry_ins)s::float8[]) AS retry_in
+    ) AS given
 ),
 verdict AS (
     SELECT
@@ -331,9 +343,11 @@ returned AS (
         END,
         worker_id = NULL,
         claimed_at = NULL
-    FROM clock CROSS JOIN unnest(
-        %(ids)s::uuid[], %(claim_numbers)s::bigint[], %(delays)s::float8[]
-    ) AS given (id, claim_number, delay)
+    FROM clock CROSS JOIN (
+        SELECT
+            unnest(%(ids)s::uuid[]) AS id, unnest(%(claim_numbers)s::bigint[]) AS claim_number,
+            unnest(%(delays)s::float8[]) AS delay
+    ) AS given
     WHERE task.id = given.id AND task.claim_number = given.claim_number
         AND task.worker_id = %(worker)s AND task.status = 'CLAIMED'
     RETURNING task.id, task.claim_number, task.queue, task.phase
@@ -638,7 +652,7 @@ WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestam
 served AS MATERIALIZED (
     SELECT queue FROM unnest(%(queues)s::text[]) AS given (queue)
     WHERE NOT EXISTS (
-        SELECT FROM {schema}.queues AS declared WHERE declared.name = given.queue AND declared.paused_at IS NOT NULL
+        SELECT FROM {schema}.queues WHERE name = given.queue AND paused_at IS NOT NULL
     )
 )
 SELECT EXISTS (

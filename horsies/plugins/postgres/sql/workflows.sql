@@ -8,11 +8,14 @@ SELECT
     given.id, given.sha, given.name, given.version, given.spec, given.state, given.status, given.sent_at,
     given.parent_id, given.root_id, given.good_until,
     CASE WHEN given.status NOT IN ('RUNNING', 'PAUSED') THEN coalesce(%(now)s::timestamptz, clock_timestamp()) END
-FROM unnest(
-    %(ids)s::uuid[], %(shas)s::bytea[], %(names)s::text[], %(versions)s::bigint[], %(specs)s::bytea[],
-    %(states)s::bytea[], %(statuses)s::text[], %(sent_ats)s::timestamptz[], %(parent_ids)s::uuid[],
-    %(root_ids)s::uuid[], %(good_untils)s::timestamptz[]
-) AS given (id, sha, name, version, spec, state, status, sent_at, parent_id, root_id, good_until)
+FROM (
+    SELECT
+        unnest(%(ids)s::uuid[]) AS id, unnest(%(shas)s::bytea[]) AS sha, unnest(%(names)s::text[]) AS name,
+        unnest(%(versions)s::bigint[]) AS version, unnest(%(specs)s::bytea[]) AS spec,
+        unnest(%(states)s::bytea[]) AS state, unnest(%(statuses)s::text[]) AS status,
+        unnest(%(sent_ats)s::timestamptz[]) AS sent_at, unnest(%(parent_ids)s::uuid[]) AS parent_id,
+        unnest(%(root_ids)s::uuid[]) AS root_id, unnest(%(good_untils)s::timestamptz[]) AS good_until
+) AS given
 ON CONFLICT DO NOTHING
 RETURNING id::text
 
@@ -93,9 +96,11 @@ written AS (
             WHEN before.finished_at IS NOT NULL THEN before.finished_at
             WHEN given.status NOT IN ('RUNNING', 'PAUSED') THEN clock.now
         END
-    FROM clock CROSS JOIN unnest(
-        %(ids)s::uuid[], %(states)s::bytea[], %(statuses)s::text[], %(error_codes)s::text[]
-    ) AS given (id, state, status, error_code)
+    FROM clock CROSS JOIN (
+        SELECT
+            unnest(%(ids)s::uuid[]) AS id, unnest(%(states)s::bytea[]) AS state,
+            unnest(%(statuses)s::text[]) AS status, unnest(%(error_codes)s::text[]) AS error_code
+    ) AS given
     JOIN {schema}.workflows AS before ON before.id = given.id
     WHERE workflow.id = given.id
     RETURNING workflow.id, before.finished_at IS NULL AND workflow.finished_at IS NOT NULL AS ends

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -70,9 +70,9 @@ class Countdown:
     def install(self) -> None:
         fetch, command, transaction = Statements.fetch, Statements.command, Session.transaction
 
-        async def counted_fetch(statements: Statements, query: str, parameters: Mapping[str, object]) -> Any:
+        async def counted_fetch(statements: Statements, *args: Any, **given: Any) -> Any:
             self.take()
-            return await fetch(statements, query, parameters)
+            return await fetch(statements, *args, **given)
 
         async def counted_command(statements: Statements, text: bytes) -> None:
             self.take()

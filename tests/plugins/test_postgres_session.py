@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from horsies.abc import BrokerError
+from horsies.plugins.postgres import session as module
 from horsies.plugins.postgres.connection import AnyioConnection, connect
 from horsies.plugins.postgres.session import Row, Session, Target, open_session
 
@@ -267,6 +268,27 @@ async def test_a_statement_takes_no_longer_than_it_may(target: Target, key: int)
                 await session.fetch("ask", "SELECT pg_sleep(60)", {}, locks=locks)
             assert (caught.value.code, caught.value.retryable) == ("57014", True)
         assert await session.fetch("ask", "SELECT 1", {}) == [(1,)]
+
+
+async def test_a_server_that_does_not_keep_its_own_timeout_is_not_waited_for(
+    target: Target, observer: AnyioConnection[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked to stop, and the connection is as good as before."""
+    query = f"SELECT pg_sleep(60), '{token_hex(6)}'"
+    async with open_session(target) as session:
+        before = await pid(session)
+        monkeypatch.setattr(module, "_GRACE", 0.2 - target.statement_timeout)
+        with (
+            pytest.raises(BrokerError, match="^ask: the database did not answer within") as caught,
+            anyio.fail_after(8),
+        ):
+            await session.fetch("ask", query, {})
+        assert (caught.value.code, caught.value.retryable) == ("57014", True)
+        cursor = await observer.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = %s", (query,)
+        )
+        assert await cursor.fetchone() == (0,)
+        assert target.pooled or await pid(session) == before
 
 
 async def test_what_no_text_can_have_is_refused_before_it_is_sent(target: Target) -> None:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -114,8 +115,10 @@ class Flusher:
             async with AsyncExitStack() as stack, anyio.create_task_group() as group:
                 careful = await stack.enter_async_context(self._broker.producer(lock_wait=LOCK_WAIT))
                 group.start_soon(self._careful.run, careful)
-                group.start_soon(self._plain.help, await stack.enter_async_context(self._broker.producer()))
-                await self._plain.run(await stack.enter_async_context(self._broker.producer()))
+                plain = await stack.enter_async_context(self._broker.producer())
+                helper = await stack.enter_async_context(self._broker.producer())
+                group.start_soon(partial(self._plain.run, helper, helps=True))
+                await self._plain.run(plain)
         finally:
             self._closed = True
             for order in self._orders:
@@ -124,7 +127,7 @@ class Flusher:
 
 
 class Lane:
-    """A queue of rows, and the loops that write it batch by batch: `run`, and `help` where it is to have that."""
+    """A queue of rows, and the loop that writes it batch by batch; with `has_help` a second one runs beside it."""
 
     def __init__(self, *, has_help: bool) -> None:
         self._queue: deque[_Row] = deque()
@@ -137,20 +140,16 @@ class Lane:
         self._queue.append(row)
         self._filled.set()
 
-    async def run(self, producer: Producer) -> None:
+    async def run(self, producer: Producer, *, helps: bool = False) -> None:
+        """Write what is queued. One that `helps` begins where the other has left half of a crowd."""
         async with anyio.create_task_group() as returning:
             while True:
-                await self._filled.wait()
-                self._filled = anyio.Event()
-                while self._queue:
-                    await self.run_once(producer, returning)
-
-    async def help(self, producer: Producer) -> None:
-        """Write along with `run` from where it left half of a crowd until the queue is empty."""
-        async with anyio.create_task_group() as returning:
-            while True:
-                await self._crowded.wait()
-                self._crowded = anyio.Event()
+                if helps:
+                    await self._crowded.wait()
+                    self._crowded = anyio.Event()
+                else:
+                    await self._filled.wait()
+                    self._filled = anyio.Event()
                 while self._queue:
                     await self.run_once(producer, returning)
 

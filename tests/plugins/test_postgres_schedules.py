@@ -201,30 +201,33 @@ async def test_a_commit_takes_no_longer_than_a_statement_may(config: AppConfig, 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
 @pytest.mark.parametrize(
-    ("change", "fired"),
+    ("change", "number", "fired"),
     [
-        ("next_slot = next_slot + interval '1 second'", False),
-        ("next_slot = NULL", False),
-        ("paused_at = now()", False),
-        ("timing = 'once a minute'", False),
-        ("problem = 'something'", True),
+        ("next_slot = next_slot + interval '1 second'", 1, False),
+        ("next_slot = next_slot + interval '1 second'", 2, True),
+        ("next_slot = NULL", 1, False),
+        ("paused_at = now()", 1, False),
+        ("timing = 'once a minute'", 1, False),
+        ("problem = 'something'", 1, True),
     ],
 )
 async def test_a_firing_sees_what_it_has_waited_for(
     config: AppConfig,
     observer: psycopg.Connection,
     change: str,
+    number: int,
     fired: bool,
     isolation: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It comes after the other, wherever the schedule stood before."""
     monkeypatch.setattr(module, "LOCK_WAIT", FOREVER)
     default = f"&options=-c%20default_transaction_isolation%3D{isolation.replace(' ', '%5C%20')}"
     config = replace(config, url=config.url + default)
     answers: list[bool] = []
 
     async def fire() -> None:
-        answers.extend(await schedules.fire([fires(1, for_slot(1))], now=slot(1)))
+        answers.extend(await schedules.fire([fires(number, for_slot(number))], now=slot(number)))
 
     async with opened(config) as broker, Stage.on(broker) as stage:
         schedules = kept_by(broker)
@@ -238,30 +241,8 @@ async def test_a_firing_sees_what_it_has_waited_for(
                     group.start_soon(fire)
                     await until_waiting(observer, config, "schedules")
         assert answers == [fired]
-        assert await present(stage) == [1] * fired
+        assert await present(stage) == [number] * fired
         assert await pooled(stage.broker) == before
-
-
-async def test_a_firing_knows_where_another_has_just_moved_a_schedule_to(
-    config: AppConfig, stage: Stage, schedules: Schedules, observer: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It comes after the other, for every schedule it names: also for one that did not stand there when it began."""
-    monkeypatch.setattr(module, "LOCK_WAIT", FOREVER)
-    answers: list[bool] = []
-
-    async def fire() -> None:
-        answers.extend(await schedules.fire([fires(1, for_slot(1))], now=slot(1)))
-
-    await schedules.declare([begins()])
-    observer.execute(f"UPDATE {config.schema}.schedules SET next_slot = next_slot + interval '1 second'".encode())
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as group:
-            with psycopg.connect(config.url) as other:
-                other.execute(f"UPDATE {config.schema}.schedules SET next_slot = next_slot - interval '1s'".encode())
-                group.start_soon(fire)
-                await until_waiting(observer, config, "schedules")
-    assert answers == [True]
-    assert await present(stage) == [1]
 
 
 async def test_two_that_name_the_same_schedules_never_lock_up(

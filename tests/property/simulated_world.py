@@ -93,7 +93,6 @@ class World:
         )
         self.random = self.simulation.random
         self.end = hours * HOUR
-        self.rough = rough
         self.laws = Laws(self.simulation, rough=rough)
         self.sent: dict[str, Sent] = {}
         self.owners: dict[str, Sent] = {}
@@ -124,7 +123,7 @@ class World:
                 for number in range(3):
                     group.start_soon(self._keep_sending, rt, group, f"s{number}")
                     group.start_soon(self._keep_employing, rt, f"w{number}")
-                if self.rough:
+                if self.laws.rough:
                     group.start_soon(self._keep_failing)
             last = self._post("last", QUEUES, 10)
             worker = rt.start_worker(WorkerConfig(name=last.name, concurrency=last.concurrency))
@@ -235,14 +234,14 @@ class World:
                 drain_timeout=choice((0.0, 30.0, 2 * HOUR)),
                 until_idle=self.random.random() < 0.1,
             )
-            manners = [self._drained, self._cancelled] + [self._cut_off] * self.rough
+            manners = [self._drained, self._cancelled] + [self._cut_off] * self.laws.rough
             manner = choice(manners)
             self.simulation.record("employed", post.name, manner.__name__)
             await manner(rt, post, config)
             post.was_cut_off = post.was_cut_off or self.laws.was_outage(post.stops_at, self._now())
             self.simulation.record("left", post.name)
             allowed = STOPPING + (0.0 if manner == self._cancelled else config.drain_timeout)
-            if self._now() - post.stops_at > allowed + (AWAY if self.rough else 0.0):
+            if self._now() - post.stops_at > allowed + (AWAY if self.laws.rough else 0.0):
                 self.laws.complain(f"{post.name} left after {self._now() - post.stops_at} s, {allowed} s are allowed")
             if post.running:
                 self.laws.complain(f"{post.name} has left, and {post.running} of its tasks run on")

@@ -26,10 +26,10 @@ def horsies_brokers() -> Mapping[str, BrokerFactory]:  # type: ignore[empty-body
 
 
 @hookspec
-def horsies_serializers() -> Mapping[str, Serializer]:  # type: ignore[empty-body]
+def horsies_serializers() -> Mapping[str, Serializer]:  # type: ignore[empty-body]  # no spec is ever called
     """Serializers by name. The name is stored with what they write, so it must keep its meaning for ever."""
 
 
 @hookspec
-def horsies_retry_policies() -> Mapping[str, SupportsDelay]:  # type: ignore[empty-body]
+def horsies_retry_policies() -> Mapping[str, SupportsDelay]:  # type: ignore[empty-body]  # no spec is ever called
     """Retry policies by name, as in `TaskSendOptions(retry="name")`."""

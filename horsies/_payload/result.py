@@ -41,7 +41,7 @@ def encode_result(
     plain = (codec or plain_codec()).lower(result.value)
     try:
         data = serializer.dumps(plain)
-    except Exception as error:
+    except Exception as error:  # a plugin's serializer may raise anything
         raise CodecError(f"serializer {tag!r} refuses the value: {type(error).__name__}") from None
     return _encoder.encode((VERSION, True, tag, data))
 
@@ -67,7 +67,7 @@ def decode_result(
         raise ValueError(f"serializer {reprlib.repr(tag)} of the stored result is not installed here")
     try:
         plain = serializer.loads(body)
-    except Exception as error:
+    except Exception as error:  # a plugin's serializer may raise anything
         raise ValueError(f"the serializer cannot read the stored result: {type(error).__name__}") from error
     try:
         return Ok((codec or plain_codec()).lift(plain))
@@ -129,7 +129,7 @@ def _unicode(text: object) -> str:
     try:
         exact = str.__str__(text) if isinstance(text, str) else str(text)  # an enum's own str() is not its text
         return exact.encode("utf-8", "backslashreplace").decode()
-    except Exception as error:
+    except Exception as error:  # str() of whatever user code put there may raise anything
         raise CodecError(f"the text of an error cannot be made: {type(error).__name__}") from None
 
 

@@ -50,7 +50,7 @@ class Signature:
         plain = self.lower(args, kwargs)
         try:
             return serializer.dumps(plain)
-        except Exception as error:
+        except Exception as error:  # a plugin's serializer may raise anything
             raise ArgumentError(f"the serializer refuses the arguments: {type(error).__name__}") from None
 
     def lower(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Plain]:
@@ -118,7 +118,7 @@ def load(serializer: Serializer, data: bytes) -> dict[str, Plain]:
     """The plain arguments that were stored. Raises: CorruptError."""
     try:
         plain = serializer.loads(data)
-    except Exception as error:
+    except Exception as error:  # a plugin's serializer may raise anything
         raise CorruptError(f"the serializer cannot read the arguments: {type(error).__name__}") from None
     if not isinstance(plain, dict):
         raise CorruptError("the arguments are not what a send writes")
@@ -209,7 +209,7 @@ def _hints(fn: Callable[..., Any], context_type: type) -> dict[str, Any]:
         holder = types.SimpleNamespace(__annotations__={name: annotation})
         try:
             resolved.update(typing.get_type_hints(holder, globalns=known, include_extras=True))
-        except Exception as error:
+        except Exception as error:  # evaluating an annotation runs what is written in it
             resolved[name] = _Unresolved(f"{type(error).__name__}: {error}")
     return resolved
 

@@ -15,7 +15,7 @@ import operator
 import types
 import typing
 from collections.abc import Set
-from typing import Annotated, Any, ClassVar, Union
+from typing import Annotated, Any, ClassVar, Union, cast
 
 import msgspec
 import msgspec.inspect as inspect
@@ -48,7 +48,7 @@ def told_apart(annotation: Any) -> Any:
     if origin in (Union, types.UnionType):
         return _union(tuple(map(told_apart, arguments)), annotation)
     if arguments and isinstance(origin, type):
-        return origin[tuple(map(told_apart, arguments))]  # type: ignore[index]
+        return cast(Any, origin)[tuple(map(told_apart, arguments))]
     return annotation
 
 
@@ -109,7 +109,7 @@ def _kinds(info: Any) -> Set[type]:
 
 def _kinds_of_class(cls: Any) -> Set[type]:
     if isinstance(cls, _AnythingGoes):
-        return frozenset(cls.members)  # type: ignore[attr-defined]
+        return frozenset(cast(type[Either], cls).members)
     is_keyed = hasattr(cls, "model_fields") and "root" not in cls.model_fields
     return {dict} if is_keyed else PLAIN_KINDS
 

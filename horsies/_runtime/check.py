@@ -62,7 +62,7 @@ def _problems_with_workflow(workflow: Workflow[Any, Any], app: Horsies, plugins:
         built(workflow, app, (), {}, plugins.retry_policies)
     except HorsiesError as error:
         return error.problems
-    except Exception as error:
+    except Exception as error:  # the workflow's own function
         what = f"workflow {workflow.name!r} cannot be built: its function raises {type(error).__name__}"
         return [HorsiesError("HRS-023", what, ["let it add nodes, and leave the work to their tasks"])]
     return ()

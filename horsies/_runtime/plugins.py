@@ -67,7 +67,7 @@ def _merged(manager: pluggy.PluginManager, hook: str, kind: str) -> Mapping[str,
         owner = implementation.plugin_name
         try:
             offered = dict(implementation.function())
-        except Exception as error:
+        except Exception as error:  # the plugin's own function
             raise HorsiesError(
                 "HRS-217", f"plugin {owner!r} failed in {hook}: {type(error).__name__}: {error}"
             ) from error

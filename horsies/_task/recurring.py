@@ -132,7 +132,7 @@ def make_schedule(
     schedule = Schedule(
         name=name,
         task=task,  # type: ignore[arg-type]  # what is none is among the problems
-        pattern=pattern,  # type: ignore[arg-type]
+        pattern=pattern,  # type: ignore[arg-type]  # as for the task
         args=tuple(args) if is_sequence else (),
         kwargs=dict(kwargs or {}) if is_mapping else {},
         options=options,

@@ -112,7 +112,7 @@ def _retry_after_crash(
             retries=claimed.retries,
             random=host.environment.random,
         )
-    except Exception:
+    except Exception:  # a policy of a plugin may raise anything
         logger.exception("the retry policy of task %r failed; the task is not retried after a crash", task.name)
         return None
 
@@ -139,7 +139,7 @@ def conclude(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Fi
             retries=job.claimed.retries,
             random=host.environment.random,
         )
-    except Exception:
+    except Exception:  # a policy of a plugin may raise anything
         logger.exception("the retry policy of task %r failed; the task is not retried", envelope.task_name)
         ending = Ending(TaskStatus.FAILED)
     code = result.error.code if isinstance(result, Err) else None

@@ -168,7 +168,7 @@ def _import_main(main: Main) -> None:
 def _call(fn: Callable[..., Any], arguments: bytes) -> Answer:
     try:
         args, kwargs = pickle.loads(arguments)
-    except Exception as error:
+    except Exception as error:  # unpickling runs the classes of the values
         why = "the arguments cannot be unpickled in the process that was to run the task"
         return Err(TaskError.caused_by(TaskErrorCode.WORKER_SERIALIZATION_ERROR, why, cause_of(error)))
     try:
@@ -184,6 +184,6 @@ def _pickled(answer: Answer) -> bytes:
         answer = Err(TaskError(answer.error.code, answer.error.message, data=answer.error.data))
     try:
         return pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
-    except Exception as error:
+    except Exception as error:  # pickling runs the class of the value
         why = "what the task returned cannot be pickled, and so cannot leave its process"
         return pickle.dumps(Err(TaskError.caused_by(TaskErrorCode.RETURN_TYPE_MISMATCH, why, cause_of(error))))

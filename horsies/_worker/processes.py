@@ -85,7 +85,7 @@ class Child:
         """What the loaded task makes of its arguments. Raises as `ask`."""
         try:
             arguments = pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL)
-        except Exception as error:
+        except Exception as error:  # pickling runs the classes of the values
             why = "the arguments cannot be pickled, and so cannot reach the process that was to run the task"
             return Err(TaskError.caused_by(TaskErrorCode.WORKER_SERIALIZATION_ERROR, why, cause_of(error)))
         return await self.ask(Call(arguments))
@@ -214,7 +214,7 @@ class _Unpickler(pickle.Unpickler):
 def _unpickled(answer: bytes) -> Answer:
     try:
         found: Answer = _Unpickler(io.BytesIO(answer)).load()
-    except Exception as error:
+    except Exception as error:  # unpickling runs the class of the value
         why = "what the task returned cannot be unpickled in its worker"
         return Err(TaskError.caused_by(TaskErrorCode.RETURN_TYPE_MISMATCH, why, cause_of(error)))
     return found

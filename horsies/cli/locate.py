@@ -30,7 +30,7 @@ def load_app(locator: str) -> Horsies:
         found: object = importlib.import_module(module_name)
     except HorsiesError:
         raise
-    except Exception as error:
+    except Exception as error:  # importing runs the module
         raise HorsiesError("HRS-210", f"cannot import {module_name!r}: {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):

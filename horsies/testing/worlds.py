@@ -41,7 +41,7 @@ class Task:
 
     def becoming(self, status: TaskStatus, **changes: object) -> Task:
         """The task with another status and other columns."""
-        return replace(self, row=replace(self.row, status=status, **changes))  # type: ignore[arg-type]
+        return replace(self, row=replace(self.row, status=status, **changes))  # type: ignore[arg-type]  # of any column
 
     def is_late(self, now: datetime) -> bool:
         """Whether it may not begin any more. Equality is too late."""

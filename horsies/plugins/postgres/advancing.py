@@ -37,7 +37,7 @@ async def advance_locked(
     news.add(await fetch("advance", sql["news"], {"ids": list(news.ends)}))
     try:
         steps = list(decide([news.of(row) for row in rows]))
-    except Exception as error:
+    except Exception as error:  # to be told from what the database raises
         raise _UndecidedError(error) from None
     if steps:
         await _write(fetch, sql, steps, news, now)

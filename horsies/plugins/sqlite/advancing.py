@@ -54,7 +54,7 @@ def advance(
             news[workflow_id] = _news(row, ended, told, transaction.now)
     try:
         steps = list(decide(list(news.values())))
-    except Exception as error:
+    except Exception as error:  # to be told from what the database raises
         raise _UndecidedError(error) from None
     for step in steps:
         _write(sql, transaction, step, news[step.workflow_id], signals[step.workflow_id])

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from horsies.abc import BrokerError, Lease, Start, Step, TaskStatus, Topic, Workflows
+from horsies.abc import BrokerError, Consumer, Lease, Start, Step, TaskStatus, Topic, Workflows
 
 from .stage import Stage, at, done, heard, new_task
 from .workflows import FIRST, SECOND, Deciding, Given, begins, goes_on, node, noting, task_id
@@ -91,10 +91,10 @@ class Finishing:
             await worker.start([Start(lease) for lease in leases], now=at(0))
             shares.append((worker, leases))
 
-        async def end(worker: object, leases: list[Lease]) -> None:
+        async def end(worker: Consumer, leases: list[Lease]) -> None:
             for lease in leases:
                 one = replace(done(lease), workflow_id=FIRST)
-                assert await worker.finish([one], decide=noting, now=at(1)) == [True]  # type: ignore[attr-defined]
+                assert await worker.finish([one], decide=noting, now=at(1)) == [True]
 
         with anyio.fail_after(30):
             async with anyio.create_task_group() as group:

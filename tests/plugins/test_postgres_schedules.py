@@ -23,8 +23,9 @@ from horsies.testing.broker import Stage, new_task
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
-NESTED = "&options=-c%20enable_hashjoin%3Doff%20-c%20enable_mergejoin%3Doff%20-c%20enable_seqscan%3Doff"
-"""Lets a join take its rows in the order of what was given."""
+BY_INDEX = "&options=-c%20enable_seqscan%3Doff%20-c%20enable_bitmapscan%3Doff"
+BY_PLACE = "&options=-c%20enable_indexscan%3Doff%20-c%20enable_bitmapscan%3Doff"
+"""In which order a statement meets its rows: that of their names, or that of where they lie."""
 
 
 @pytest.fixture
@@ -248,9 +249,9 @@ async def test_a_firing_sees_what_it_has_waited_for(
 async def test_two_that_name_the_same_schedules_never_lock_up(
     config: AppConfig, observer: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Were they locked in the order given, each would hold what the other waits for, and the server end one."""
+    """Were they locked in the order met, each would hold what the other waits for, and the server end one."""
     monkeypatch.setattr(module, "LOCK_WAIT", FOREVER)
-    config = replace(config, url=config.url + NESTED, pool=PoolConfig(max_size=3))
+    by_index, by_place = (replace(config, url=config.url + order) for order in (BY_INDEX, BY_PLACE))
     names = ["a", "b", "c"]
     answers: list[list[bool]] = []
 
@@ -259,14 +260,15 @@ async def test_two_that_name_the_same_schedules_never_lock_up(
         answers.append(await schedules.fire(firings, now=slot(1)))
 
     with anyio.fail_after(20):
-        async with opened(config) as broker:
-            schedules = kept_by(broker)
-            await schedules.declare([begins(name) for name in names])
+        async with opened(by_index) as one, opened(by_place) as other:
+            await kept_by(one).declare([begins(name) for name in names])
+            for name in ("b", "a"):  # what is updated lies at the end from then on
+                observer.execute(f"UPDATE {config.schema}.schedules SET problem = '' WHERE name = %s".encode(), (name,))
             async with anyio.create_task_group() as group:
                 with holding("SELECT FROM {schema}.schedules WHERE name = 'b' FOR UPDATE")(config):
-                    group.start_soon(fire, schedules, names)
+                    group.start_soon(fire, kept_by(one), names)
                     await until_waiting(observer, config, "schedules")
-                    group.start_soon(fire, schedules, names[::-1])
+                    group.start_soon(fire, kept_by(other), names[::-1])
                     await until_waiting(observer, config, "schedules", sessions=2)
     assert sorted(answers) == [[False] * 3, [True] * 3]
 

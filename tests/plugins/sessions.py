@@ -8,11 +8,9 @@ from typing import Any
 
 import anyio
 import psycopg
-import pytest
 
 from horsies import AppConfig, Horsies, Runtime
 from horsies.abc import Broker, Transactional
-from horsies.plugins.postgres import connection
 from horsies.testing.broker import T0
 
 FOREVER = "60s"
@@ -31,14 +29,6 @@ async def pooled(broker: Broker) -> Any:
             "SELECT pg_backend_pid(), current_setting('lock_timeout'), current_setting('transaction_isolation')"
         )
         return await cursor.fetchone()
-
-
-def keep_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection whose statement is cancelled is kept, however long the machine stands still meanwhile.
-
-    Otherwise it would be closed after two seconds and replaced: right as well, but not what a test can count on.
-    """
-    monkeypatch.setattr(connection, "CLEANUP", 60.0)
 
 
 async def until_waiting(observer: psycopg.Connection, config: AppConfig, table: str, sessions: int = 1) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import count
-from typing import Any
 from uuid import UUID
 
 import anyio
 import psycopg
 import pytest
-from sessions import FOREVER, Hold, holding, keep_cancelled, opened, pooled, quick_commit, slow_commit, until_waiting
+from sessions import FOREVER, Hold, holding, opened, pooled, quick_commit, slow_commit, until_waiting
 
 from horsies import AppConfig, PoolConfig, ResilienceConfig
 from horsies.abc import Broker, BrokerError, Firing, Schedules, Scheduling, Topic
@@ -35,21 +33,8 @@ def config(postgres_url: str, schema: str) -> AppConfig:
 
 
 @pytest.fixture
-async def stage(anyio_backend: Any, config: AppConfig, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    keep_cancelled(monkeypatch)
-    async with opened(config) as broker, Stage.on(broker) as stage:
-        yield stage
-
-
-@pytest.fixture
 def schedules(stage: Stage) -> Schedules:
     return kept_by(stage.broker)
-
-
-@pytest.fixture
-def observer(config: AppConfig) -> Iterator[psycopg.Connection]:
-    with closing(psycopg.connect(config.url, autocommit=True)) as observer:
-        yield observer
 
 
 def kept_by(broker: Broker) -> Schedules:

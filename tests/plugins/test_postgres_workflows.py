@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -15,7 +15,7 @@ import anyio
 import psycopg
 import pytest
 from msgspec.structs import replace as changed
-from sessions import FOREVER, Hold, holding, keep_cancelled, opened, pooled, quick_commit, slow_commit, until_waiting
+from sessions import FOREVER, Hold, holding, opened, pooled, quick_commit, slow_commit, until_waiting
 
 from horsies import AppConfig, Horsies, NodeStatus, PoolConfig, ResilienceConfig, Runtime, WorkflowBuilder
 from horsies.abc import Broker, BrokerError, EnqueueOutcome, Start, Step, Workflowing, Workflows
@@ -35,21 +35,8 @@ def config(postgres_url: str, schema: str) -> AppConfig:
 
 
 @pytest.fixture
-async def stage(anyio_backend: Any, config: AppConfig, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    keep_cancelled(monkeypatch)
-    async with opened(config) as broker, Stage.on(broker) as stage:
-        yield stage
-
-
-@pytest.fixture
 async def workflows(stage: Stage) -> Workflows:
     return kept_by(stage.broker)
-
-
-@pytest.fixture
-def observer(config: AppConfig) -> Iterator[psycopg.Connection]:
-    with closing(psycopg.connect(config.url, autocommit=True)) as connection:
-        yield connection
 
 
 def kept_by(broker: Broker) -> Workflows:

@@ -97,7 +97,7 @@ def chain(length: int) -> WorkflowSpec:
 async def _warm(subject: ModuleType, order: Order) -> AsyncIterator[Runtime]:
     """The runtime of a subject's queue, warm, with a few chains that have gone the whole way."""
     async with warm(subject, order) as queue:
-        rt: Runtime = queue.rt  # type: ignore[attr-defined]  # it is horsies
+        rt: Runtime = queue.rt
         await _start(rt, [chain(3)] * 3)
         await rt.run_worker(WorkerConfig(until_idle=True))
         yield rt

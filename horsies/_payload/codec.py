@@ -166,7 +166,7 @@ def _dec_hook(cls: type, data: Any) -> Any:
             return cast(Any, cls).model_validate(data)
         except ValueError:
             raise CodecError(f"it does not validate as {cls.__name__}") from None
-    raise NotImplementedError
+    raise NotImplementedError  # how msgspec is told that the type is not known here either
 
 
 def _difference(value: object, typed: object) -> str:

@@ -82,7 +82,7 @@ def test_every_target_is_fed_by_a_case() -> None:
 
     class Asked(Figures):
         def all(self, case: str, subjects: object, name: str, loops: object = ()) -> list[float]:
-            wanted.add((case, *subjects))  # type: ignore[misc]
+            wanted.add((case, *subjects))
             return [1.0]
 
     for target in TARGETS:

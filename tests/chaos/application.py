@@ -303,7 +303,7 @@ class Holding:
 
     @hookimpl
     def horsies_brokers(self) -> Mapping[str, BrokerFactory]:
-        return {"postgresql": self}  # type: ignore[dict-item]  # its brokers are Postgres's by delegation
+        return {"postgresql": self}
 
     @asynccontextmanager
     async def open(self, config: AppConfig, *, clock: Clock) -> AsyncIterator[Any]:

@@ -53,7 +53,7 @@ class Database:
         with self._lock:
             if self._connection is None or self._connection.closed:
                 self._connection = self.connect()
-            cursor = self._connection.execute(query, given or None)  # type: ignore[call-overload]  # psycopg wants literals
+            cursor = self._connection.execute(query, given or None)
             return cursor.fetchall() if cursor.description else []
 
     async def held_by(self, pid: int) -> int:

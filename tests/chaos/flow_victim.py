@@ -86,9 +86,9 @@ class Countdown:
             self.take()  # once it is committed
             self._counts = False
 
-        Statements.fetch = counted_fetch  # type: ignore[method-assign]
-        Statements.command = counted_command  # type: ignore[method-assign]
-        Session.transaction = counted_transaction  # type: ignore[assignment]
+        Statements.fetch = counted_fetch
+        Statements.command = counted_command
+        Session.transaction = counted_transaction
 
 
 def say(line: str) -> None:

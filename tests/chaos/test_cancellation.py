@@ -150,7 +150,7 @@ def survive(life: Life, loop: str, ground: Ground, at: int | None) -> Survival:
     scene = Scene(ground, steps)
     try:
         scene.faults += run(loop, lambda: life(scene), steps)
-    except Exception as error:
+    except Exception as error:  # whatever it is, it is a fault of this step
         scene.faults.append("".join(traceback.format_exception(error)))
     if steps.lasted > BOUND:
         scene.faults.append(f"the cancellation took {steps.lasted:.1f} s")

@@ -132,7 +132,7 @@ class Workers:
 
     async def start_many(self, count: int, *options: str, **given: object) -> list[WorkerProcess]:
         """Start `count` workers and wait until all are ready."""
-        started = [self.start(*options, **given) for _ in range(count)]  # type: ignore[arg-type]  # as start takes them
+        started = [self.start(*options, **given) for _ in range(count)]
         for worker in started:
             await worker.wait_ready()
         return started

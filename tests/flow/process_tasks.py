@@ -164,7 +164,7 @@ def takes_local(x: Local) -> None: ...
 
 @task(run_in="process")
 def wrong_type() -> int:
-    return "seven"  # type: ignore[return-value]  # wrong on purpose
+    return "seven"
 
 
 def say_and_sleep(pipe: Any) -> None:
@@ -218,4 +218,4 @@ def not_at_its_name(n: int) -> int:
 
 
 hidden: Task[[int], int] = task("hidden", run_in="process")(not_at_its_name)
-not_at_its_name: Callable[[int], int] = abs  # type: ignore[no-redef]  # wrong on purpose
+not_at_its_name: Callable[[int], int] = abs

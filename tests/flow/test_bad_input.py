@@ -225,7 +225,7 @@ class TestDeclaring:
         with pytest.raises(HorsiesError) as caught:
 
             @horsies.task("t", priority=0, retry_for=("lower", "UNHANDLED_ERROR"), timeout=-1)
-            async def wrong(a, *rest: int) -> dict[int, str]:  # type: ignore[no-untyped-def]
+            async def wrong(a, *rest: int) -> dict[int, str]:
                 return {}
 
         codes = [problem.code for problem in caught.value.problems]
@@ -263,7 +263,7 @@ class TestDeclaring:
         async def one() -> None: ...
 
         with pytest.raises(HorsiesError, match="HRS-104"):
-            horsies.task(one)  # type: ignore[call-overload]
+            horsies.task(one)
 
     def test_a_module_is_included_whole(self) -> None:
         module = ModuleType("tasks")
@@ -271,7 +271,7 @@ class TestDeclaring:
         @horsies.task
         async def one() -> None: ...
 
-        module.one = one  # type: ignore[attr-defined]
+        module.one = one
         app = Horsies(self.app.config)
         app.include(module)
         assert app.tasks == {"one": one}

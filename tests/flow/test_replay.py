@@ -73,10 +73,10 @@ async def lossy(bench: Bench, *script: str, **fields: Any) -> AsyncIterator[Runt
                     async with producer(lock_wait=lock_wait) as inner:
                         yield Lossy(inner, steps)
 
-                broker.producer = lossy_producer  # type: ignore[method-assign]
+                broker.producer = lossy_producer
                 yield broker
 
-    rt.broker_factory = LossyFactory  # type: ignore[method-assign, assignment]
+    rt.broker_factory = LossyFactory
     async with rt:
         yield rt
 

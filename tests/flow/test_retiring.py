@@ -138,5 +138,5 @@ async def test_resident_memory_is_that_of_this_process() -> None:
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "7"])
 async def test_a_limit_is_a_whole_number_from_1(field: str, value: object) -> None:
     with pytest.raises(HorsiesError, match=f"worker.{field} is not a whole number of at least 1") as caught:
-        WorkerConfig(**{field: value})  # type: ignore[arg-type]  # wrong on purpose
+        WorkerConfig(**{field: value})
     assert caught.value.code == "HRS-215"

@@ -104,7 +104,7 @@ def test_what_tells_starts_apart() -> None:
     assert sha.hex() == "522bba8262b418e59d0705ac6f9a0a44cdf3a2fb72db7bc5ecfbf180629e26ee"
     assert sha == arguments_sha("wörk", 3, {"a": "x", "b": [1, None]}, at.astimezone())
     others = [("work", 3, {}, at), ("wörk", 4, {}, at), ("wörk", 3, {}, at), ("wörk", 3, {}, None)]
-    assert len({sha, *(arguments_sha(*other) for other in others)}) == 5  # type: ignore[arg-type]  # a list of tuples
+    assert len({sha, *(arguments_sha(*other) for other in others)}) == 5
 
 
 async def test_wrong_arguments(desk: Desk) -> None:
@@ -138,7 +138,7 @@ async def lossy(app: Horsies, script: list[str]) -> AsyncIterator[Runtime]:
                 raise BrokerError("lost", retryable=True)
             return answer
 
-        rt.workflows.start = start  # type: ignore[method-assign]
+        rt.workflows.start = start
         yield rt
 
 
@@ -187,7 +187,7 @@ async def test_what_cannot_be_replayed(desk: Desk) -> None:
         error = (await desk.other.handle(rt).retry_start(payload)).unwrap_err()
         assert error.code is TaskSendErrorCode.VALIDATION_FAILED
         assert "of workflow 'greet'" in error.message
-        without: Any = (await greet.start(5)).unwrap_err()  # type: ignore[arg-type]  # that is what is wrong
+        without: Any = (await greet.start(5)).unwrap_err()
         for nothing in (without, None):
             error = (await greet.retry_start(nothing)).unwrap_err()
             assert error.code is TaskSendErrorCode.VALIDATION_FAILED

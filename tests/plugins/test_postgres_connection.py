@@ -378,7 +378,7 @@ async def test_one_at_a_time(postgres_url: str) -> None:
         async with anyio.create_task_group() as group:
             for n in range(50):
                 group.start_soon(ask, n)
-        assert sorted(seen) == [(n,) for n in range(50)]  # type: ignore[type-var]
+        assert sorted(seen) == [(n,) for n in range(50)]
 
 
 async def test_no_thread_per_query(postgres_url: str) -> None:

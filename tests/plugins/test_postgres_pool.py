@@ -199,7 +199,7 @@ async def test_only_pristine_connections_come_back(postgres_url: str, left: str)
                 case "listen":
                     await connection.execute("listen door")
                 case "row_factory":
-                    connection.row_factory = dict_row  # type: ignore[assignment]
+                    connection.row_factory = dict_row
                 case "autocommit":
                     await connection.set_autocommit(False)
                 case "isolation":

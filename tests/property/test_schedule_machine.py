@@ -225,7 +225,7 @@ def test_schedules_stand_where_they_should(anyio_backend: Any, config: AppConfig
         opening = Runtime(Horsies(config)).broker_factory().open(config, clock=lambda: T0)
         with portal.wrap_async_context_manager(opening) as broker:
             run_state_machine_as_test(
-                lambda: ScheduleMachine(portal, broker, next(examples)),  # type: ignore[arg-type]
+                lambda: ScheduleMachine(portal, broker, next(examples)),
                 settings=settings(
                     deadline=None, print_blob=True, max_examples=300 if DEEP else 15, stateful_step_count=30
                 ),

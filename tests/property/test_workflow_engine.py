@@ -286,7 +286,7 @@ def plans(draw: st.DrawFn, *, on_error: Sequence[str] = ("fail", "pause")) -> Pl
     cases = st.lists(st.sets(indexes, min_size=1, max_size=3).map(lambda case: tuple(sorted(case))), max_size=3)
     return Plan(
         tuple(nodes[index] for index in range(count)),
-        on_error=draw(st.sampled_from(on_error)),  # type: ignore[arg-type]
+        on_error=draw(st.sampled_from(on_error)),
         success=tuple(draw(cases)) if draw(st.booleans()) else (),
         optional=frozenset(draw(st.sets(indexes, max_size=4))),
         output=draw(st.none() | indexes),

@@ -133,7 +133,7 @@ class Play:
 
     async def _claim(self, limit: int) -> None:
         for claimed in (await self._worker.claim(limit, now=self._now)).tasks:
-            job = prepare(self._rt, claimed)  # type: ignore[arg-type]  # the runtime is the worker's host
+            job = prepare(self._rt, claimed)
             assert isinstance(job, Job)
             (outcome,) = await self._worker.start([Start(claimed.lease, job.retry_after_crash)], now=self._now)
             # The runtime follows up a cancellation meanwhile.
@@ -147,7 +147,7 @@ class Play:
         row = await self._rt.read(job.claimed.lease.task_id)
         assert row is not None
         wrong: Ok[Any] | Err[Any] | None = cancelled() if row.cancel_requested else None
-        wrong = wrong or await fetch_inputs(self._rt, job)  # type: ignore[arg-type]  # as above
+        wrong = wrong or await fetch_inputs(self._rt, job)
         if wrong is None:
             self.ran[job.claimed.lease.task_id, job.claimed.attempt] += 1
         end, _ = conclude(self._rt, job, wrong or await run_async(job))

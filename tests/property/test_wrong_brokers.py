@@ -62,7 +62,7 @@ def claims_without_lock(patch: Patch) -> None:
 
         found = await self._session.read("claim", look, now=now)
         await anyio.lowlevel.checkpoint()
-        take = lambda transaction: tuple(  # noqa: E731
+        take = lambda transaction: tuple(  # noqa: E731  # a def would have to repeat the types
             self._take(transaction, task_id, frozenset(startable)) for task_id in found
         )
         return Claim(await self._session.write("claim", take, now=now), 0)

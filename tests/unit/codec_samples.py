@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 class Colour(enum.Enum):
     RED = "red"
-    CRIMSON = "red"  # noqa: PIE796
+    CRIMSON = "red"  # noqa: PIE796  # an alias on purpose
 
 
 class Name(enum.StrEnum):
@@ -193,7 +193,7 @@ class Rich(pydantic.BaseModel):
     anything: Any = None
     _note: str = pydantic.PrivateAttr("")
 
-    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @pydantic.computed_field
     @property
     def computed(self) -> int:
         return 1

@@ -153,7 +153,7 @@ def test_a_pattern_that_cannot_be(make: Callable[[], object], expected: list[str
 
 def test_remedies() -> None:
     assert "such as Europe/Paris" in refused(lambda: Daily(time(3), "CEST"))[0]
-    assert "time(3, 0)" in refused(lambda: Daily(3))[0]  # type: ignore[arg-type]
+    assert "time(3, 0)" in refused(lambda: Daily(3))[0]
     assert "('mon', 'friday')" in refused(lambda: Weekly("x"))[0]
     assert "minute, hour, day of month, month, day of week" in refused(lambda: Cron("@daily"))[0]
 
@@ -282,7 +282,7 @@ def test_everything_that_is_wrong_is_said_at_once(app: Horsies, resize: Any) -> 
         "end": 3,
         "enabled": "yes",
     }
-    problems = refused(lambda: app.schedule("", resize, None, **wrong))  # type: ignore[arg-type]
+    problems = refused(lambda: app.schedule("", resize, None, **wrong))
     named = ["its name", "pattern", "argument 'width':", *(option for option in wrong if option != "args")]
     assert len(problems) == len(named)
     for what in named:

@@ -87,7 +87,7 @@ def test_published_vectors_of_arguments(vector: dict[str, Any], name: str) -> No
     known |= {cls.__name__: cls for cls in (date, datetime, time, timedelta, Decimal, UUID)}
     parameters = ", ".join(f"{parameter}: {annotation}" for parameter, annotation in vector["parameters"].items())
     exec(f"def task({parameters}): ...", known)
-    signature = describe(known["task"], context_type=complex)  # type: ignore[arg-type]
+    signature = describe(known["task"], context_type=complex)
     arguments = {parameter: eval(value, known) for parameter, value in vector["arguments"].items()}
     assert signature.encode(SERIALIZERS[name], (), arguments).hex() == vector[name]
     assert signature.decode(SERIALIZERS[name], bytes.fromhex(vector[name])) == ((), arguments)
@@ -157,7 +157,7 @@ def test_garbage_is_a_value_error(garbage: bytes) -> None:
 @pytest.mark.parametrize("data", [*NESTED, *BOMBS, None, "text", 5, [], bytearray(b"\x90")])
 def test_hostile_input_is_a_value_error(data: Any) -> None:
     for read in (decode, TaskSendPayload.from_bytes, read_result):
-        with pytest.raises(ValueError):  # noqa: PT011
+        with pytest.raises(ValueError):  # noqa: PT011  # whatever it says
             read(data)
 
 
@@ -277,11 +277,11 @@ def test_a_payload_is_exactly_what_to_bytes_wrote() -> None:
     ],
 )
 def test_what_cannot_be_stored_is_not_sealed(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):  # noqa: PT011  # whatever it says
         TaskSendPayload.seal(structs.replace(PLAIN, **changes))
 
 
-@pytest.mark.parametrize("policy", [RetryPolicy((0.123_456_7,)), RetryPolicy((1,), jitter=1), RetryPolicy((1e-6, 3))])  # type: ignore[arg-type]
+@pytest.mark.parametrize("policy", [RetryPolicy((0.123_456_7,)), RetryPolicy((1,), jitter=1), RetryPolicy((1e-6, 3))])
 def test_a_policy_is_the_same_before_and_after_it_is_stored(policy: RetryPolicy) -> None:
     payload = TaskSendPayload.seal(structs.replace(PLAIN, retry=policy))
     stored = TaskSendPayload.from_bytes(payload.to_bytes())
@@ -407,17 +407,17 @@ class TestResults:
         data = encode_result(Err(error), None, "", None)
         assert read_result(data) == Err(error)
         for at in range(len(data)):
-            with pytest.raises(ValueError):  # noqa: PT011
+            with pytest.raises(ValueError):  # noqa: PT011  # whatever it says
                 read_result(data[:at])
 
     def test_what_an_error_says_is_kept_as_well_as_it_can_be(self) -> None:
         for error, kept in (
             (TaskError("MINE", "a\ud800"), TaskError("MINE", "a\\ud800")),
-            (TaskError("MINE", ValueError("x")), TaskError("MINE", "x")),  # type: ignore[arg-type]
+            (TaskError("MINE", ValueError("x")), TaskError("MINE", "x")),
             (TaskError(Code.BUSY), TaskError("RATE_LIMITED")),
         ):
             assert read_result(encode_result(Err(error), None, "", None)) == Err(kept)
-        for lost in (TaskError("MINE", Unprintable()), TaskError("MINE", data=(1,)), TaskError("MINE", data=object())):  # type: ignore[arg-type]
+        for lost in (TaskError("MINE", Unprintable()), TaskError("MINE", data=(1,)), TaskError("MINE", data=object())):
             with pytest.raises(CodecError):
                 encode_result(Err(lost), None, "", None)
 

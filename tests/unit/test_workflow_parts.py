@@ -105,7 +105,7 @@ def test_what_is_no_workflow() -> None:
 
     def several(wf: WorkflowBuilder) -> None:
         wf.subworkflow(add.node(1))
-        wf.subworkflow("sums")  # type: ignore[arg-type]
+        wf.subworkflow("sums")
         wf.task(sums.node(1))
         wf.map(sums.node(), over=wf.task(numbers.node(1)))
         wf.subworkflow(theirs.node())
@@ -126,16 +126,16 @@ def test_what_is_no_workflow() -> None:
 def test_arguments_of_parts() -> None:
     def several(wf: WorkflowBuilder) -> None:
         some, one = wf.task(numbers.node(1)), wf.task(add.node(1))
-        wf.subworkflow(sums.node())  # type: ignore[call-arg]
-        wf.subworkflow(sums.node(SECRET))  # type: ignore[call-overload]
-        wf.subworkflow(sums.node(1, 2, 3))  # type: ignore[call-overload]
-        wf.subworkflow(sums.node(some))  # type: ignore[arg-type]
+        wf.subworkflow(sums.node())
+        wf.subworkflow(sums.node(SECRET))
+        wf.subworkflow(sums.node(1, 2, 3))
+        wf.subworkflow(sums.node(some))
         wf.subworkflow(sums.node(1).timeout(5).retry("mine").priority(3))
         wf.map(add.node(1, 2, c=3), over=some)
-        wf.map(add.node(), over=one)  # type: ignore[arg-type]
+        wf.map(add.node(), over=one)
         wf.map(say.node(), over=some)
-        wf.map(add.node(), over=some.as_result())  # type: ignore[arg-type]
-        wf.map(add.node(), over=None)  # type: ignore[arg-type]
+        wf.map(add.node(), over=some.as_result())
+        wf.map(add.node(), over=None)
 
     are(
         problems_of(several),
@@ -155,9 +155,9 @@ def test_arguments_of_parts() -> None:
 def test_types_that_parts_and_maps_give() -> None:
     def several(wf: WorkflowBuilder) -> None:
         mapped = wf.map(add.node(), over=wf.task(numbers.node(3)))
-        wf.task(add.node(mapped))  # type: ignore[arg-type]
+        wf.task(add.node(mapped))
         part = wf.subworkflow(sums.node(1))
-        wf.task(gather.node(part))  # type: ignore[arg-type]
+        wf.task(gather.node(part))
         wf.task(gather.node(mapped, part))
 
     are(
@@ -177,7 +177,7 @@ def test_a_workflow_that_is_a_part_of_itself() -> None:
 
     @app.workflow("b")
     def b(wf: WorkflowBuilder, n: int = 1) -> NodeRef[int]:
-        wf.task(add.node().node_id("lacks"))  # type: ignore[call-arg]
+        wf.task(add.node().node_id("lacks"))
         # Neither what is known now nor what is known later may lead back.
         wf.subworkflow(a.node(wf.task(add.node(n))).node_id("late"))
         return wf.subworkflow(a.node(n).node_id("to a"))
@@ -216,10 +216,10 @@ def test_contexts() -> None:
     def several(wf: WorkflowBuilder) -> None:
         one, some = wf.task(add.node(1)), wf.task(numbers.node(1))
         wf.task(say.node("x").ctx_from(foreign, one, one, one.as_result()))
-        wf.task(say.node("x").ctx_from(add.node(1)))  # type: ignore[arg-type]
+        wf.task(say.node("x").ctx_from(add.node(1)))
         wf.task(add.node(1).ctx_from(one))
         wf.subworkflow(sums.node(1).ctx_from(one))
-        wf.map(gather.node(by=1).ctx_from(one), over=wf.task(stranger.node()))  # type: ignore[arg-type]
+        wf.map(gather.node(by=1).ctx_from(one), over=wf.task(stranger.node()))
         del some
 
     are(
@@ -243,19 +243,19 @@ def test_what_the_function_says_that_it_returns() -> None:
 
     @app.workflow("says str")
     def says_str(wf: WorkflowBuilder) -> NodeRef[str]:
-        return wf.task(add.node(1).node_id("sum"))  # type: ignore[return-value]
+        return wf.task(add.node(1).node_id("sum"))
 
     @app.workflow("says int")
     def says_int(wf: WorkflowBuilder) -> NodeRef[int]:
         wf.task(add.node(1))
-        return None  # type: ignore[return-value]
+        return None
 
     @app.workflow("says none")
     def says_none(wf: WorkflowBuilder) -> None:
-        return wf.task(add.node(1).node_id("sum"))  # type: ignore[return-value]
+        return wf.task(add.node(1).node_id("sum"))
 
     @app.workflow("says nothing")
-    def says_nothing(wf: WorkflowBuilder):  # type: ignore[no-untyped-def, type-var]
+    def says_nothing(wf: WorkflowBuilder):
         return wf.task(add.node(1))
 
     @app.workflow("says list")

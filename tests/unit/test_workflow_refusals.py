@@ -29,7 +29,7 @@ NOTHING: Any = None
 
 def test_no_name_and_no_nodes() -> None:
     for name in ("", "a\0", "x" * 256, "\ud800", 5, None):
-        wf = WorkflowBuilder(name)  # type: ignore[arg-type]
+        wf = WorkflowBuilder(name)
         are(sorted(refused(wf.build)), "[HRS-001] workflow *this is no name", "[HRS-002] workflow *it has no nodes")
 
 
@@ -45,7 +45,7 @@ def test_options_of_the_workflow() -> None:
 def test_ids() -> None:
     def several(wf: WorkflowBuilder) -> None:
         for node_id in ("", "a\0", "x" * 256, 5, "twice", "twice", "thrice", "once", "thrice", "thrice"):
-            wf.task(add.node(1).node_id(node_id))  # type: ignore[arg-type]
+            wf.task(add.node(1).node_id(node_id))
 
     are(
         problems_of(several),
@@ -108,8 +108,8 @@ def test_a_value_that_may_be_missing() -> None:
         wf.task(price.node(one).allow_failed_deps())
         wf.task(price.node(one).join_any())
         wf.task(price.node(one).waits_for(wf.task(add.node(1))).join_quorum(2).node_id("pay"))
-        wf.task(price.node(fetch.node(1)))  # type: ignore[call-overload]
-        wf.task(price.node({"a": one}))  # type: ignore[dict-item]
+        wf.task(price.node(fetch.node(1)))
+        wf.task(price.node({"a": one}))
 
     missing = "argument 'order' is the value of node 'fetch-0', which may have none by then"
     are(
@@ -158,7 +158,7 @@ def test_joins() -> None:
         one = wf.task(add.node(1))
         wf.task(add.node(1).join_any())
         for quorum in (0, 2, -1, True, 1.0, None):
-            wf.task(add.node(1).waits_for(one, one).join_quorum(quorum))  # type: ignore[arg-type]
+            wf.task(add.node(1).waits_for(one, one).join_quorum(quorum))
         wf.task(add.node(1).waits_for(one).join_any(cancel_losers=NOTHING))
         wf.task(add.node(1).waits_for(one).join_any().allow_failed_deps())
 
@@ -206,9 +206,9 @@ OPTIONS: list[tuple[TaskNode[int], str]] = [
     (add.node(1).priority(0), "015*priority 0 is not a whole number of 1..100"),
     (add.node(1).priority(True), "015*priority True"),
     (add.node(1).queue(""), "014*queue is not the name"),
-    (add.node(1).queue(["default"]), "014*queue is not the name"),  # type: ignore[arg-type]
+    (add.node(1).queue(["default"]), "014*queue is not the name"),
     (add.node(1).good_until(datetime(2026, 1, 1)), "023*good_until is not a datetime with a time zone"),
-    (add.node(1).good_until(date(2026, 1, 1)), "023*good_until"),  # type: ignore[arg-type]
+    (add.node(1).good_until(date(2026, 1, 1)), "023*good_until"),
     (
         add.node(1).good_until(datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))),
         "023*good_until is beyond the calendar",
@@ -216,7 +216,7 @@ OPTIONS: list[tuple[TaskNode[int], str]] = [
     (add.node(1).timeout(0), "023*timeout is not a positive"),
     (add.node(1).timeout(float("nan")), "023*timeout is not a positive"),
     (add.node(1).timeout(timedelta.max), "023*timeout is too long"),
-    (add.node(1).retry(3), "023*retry is neither"),  # type: ignore[arg-type]
+    (add.node(1).retry(3), "023*retry is neither"),
     (add.node(1).retry(""), "023*retry policy '' is not registered"),
     (add.node(1).retry(RetryPolicy((1e-9,))), "023*retry has a delay that cannot be stored"),
     (add.node(1).retry(RetryPolicy((1e300,))), "023*retry has a delay that cannot be stored"),
@@ -238,17 +238,17 @@ def test_an_option_that_cannot_be(one: TaskNode[int], expected: str) -> None:
 def test_arguments_that_do_not_fit() -> None:
     def several(wf: WorkflowBuilder) -> None:
         one = wf.task(add.node(1))
-        wf.task(add.node(1, 2, 3))  # type: ignore[call-overload]
+        wf.task(add.node(1, 2, 3))
         wf.task(add.node(1, b=SECRET, d=SECRET))
         wf.task(price.node({}, order={}).node_id("pay"))
         wf.task(price.node())
         wf.task(add.node().arg_from("zzz", one))
         wf.task(say.node("x", Ok(1)).arg_from("what", one))
         wf.task(say.node("x").arg_from("what", one).arg_from("what", one))
-        wf.task(price.node({"a": SECRET}, 5, factor=SECRET))  # type: ignore[call-overload]
-        wf.task(say.node(object(), SECRET))  # type: ignore[call-overload]
-        wf.task(fetch)  # type: ignore[arg-type]
-        wf.task("add")  # type: ignore[arg-type]
+        wf.task(price.node({"a": SECRET}, 5, factor=SECRET))
+        wf.task(say.node(object(), SECRET))
+        wf.task(fetch)
+        wf.task("add")
 
     are(
         problems_of(several),
@@ -274,11 +274,11 @@ def test_arguments_that_do_not_fit() -> None:
 def test_types_that_do_not_fit() -> None:
     def several(wf: WorkflowBuilder) -> None:
         one, fetched = wf.task(add.node(1)), wf.task(fetch.node(1))
-        wf.task(price.node(one))  # type: ignore[arg-type]
-        wf.task(price.node(fetched, one, factor=one).node_id("pay"))  # type: ignore[arg-type]
-        wf.task(say.node("x", fetched.as_result()))  # type: ignore[arg-type]
-        wf.task(say.node("x", one))  # type: ignore[arg-type]
-        wf.task(add.node(one.as_result()))  # type: ignore[arg-type]
+        wf.task(price.node(one))
+        wf.task(price.node(fetched, one, factor=one).node_id("pay"))
+        wf.task(say.node("x", fetched.as_result()))
+        wf.task(say.node("x", one))
+        wf.task(add.node(one.as_result()))
         wf.task(add.node(1).arg_from("c", one))
 
     are(
@@ -296,8 +296,8 @@ def wrong_in_many_ways() -> Draft:
     wf = WorkflowBuilder("", version=0)
     foreign = WorkflowBuilder("other").task(fetch.node(1))
     one = wf.task(add.node(1).node_id(""))
-    wf.task(price.node(foreign, one, factor=SECRET).node_id("n").priority(0).queue("videos"))  # type: ignore[arg-type]
-    wf.task(price.node(one, zzz=1).node_id("n").join_quorum(3))  # type: ignore[arg-type]
+    wf.task(price.node(foreign, one, factor=SECRET).node_id("n").priority(0).queue("videos"))
+    wf.task(price.node(one, zzz=1).node_id("n").join_quorum(3))
     wf.task(price.node().timeout(-1).waits_for(one))
     wf.task(say.node("x", Ok(1)).arg_from("what", one))
     wf.task(stranger.node())

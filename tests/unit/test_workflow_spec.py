@@ -211,7 +211,7 @@ def test_a_node_is_immutable_and_each_method_gives_another() -> None:
             setattr(plain, name, before)
     for value in (ref, SuccessCase(ref), wf.build()):
         with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
-            value._index = 5  # type: ignore[misc, union-attr]
+            value._index = 5
 
 
 def test_no_method_of_a_node_raises_for_a_bad_value() -> None:
@@ -321,7 +321,7 @@ def test_a_call_that_does_not_fit_the_function() -> None:
         ((1, "EUR", SECRET), {}, "too many positional"),
         ((1,), {"zzz": SECRET}, "unexpected keyword argument 'zzz'"),
     ):
-        problems = refused(lambda args=args, kwargs=kwargs: call(order, APP, *args, **kwargs))  # type: ignore[misc]
+        problems = refused(lambda args=args, kwargs=kwargs: call(order, APP, *args, **kwargs))
         are(problems, f"[HRS-020] workflow 'order': the call does not fit*{expected}")
         assert "it takes order_id, currency" in problems[0]
 

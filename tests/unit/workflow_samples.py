@@ -50,7 +50,7 @@ async def price(order: dict[str, int], currency: str = "EUR", *, factor: float =
 
 
 @APP.task
-def say(ctx: TaskContext, text: str, what: TaskResult[int] = Ok(0)) -> None: ...  # noqa: B008
+def say(ctx: TaskContext, text: str, what: TaskResult[int] = Ok(0)) -> None: ...  # noqa: B008  # frozen, and so can be shared
 
 
 @APP.task

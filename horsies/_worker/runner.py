@@ -30,6 +30,7 @@ from .host import WorkerHost
 from .inputs import fetch_inputs
 from .job import Job, conclude, conclude_interrupted
 from .processes import Processes, run_process
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .._runtime.runtime import Runtime
@@ -74,6 +75,7 @@ class Runner:
         self._limiter = None if host.environment.inline else anyio.CapacityLimiter(threads)
         self._processes = Processes()
         self.jobs: dict[Lease, Job] = {}
+        self._turns: dict[str, Turns] = {}
         self.free = {
             Place.NURSERY: config.concurrency,
             Place.THREAD: threads,
@@ -87,9 +89,13 @@ class Runner:
         self.jobs[job.claimed.lease] = job
         self.free[job.task.place] -= 1
         self._counts["started"] += 1
-        handle = group.start_soon(self._run, job, name=job.task.name)
-        if job.task.place is Place.NURSERY:
-            job.stop = handle.cancel
+        if job.task.place is not Place.NURSERY:
+            group.start_soon(self._run, job, name=job.task.name)
+            return
+        turns = self._turns.get(job.task.name)
+        if turns is None:
+            turns = self._turns[job.task.name] = Turns(job.task.name, self._run)
+        turns.run_soon(job, group)
 
     async def hurry_threads(self) -> None:
         """Run among the tasks, and when these are cancelled hurry those that no cancellation reaches."""

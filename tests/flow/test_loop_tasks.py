@@ -221,10 +221,13 @@ async def test_each_gets_its_turn_when_one_ends_the_worker() -> None:
         if job.n == 3:
             await anyio.sleep_forever()
 
-    turns = Turns("name", run)
-    with pytest.raises(ExceptionGroup) as caught:
+    async def run_six() -> None:
+        turns = Turns("name", run)
         async with anyio.create_task_group() as group:
             for n in range(6):
                 turns.run_soon(job_of(n), group)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await run_six()
     assert [type(error) for error in caught.value.exceptions] == [LookupError]
     assert begun == [*range(6)]

@@ -180,17 +180,22 @@ class TaskFunction(Generic[P, T]):
             return [self._failed(payload, TaskSendErrorCode.SEND_SUPPRESSED, SUPPRESSED) for payload in payloads]
         try:
             answers = await self._submit(payloads, replay=replay)
-            for wait in resend_pauses(self._host) if self._connection is None else ():
-                left = [index for index, answer in enumerate(answers) if _is_transient(answer)]
-                if not left:
-                    break
-                await anyio.sleep(wait)
-                again = await self._submit([payloads[index] for index in left], replay=True)
-                for index, answer in zip(left, again, strict=True):
-                    answers[index] = answer
+            if self._connection is None and any(map(_is_transient, answers)):
+                await self._send_again(payloads, answers)
         except ValueError as error:
             return [refuse(self.task_name, str(error)) for _ in payloads]
         return [self._answered(payload, answer) for payload, answer in zip(payloads, answers, strict=True)]
+
+    async def _send_again(self, payloads: Sequence[TaskSendPayload], answers: list[Enqueued | BrokerError]) -> None:
+        """Replay what has not reached the database, and put what comes of it into `answers`."""
+        for wait in resend_pauses(self._host):
+            left = [index for index, answer in enumerate(answers) if _is_transient(answer)]
+            if not left:
+                return
+            await anyio.sleep(wait)
+            again = await self._submit([payloads[index] for index in left], replay=True)
+            for index, answer in zip(left, again, strict=True):
+                answers[index] = answer
 
     def _submit(self, payloads: Sequence[TaskSendPayload], *, replay: bool) -> Awaitable[list[Enqueued | BrokerError]]:
         now = self._host.environment.clock()

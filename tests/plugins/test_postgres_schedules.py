@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from itertools import count
+from typing import Any
 from uuid import UUID
 
 import anyio
@@ -146,12 +147,12 @@ async def test_wherever_a_firing_is_cut_off_all_of_it_is_written_or_nothing(
         left = waits
         with anyio.CancelScope() as scope:
 
-            async def cutting(fd: int, wanted: int, seconds: float, scope: anyio.CancelScope = scope) -> int:
+            async def cutting(*waiting: Any, scope: anyio.CancelScope = scope) -> int:
                 nonlocal left
                 left -= 1
                 if left == 0:
                     scope.cancel()
-                return await wait_ready(fd, wanted, seconds)
+                return await wait_ready(*waiting)
 
             with monkeypatch.context() as patch:
                 patch.setattr(connection, "_wait_ready", cutting)

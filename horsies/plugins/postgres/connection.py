@@ -88,12 +88,12 @@ async def _either(fd: int) -> int:
     return ready
 
 
-async def _wait_ready(fd: int, wanted: int, seconds: float) -> int:
-    """Wait for at most `seconds` until `fd` is ready for something `wanted`; 0 when it is not."""
+async def _wait_ready(fd: int, wanted: int, now: float, deadline: float) -> int:
+    """Wait until `deadline` for `fd` to be ready for something `wanted`; 0 when it is not."""
     # Sockets are nearly always writable, and a look is far cheaper than a turn of the event loop.
-    if (wanted & Wait.W or seconds <= 0) and (ready := _poll(fd, wanted)):
+    if (wanted & Wait.W or deadline <= now) and (ready := _poll(fd, wanted)):
         return ready
-    with anyio.move_on_after(seconds):
+    with anyio.CancelScope(deadline=deadline):
         if wanted == Wait.RW:
             return await _either(fd)
         if wanted == Wait.R:
@@ -181,8 +181,8 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             wanted = next(gen)
             while True:
                 if wanted & Wait.W:
-                    await self._let_others_run()
-                ready = await _wait_ready(fd, wanted, min(interval, deadline - now))
+                    await self._let_others_run(now)
+                ready = await _wait_ready(fd, wanted, now, min(now + interval, deadline))
                 now = anyio.current_time()
                 if wanted == Wait.R:
                     self._yielded_at = now
@@ -190,15 +190,15 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
                 if now >= deadline:
                     raise errors._WaitTimeout("wait timeout expired")
         except StopIteration as stop:
-            await self._let_others_run()
+            await self._let_others_run(now)
             result: T = stop.value
             return result
         except (OSError, anyio.ClosedResourceError) as exc:
             raise errors.OperationalError("the connection was closed while it was in use") from exc
 
-    async def _let_others_run(self) -> None:
+    async def _let_others_run(self, now: float) -> None:
         # Shielded, because a cancellation here would lose what the server has already answered.
-        if anyio.current_time() - self._yielded_at >= _BUSY:
+        if now - self._yielded_at >= _BUSY:
             await anyio.lowlevel.cancel_shielded_checkpoint()
             self._yielded_at = anyio.current_time()
 
@@ -352,7 +352,8 @@ async def _drive_connecting(gen: PQGenConn[None]) -> None:
     try:
         fd, wanted = next(gen)
         while True:
-            fd, wanted = gen.send(Ready(await _wait_ready(fd, wanted, _LOOK)))
+            now = anyio.current_time()
+            fd, wanted = gen.send(Ready(await _wait_ready(fd, wanted, now, now + _LOOK)))
     except StopIteration:
         return
     except OSError as exc:

@@ -4,8 +4,8 @@ What returns without having waited has been seen by nobody: nothing else ran mea
 or waits for it. The next one goes on in the same loop task, which saves a third of what a no-op costs the worker. One
 that waits has its loop task to itself from then on, and those behind it get theirs at once.
 
-Whether one has waited is seen by whether what stood behind it has begun. So on Trio, where those that are ready go on in
-any order, one that came back within a turn of the loop may count as one that never waited; nothing more follows from it.
+Whether one has waited is told by a pair of loop tasks that were made together. Both begin in the same turn of the event
+loop, in whichever order, so until the second has begun nothing that the first ran has waited.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from .job import Job
 class Turns:
     """Runs jobs, all of the same task.
 
+    State: what waits for its turn, and which loop tasks have been made and not begun: lone ones, for one job each, and
+    a pair, for any number. Where the jobs wait, or change the context, they get lone ones from the start.
+
     Args:
         name: of the loop tasks.
         run: runs one job; what it raises ends the worker.
@@ -31,51 +34,67 @@ class Turns:
         self._name = name
         self._run = run
         self._waiting: deque[Job] = deque()
-        self._coming = 0
-        self._busy = 0
-        self._turn = 0
+        self._lone = 0
+        self._has_pair = False
         self._apart = False
+        self._turn = 0
 
     def run_soon(self, job: Job, group: anyio.abc.TaskGroup) -> None:
         """Have `job` run in `group`; once it has begun, `job.stop` cancels it."""
         self._waiting.append(job)
-        self._turn += 1  # whoever calls this does so while all of them wait
-        self._relay(group)
+        self._turn += 1
+        self._provide(group)
 
-    def _relay(self, group: anyio.abc.TaskGroup) -> None:
-        """See to it that what waits is taken up, also if who runs now will wait."""
-        wanted = len(self._waiting) if self._apart else min(1, len(self._waiting))
-        while self._coming < wanted:
-            self._coming += 1
-            me = _LoopTask()
-            me.cancel = group.start_soon(self._work, me, group, name=self._name).cancel
+    def _provide(self, group: anyio.abc.TaskGroup) -> None:
+        """Make loop tasks for what waits and has none."""
+        if self._has_pair:
+            return
+        left = len(self._waiting) - self._lone
+        if self._apart or not self._lone:
+            self._lone += left
+            for _ in range(left):
+                self._make(_LoopTask(), group)
+        elif left:
+            self._has_pair = True
+            one = _LoopTask()
+            one.partner = _LoopTask(one)
+            self._make(one, group)
+            self._make(one.partner, group)
+
+    def _make(self, me: _LoopTask, group: anyio.abc.TaskGroup) -> None:
+        me.cancel = group.start_soon(self._work, me, group, name=self._name).cancel
 
     async def _work(self, me: _LoopTask, group: anyio.abc.TaskGroup) -> None:
-        """Run what waits, one after the other, until one of them lets go of the event loop or changes the context."""
-        self._coming -= 1
+        me.has_begun = True
         self._turn += 1
         turn, context = self._turn, copy_context()
-        self._apart = self._apart or self._busy > 0
+        if me.partner is None:
+            self._lone -= 1
+        elif me.partner.has_begun:
+            self._has_pair = False
+            self._apart = self._apart or len(self._waiting) > 0
         while self._waiting:
             job = self._waiting.popleft()
-            self._relay(group)
+            self._provide(group)
             job.stop = me.cancel
-            self._busy += 1
-            try:
-                await self._run(job)
-            finally:
-                self._busy -= 1
-            if self._turn != turn or job.is_cancelled or not _is_same(context, copy_context()):
-                self._apart = True
+            await self._run(job)
+            is_clean = _is_same(context, copy_context())
+            if me.partner is None or me.partner.has_begun:
+                if is_clean and self._turn == turn and self._waiting:
+                    self._apart = False  # most likely it has not waited
                 return
-            if self._waiting:
-                self._apart = False  # else whoever was to take up the next would have begun
+            if not is_clean:
+                return
 
 
 class _LoopTask:
-    """A handle that its loop task can have before it begins."""
+    """What is known of one; `cancel` is there before it begins."""
 
     cancel: Callable[[], object]
+
+    def __init__(self, partner: _LoopTask | None = None) -> None:
+        self.partner = partner
+        self.has_begun = False
 
 
 def _is_same(before: Context, now: Context) -> bool:

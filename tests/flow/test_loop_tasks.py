@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,7 +53,10 @@ async def test_what_never_waits_shares_one(config: AppConfig) -> None:
     assert len(seen) <= MANY / 4
 
 
-async def test_one_that_has_waited_is_the_last_in_its_own(config: AppConfig) -> None:
+@pytest.mark.parametrize("wait", [anyio.lowlevel.checkpoint, partial(anyio.sleep, 0.002)], ids=["a turn", "2 ms"])
+async def test_one_that_has_waited_is_the_last_in_its_own(
+    config: AppConfig, wait: Callable[[], Awaitable[None]]
+) -> None:
     app = Horsies(config)
     begun: dict[Any, list[int]] = {}
 
@@ -60,7 +64,7 @@ async def test_one_that_has_waited_is_the_last_in_its_own(config: AppConfig) -> 
     async def some_wait(n: int) -> int:
         begun.setdefault(loop_task(), []).append(n)
         if n % 4 == 3:
-            await anyio.sleep(0.002)
+            await wait()
         return n
 
     async with Runtime(app) as rt:
@@ -70,6 +74,26 @@ async def test_one_that_has_waited_is_the_last_in_its_own(config: AppConfig) -> 
             assert await values(handles) == list(range(MANY))
     assert [n for numbers in begun.values() for n in numbers[:-1] if n % 4 == 3] == []
     assert any(len(numbers) > 1 for numbers in begun.values())
+
+
+async def test_they_share_one_again_once_they_no_longer_wait(config: AppConfig) -> None:
+    app, pause = Horsies(config), 0.001
+    seen: set[Any] = set()
+
+    @app.task("waits_at_first")
+    async def waits_at_first(n: int) -> int:
+        seen.add(loop_task())
+        if pause:
+            await anyio.sleep(pause)
+        return n
+
+    async with Runtime(app) as rt:
+        rt.start_worker()
+        for pause in (0.001, 0.0, 0.0):
+            seen.clear()
+            assert await values(await send_all(rt, waits_at_first)) == list(range(MANY))
+            assert pause == 0 or len(seen) == MANY
+    assert len(seen) <= MANY / 4
 
 
 async def test_one_that_waits_holds_up_nobody(config: AppConfig) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
+from operator import is_
 
 import anyio.abc
 
@@ -98,5 +99,5 @@ class _LoopTask:
 
 
 def _is_same(before: Context, now: Context) -> bool:
-    """Whether all variables hold the very same objects."""
-    return len(now) == len(before) and all(now.get(variable, before) is value for variable, value in before.items())
+    """Whether the same variables hold the very same objects."""
+    return len(now) == len(before) and all(map(is_, now, before)) and all(map(is_, now.values(), before.values()))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import anyio
@@ -21,6 +22,7 @@ from horsies import (
     ResilienceConfig,
     RetryPolicy,
     Runtime,
+    TaskContext,
     TaskSendOptions,
     TaskStatus,
     WorkerConfig,
@@ -62,9 +64,14 @@ def counting(config: AppConfig) -> Counting:
     return Counting(config)
 
 
-def on_claim(rt: Runtime, monkeypatch: pytest.MonkeyPatch, act: OnClaim) -> list[Consumer]:
-    """Have `act` called at each claim that took something. The answer holds the consumers that there will be."""
-    consumer, consumers = rt.broker.consumer, list[Consumer]()
+def on_claim(
+    rt: Runtime, monkeypatch: pytest.MonkeyPatch, act: OnClaim, ask: Callable[[int], None] = lambda _: None
+) -> list[Consumer]:
+    """Have `act` called at each claim that took something, and `ask` before each with its number, from 1.
+
+    The answer holds the consumers that there will be.
+    """
+    consumer, consumers, numbers = rt.broker.consumer, list[Consumer](), count(1)
 
     @asynccontextmanager
     async def watched(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
@@ -72,6 +79,7 @@ def on_claim(rt: Runtime, monkeypatch: pytest.MonkeyPatch, act: OnClaim) -> list
             claim = real.claim
 
             async def watch(limit: int, **given: Any) -> Claim:
+                ask(next(numbers))
                 answer = await claim(limit, **given)
                 if answer.tasks:
                     await act(answer)
@@ -304,3 +312,29 @@ async def test_a_worker_that_is_found_dead_while_a_claim_is_under_way_runs_none_
         assert await status_of(rt, handle.task_id) == (TaskStatus.FAILED, 1)
         worker.drain_nowait()
         await worker.wait_stopped()
+
+
+async def test_in_a_drain_the_next_claim_is_under_way_when_a_batch_begins(
+    config: AppConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, many = Horsies(config), 400
+    calls, overlapping, batch_of = 0, 0, dict[str, int]()
+
+    @app.task("quick")
+    async def quick(ctx: TaskContext) -> None:
+        nonlocal overlapping
+        overlapping += calls > batch_of[ctx.task_id]
+
+    def on_call(number: int) -> None:
+        nonlocal calls
+        calls = number
+
+    async def note(claim: Claim) -> None:
+        batch_of.update({task.lease.task_id: calls for task in claim.tasks})
+
+    async with Runtime(app) as rt:
+        on_claim(rt, monkeypatch, note, on_call)
+        await quick.handle(rt).send_many([()] * many)
+        await rt.run_worker(WorkerConfig(until_idle=True, concurrency=100))
+    assert len(batch_of) == many
+    assert overlapping > many / 4

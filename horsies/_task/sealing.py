@@ -121,7 +121,7 @@ def is_too_old(host: Host, sent_at: datetime) -> bool:
 def row_of(payload: TaskSendPayload, now: datetime) -> NewTask:
     """The row for `payload`. Its age shortens the delay, so that a replay does not move the due time."""
     fields = payload._decoded
-    age = min(max(now - fields.sent_at, NOW), fields.delay) if fields.delay else NOW
+    left = max(fields.delay - max(now - fields.sent_at, NOW), NOW) if fields.delay else NOW
     return NewTask(
         task_id=fields.task_id,
         sha=bytes.fromhex(payload.enqueue_sha),
@@ -130,7 +130,7 @@ def row_of(payload: TaskSendPayload, now: datetime) -> NewTask:
         queue=fields.queue,
         priority=fields.priority,
         sent_at=fields.sent_at,
-        due_in=(fields.delay - age).total_seconds() if fields.delay else 0.0,
+        due_in=left.total_seconds(),
         good_until=fields.good_until,
         unique_key=fields.unique_key,
         workflow_id=None if fields.origin is None else fields.origin.workflow_id,

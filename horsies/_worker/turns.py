@@ -48,14 +48,14 @@ class Turns:
 
     def _provide(self, group: anyio.abc.TaskGroup) -> None:
         """Make loop tasks for what waits and has none."""
-        if self._has_pair:
-            return
         left = len(self._waiting) - self._lone
+        if self._has_pair or left <= 0:  # below 0 where the pair took up what a lone one was made for
+            return
         if self._apart or not self._lone:
             self._lone += left
             for _ in range(left):
                 self._make(_LoopTask(), group)
-        elif left:
+        else:
             self._has_pair = True
             one = _LoopTask()
             one.partner = _LoopTask(one)

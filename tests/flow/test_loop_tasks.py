@@ -235,6 +235,33 @@ async def test_nothing_follows_one_that_was_cancelled() -> None:
         assert ended == [1]
 
 
+async def test_no_more_loop_tasks_are_made_as_time_goes_by() -> None:
+    """Whatever order they begin in, and however often what was made for one job was taken up by another."""
+    made = 0
+
+    async def run(job: Any) -> None:
+        for _ in range(job.n):
+            await anyio.lowlevel.checkpoint()
+
+    turns = Turns("name", run)
+    async with anyio.create_task_group() as group:
+
+        def start_soon(*what: Any, name: str) -> Any:
+            nonlocal made
+            made += 1
+            return group.start_soon(*what, name=name)
+
+        spy: Any = SimpleNamespace(start_soon=start_soon)
+        for waits in [(0, 0, 0), (1, 1), (0, 3), (1, 0, 2)] * 100:
+            for n in waits:
+                turns.run_soon(job_of(n), spy)
+            for _ in range(12):  # turns of the loop, in which all of them end
+                await anyio.lowlevel.checkpoint()
+        made = 0
+        turns.run_soon(job_of(0), spy)
+    assert made == 1
+
+
 async def test_each_gets_its_turn_when_one_ends_the_worker() -> None:
     begun: list[int] = []
 

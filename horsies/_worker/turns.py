@@ -1,8 +1,8 @@
 """Async tasks of one name, run in the nursery: each in a loop task of its own, unless it never waits.
 
-What returns without having waited has been seen by nobody: nothing else ran meanwhile, so nobody can have cancelled it,
-or waits for it. The next one goes on in the same loop task, which saves a third of what a no-op costs the worker. One
-that waits has its loop task to itself from then on, and those behind it get theirs at once.
+What returns without having waited has been seen by nobody: nothing else ran meanwhile, so nobody else can have
+cancelled it, or waits for it. The next one goes on in the same loop task, which saves a third of what a no-op costs the
+worker. One that waits has its loop task to itself from then on, and those behind it get theirs at once.
 
 Whether one has waited is told by a pair of loop tasks that were made together. Both begin in the same turn of the event
 loop, in whichever order, so until the second has begun nothing that the first ran has waited.

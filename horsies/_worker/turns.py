@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from operator import is_
 
+import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from .job import Job
 
@@ -68,7 +71,7 @@ class Turns:
     async def _work(self, me: _LoopTask, group: anyio.abc.TaskGroup) -> None:
         me.has_begun = True
         self._turn += 1
-        turn, context = self._turn, copy_context()
+        turn, context, info = self._turn, copy_context(), anyio.get_current_task()
         if me.partner is None:
             self._lone -= 1
         elif me.partner.has_begun:
@@ -79,6 +82,9 @@ class Turns:
             self._provide(group)
             job.stop = me.cancel
             await self._run(job)
+            if info.has_pending_cancellation():
+                await _let_it_come()
+                return
             is_clean = _is_same(context, copy_context())
             if me.partner is None or me.partner.has_begun:
                 if is_clean and self._turn == turn and self._waiting:
@@ -96,6 +102,12 @@ class _LoopTask:
     def __init__(self, partner: _LoopTask | None = None) -> None:
         self.partner = partner
         self.has_begun = False
+
+
+async def _let_it_come() -> None:
+    """Wait, with nothing to lose, for what a job asked asyncio for and was too late for: the cancellation of itself."""
+    with anyio.CancelScope(shield=True), suppress(anyio.get_cancelled_exc_class()):
+        await anyio.lowlevel.checkpoint()
 
 
 def _is_same(before: Context, now: Context) -> bool:

@@ -84,6 +84,27 @@ async def test_asyncio_s_cancellation_of_something_that_it_awaited(config: AppCo
     assert await ends_alone(config, fn) == "CancelledError"
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("order", ["followed by others", "the last"])
+async def test_asyncio_s_cancellation_of_itself_that_came_too_late(config: AppConfig, order: str) -> None:
+    """It has returned before a wait could raise it, so it is for nobody: neither its neighbours, nor the next."""
+    app = Horsies(config)
+
+    @app.task("cancels")
+    async def cancels(n: int, itself: bool) -> int:
+        if itself:
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+        else:
+            await anyio.sleep(0.005)
+        return n
+
+    numbers = range(8) if order == "the last" else range(7, 15)
+    async with Runtime(app) as rt:
+        sent = [(await cancels.handle(rt).send(n, n == 7)).unwrap() for n in numbers]
+        await rt.run_worker(WorkerConfig(until_idle=True))
+        assert [await handle.get(timeout=20) for handle in sent] == [Ok(n) for n in numbers]
+
+
 async def test_what_fails_while_its_worker_stops(config: AppConfig) -> None:
     """One part of the task is cancelled, another fails because of it; the worker stops in order all the same."""
     app, begun = Horsies(config), anyio.Event()

@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 
 from .._core.codes import TaskErrorCode
 from .._core.errors import ErrorCause, TaskError
 from .._core.result import Err, Ok
 from .._task.context import TaskInterrupted
 from .job import Job
+from .threads import Threads
 
 _FATAL = (KeyboardInterrupt, GeneratorExit)
 """What is no task's, wherever it comes up."""
@@ -134,17 +135,17 @@ def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
 
 async def run_sync(
     job: Job,
-    limiter: anyio.CapacityLimiter | None,
+    threads: Threads | None,
     report: Callable[[Ok[Any] | Err[TaskError]], None],
     abandon: Callable[[], None],
 ) -> None:
-    """Run a sync task in a thread (without a `limiter`: in the calling one) and `report` how it ended.
+    """Run a sync task in a thread (without `threads`: in the calling one) and `report` how it ended.
 
     Past its timeout the task is reported at once, and this call (which is the task's slot) lasts until the thread
     ends; what it returns then is dropped. No cancellation reaches a thread: it ends in its own time, or is left behind
     some time after `job.hurry`, and `abandon` is called.
     """
-    if limiter is None:
+    if threads is None:
         await anyio.lowlevel.checkpoint()
         result = call_sync(job)
         if result is not None:
@@ -154,7 +155,7 @@ async def run_sync(
         return
     timeout = job.envelope.timeout
     if timeout is None:
-        await _run_in_thread(job, limiter, report, abandon)
+        await _run_in_thread(job, threads, report, abandon)
         return
     seconds = timeout.total_seconds()
 
@@ -166,13 +167,13 @@ async def run_sync(
 
     async with anyio.create_task_group() as group:
         group.start_soon(time_out)
-        await _run_in_thread(job, limiter, report, abandon)
+        await _run_in_thread(job, threads, report, abandon)
         group.cancel_scope.cancel()
 
 
 async def _run_in_thread(
     job: Job,
-    limiter: anyio.CapacityLimiter,
+    threads: Threads,
     report: Callable[[Ok[Any] | Err[TaskError]], None],
     abandon: Callable[[], None],
 ) -> None:
@@ -180,7 +181,7 @@ async def _run_in_thread(
     with anyio.CancelScope(shield=True) as job.thread:
         if is_late:
             job.hurry()  # it has been started, so it gets its turn
-        result = await anyio.to_thread.run_sync(call_sync, job, abandon_on_cancel=True, limiter=limiter)
+        result = await threads.run(partial(call_sync, job))
     if job.thread.cancelled_caught:
         abandon()
     elif result is not None:

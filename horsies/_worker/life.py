@@ -165,6 +165,7 @@ class Life:
                 return
             async with anyio.create_task_group() as group:
                 group.start_soon(self._shielded, finisher.run)
+                group.start_soon(self._shielded, runner.serve_threads)
                 group.start_soon(self._shielded, services.keep_beating)
                 group.start_soon(self._shielded, services.notice_freezes)
                 group.start_soon(services.listen)

@@ -30,6 +30,7 @@ from .host import WorkerHost
 from .inputs import fetch_inputs
 from .job import Job, conclude, conclude_interrupted
 from .processes import Processes, run_process
+from .threads import Threads
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Runner:
         self._counts = counts
         self._abandoned = abandoned
         threads = config.threads or config.concurrency
-        self._limiter = None if host.environment.inline else anyio.CapacityLimiter(threads)
+        self._threads = None if host.environment.inline else Threads(threads)
         self._processes = Processes()
         self.jobs: dict[Lease, Job] = {}
         self._turns: dict[str, Turns] = {}
@@ -96,6 +97,11 @@ class Runner:
         if turns is None:
             turns = self._turns[job.task.name] = Turns(job.task.name, self._run)
         turns.run_soon(job, group)
+
+    async def serve_threads(self) -> None:
+        """Run beside the tasks, for longer than any of them, for those that run in threads."""
+        if self._threads is not None:
+            await self._threads.serve()
 
     async def hurry_threads(self) -> None:
         """Run among the tasks, and when these are cancelled hurry those that no cancellation reaches."""
@@ -146,10 +152,10 @@ class Runner:
                 report(wrong)
             elif job.task.place is Place.NURSERY:
                 report(await run_async(job))
-            elif job.task.place is Place.PROCESS and self._limiter is not None:
+            elif job.task.place is Place.PROCESS and self._threads is not None:
                 report(await run_process(job, self._processes))
             else:
-                await run_sync(job, self._limiter, report, lambda: self._abandoned.append(job.task.name))
+                await run_sync(job, self._threads, report, lambda: self._abandoned.append(job.task.name))
         finally:
             if not reported:
                 self._finisher.add_nowait(conclude_interrupted(job))

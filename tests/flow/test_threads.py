@@ -13,6 +13,7 @@ import pytest
 from horsies import AppConfig, Horsies, Ok, Runtime, TaskContext, TaskSendOptions
 from horsies._worker.calling import run_sync
 from horsies._worker.job import Job, prepare
+from horsies._worker.threads import Threads
 from horsies.abc import ClaimedTask, Lease
 
 from .conftest import until
@@ -88,7 +89,12 @@ async def test_one_that_begins_after_the_worker_was_cancelled_is_told_at_once(co
         assert isinstance(job, Job)
         context: Any = Context
         job.context = context
-        with anyio.fail_after(20), anyio.CancelScope() as worker:
-            worker.cancel()
-            await run_sync(job, anyio.CapacityLimiter(1), reports.append, lambda: abandoned.append(True))
+        threads = Threads(1)
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                group.start_soon(threads.serve)
+                with anyio.CancelScope() as worker:
+                    worker.cancel()
+                    await run_sync(job, threads, reports.append, lambda: abandoned.append(True))
+                group.cancel_scope.cancel()
     assert (reports, abandoned) == ([Ok(True)], [])

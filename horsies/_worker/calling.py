@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -136,55 +136,55 @@ def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
 async def run_sync(
     job: Job,
     threads: Threads | None,
-    report: Callable[[Ok[Any] | Err[TaskError]], None],
+    report: Callable[[Ok[Any] | Err[TaskError] | None], None],
     abandon: Callable[[], None],
 ) -> None:
     """Run a sync task in a thread (without `threads`: in the calling one) and `report` how it ended.
 
     Past its timeout the task is reported at once, and this call (which is the task's slot) lasts until the thread
-    ends; what it returns then is dropped. No cancellation reaches a thread: it ends in its own time, or is left behind
-    some time after `job.hurry`, and `abandon` is called.
+    ends; what it returns then is dropped. `abandon` is called if the thread is left behind.
     """
     if threads is None:
         await anyio.lowlevel.checkpoint()
-        result = call_sync(job)
-        if result is not None:
-            report(result)
-        elif job.is_cancelled:
-            report(cancelled())
+        report(call_sync(job))
         return
-    timeout = job.envelope.timeout
-    if timeout is None:
-        await _run_in_thread(job, threads, report, abandon)
-        return
-    seconds = timeout.total_seconds()
+    timeout, has_ended = job.envelope.timeout, False
 
-    async def time_out() -> None:
-        await anyio.sleep(seconds)
-        if job.context is not None:
-            job.context._cancel()
-        report(timed_out(job))
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(time_out)
-        await _run_in_thread(job, threads, report, abandon)
-        group.cancel_scope.cancel()
-
-
-async def _run_in_thread(
-    job: Job,
-    threads: Threads,
-    report: Callable[[Ok[Any] | Err[TaskError]], None],
-    abandon: Callable[[], None],
-) -> None:
-    result, is_late = None, _is_cancelled()
-    with anyio.CancelScope(shield=True) as job.thread:
-        if is_late:
-            job.hurry()  # it has been started, so it gets its turn
-        result = await threads.run(partial(call_sync, job))
-    if job.thread.cancelled_caught:
-        abandon()
-    elif result is not None:
+    def ended(_: Job, result: Ok[Any] | Err[TaskError] | None) -> None:
+        nonlocal has_ended
+        has_ended = True
         report(result)
-    elif job.is_cancelled:
-        report(cancelled())
+
+    if timeout is None:
+        await run_in_threads([job], threads, ended)
+    else:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_time_out, job, timeout.total_seconds(), report)
+            await run_in_threads([job], threads, ended)
+            group.cancel_scope.cancel()
+    if not has_ended:
+        abandon()
+
+
+async def _time_out(job: Job, seconds: float, report: Callable[[Err[TaskError]], None]) -> None:
+    await anyio.sleep(seconds)
+    if job.context is not None:
+        job.context._cancel()
+    report(timed_out(job))
+
+
+async def run_in_threads(
+    jobs: Sequence[Job], threads: Threads, ended: Callable[[Job, Ok[Any] | Err[TaskError] | None], None]
+) -> None:
+    """Run sync tasks in threads; `ended` is told of each when it has, with what `call_sync` says.
+
+    No cancellation reaches a thread: it ends in its own time, or is left behind some time after `job.hurry`.
+    """
+    is_late = _is_cancelled()
+    with anyio.CancelScope(shield=True) as scope:
+        for job in jobs:
+            job.thread = scope
+            if is_late:
+                job.hurry()  # it has been started, so it gets its turn
+        calls = [partial(call_sync, job) for job in jobs]
+        await threads.run(calls, lambda place, result: ended(jobs[place], result))

@@ -21,10 +21,16 @@ from .host import WorkerHost
 from .job import Job
 
 
+def has_inputs(job: Job) -> bool:
+    """Whether there is anything for `fetch_inputs` to fetch."""
+    origin = job.envelope.origin
+    return origin is not None and len(origin.inputs) + len(origin.context) > 0
+
+
 async def fetch_inputs(host: WorkerHost, job: Job) -> Err[TaskError] | None:
     """Put the results of other tasks among the arguments of `job`; what is wrong where that cannot be done."""
     origin = job.envelope.origin
-    if origin is None or not (origin.inputs or origin.context):
+    if origin is None or not has_inputs(job):
         return None
     try:
         results = await _read(host, (*origin.inputs, *origin.context))

@@ -44,6 +44,8 @@ class Job(msgspec.Struct, eq=False):
     retry_after_crash: float | None
     context: TaskContext | None = None
     is_cancelled: bool = False
+    is_reported: bool = False
+    """Its end is with the finisher."""
     stop: Callable[[], object] | None = None
     """Cancels it where it waits; None where it does not wait yet, or never does."""
     not_before: float = 0.0

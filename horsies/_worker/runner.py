@@ -10,6 +10,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,10 @@ from .._core.status import TaskStatus
 from .._task.context import ContextLogger, TaskContext
 from .._task.place import Place
 from ..abc import ClaimedTask, Lease
-from .calling import cancelled, run_async, run_sync
+from .calling import cancelled, run_async, run_in_threads, run_sync
 from .finisher import Finisher
 from .host import WorkerHost
-from .inputs import fetch_inputs
+from .inputs import fetch_inputs, has_inputs
 from .job import Job, conclude, conclude_interrupted
 from .processes import Processes, run_process
 from .threads import Threads
@@ -74,6 +75,7 @@ class Runner:
         self._abandoned = abandoned
         threads = config.threads or config.concurrency
         self._threads = None if host.environment.inline else Threads(threads)
+        self._plain: list[Job] = []
         self._processes = Processes()
         self.jobs: dict[Lease, Job] = {}
         self._turns: dict[str, Turns] = {}
@@ -91,7 +93,12 @@ class Runner:
         self.free[job.task.place] -= 1
         self._counts["started"] += 1
         if job.task.place is not Place.NURSERY:
-            group.start_soon(self._run, job, name=job.task.name)
+            if self._threads is not None and _is_plain(job):
+                self._plain.append(job)
+                if len(self._plain) == 1:
+                    group.start_soon(self._run_plain, self._threads, name="tasks in threads")
+            else:
+                group.start_soon(self._run, job, name=job.task.name)
             return
         turns = self._turns.get(job.task.name)
         if turns is None:
@@ -130,38 +137,68 @@ class Runner:
 
     async def _run(self, job: Job) -> None:
         """Run one started task; whatever happens, its end reaches the finisher exactly once."""
-        reported = False
-
-        def report(result: Ok[Any] | Err[TaskError]) -> None:
-            nonlocal reported
-            if reported:
-                return
-            reported = True
-            end, error = conclude(self._host, job, result)
-            self._count(job, end.status)
-            if error is not None:
-                self.log_failure(job.claimed, error.error.code, attempt=job.claimed.attempt + 1)
-            self._finisher.add_nowait(end)
-
         if job.task.signature.takes_context:
             job.context = self._context(job)
         try:
             if job.is_cancelled:
-                report(cancelled())  # the request came while it was being started
-            elif job.envelope.origin is not None and (wrong := await fetch_inputs(self._host, job)) is not None:
-                report(wrong)
+                self._report(job, cancelled())  # the request came while it was being started
+            elif has_inputs(job) and (wrong := await fetch_inputs(self._host, job)) is not None:
+                self._report(job, wrong)
             elif job.task.place is Place.NURSERY:
-                report(await run_async(job))
+                self._report(job, await run_async(job))
             elif job.task.place is Place.PROCESS and self._threads is not None:
-                report(await run_process(job, self._processes))
+                self._report(job, await run_process(job, self._processes))
             else:
-                await run_sync(job, self._threads, report, lambda: self._abandoned.append(job.task.name))
+                await run_sync(job, self._threads, partial(self._report, job), partial(self._abandon, job))
         finally:
-            if not reported:
-                self._finisher.add_nowait(conclude_interrupted(job))
-            self.free[job.task.place] += 1
-            del self.jobs[job.claimed.lease]
-            self.ended(job)
+            self._leave(job)
+
+    async def _run_plain(self, threads: Threads) -> None:
+        """Run in threads what was started since the last time: a task of the event loop for each would cost more."""
+        jobs, self._plain = self._plain, []
+
+        def ended(job: Job, result: Ok[Any] | Err[TaskError] | None) -> None:
+            self._report(job, result)
+            self._leave(job)
+
+        for job in jobs:
+            if job.task.signature.takes_context:
+                job.context = self._context(job)
+            if job.is_cancelled:
+                ended(job, cancelled())
+        try:
+            await run_in_threads([job for job in jobs if not job.is_reported], threads, ended)
+        finally:
+            for job in jobs:
+                if job.claimed.lease in self.jobs:
+                    self._abandon(job)
+                    self._leave(job)
+
+    def _report(self, job: Job, result: Ok[Any] | Err[TaskError] | None) -> None:
+        """Hand the end of a started task to the finisher, the first that is told; None where its context stopped it."""
+        if result is None:
+            if not job.is_cancelled:
+                return
+            result = cancelled()
+        if job.is_reported:
+            return
+        job.is_reported = True
+        end, error = conclude(self._host, job, result)
+        self._count(job, end.status)
+        if error is not None:
+            self.log_failure(job.claimed, error.error.code, attempt=job.claimed.attempt + 1)
+        self._finisher.add_nowait(end)
+
+    def _leave(self, job: Job) -> None:
+        """A started task has ended: its slot is free."""
+        if not job.is_reported:
+            self._finisher.add_nowait(conclude_interrupted(job))
+        self.free[job.task.place] += 1
+        del self.jobs[job.claimed.lease]
+        self.ended(job)
+
+    def _abandon(self, job: Job) -> None:
+        self._abandoned.append(job.task.name)
 
     def _context(self, job: Job) -> TaskContext:
         claimed = job.claimed
@@ -186,3 +223,8 @@ class Runner:
         self._counts["cancelled" if stopped else _COUNTED[status]] += 1
         if status is TaskStatus.PENDING:
             self.retrying()
+
+
+def _is_plain(job: Job) -> bool:
+    """Whether to run a sync task takes a thread and nothing else."""
+    return job.task.place is Place.THREAD and job.envelope.timeout is None and not has_inputs(job)

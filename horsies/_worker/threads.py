@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.to_thread
-
-T = TypeVar("T")
 
 
 class Threads:
@@ -54,23 +52,30 @@ class Threads:
                         ear.recv(64)
                     self._is_rung = False
                     while self._ended:
-                        self._ended.popleft().ended.set()
+                        self._ended.popleft().tell()
                     self._provide()
 
-    async def run(self, function: Callable[[], T]) -> T:
-        """What `function` returns in a thread; it raises what that raises. Cancelled, it leaves the thread behind."""
-        call = _Call(function)
-        self._waiting.append(call)
+    async def run(self, functions: Sequence[Callable[[], Any]], ended: Callable[[int, Any], None]) -> None:
+        """Run each in a thread, all at once, until all have ended. Cancelled, it leaves threads behind.
+
+        Args:
+            ended: called for each when it has ended, with its place among them and what it returned.
+
+        Raises:
+            BaseException: what one of them raised; it is not waited for the others.
+        """
+        batch = _Batch(len(functions), ended)
+        calls = [_Call(function, place, batch) for place, function in enumerate(functions)]
+        self._waiting.extend(calls)
         self._provide()
         try:
-            await call.ended.wait()
+            await batch.is_over.wait()
+            if batch.error is not None:
+                raise batch.error
         except BaseException:
-            call.give_up()
+            for call in calls:
+                call.give_up()
             raise
-        if call.error is not None:
-            raise call.error
-        value: T = call.value
-        return value
 
     def _provide(self) -> None:
         """Make a thread for what waits, unless one is coming."""
@@ -119,17 +124,31 @@ class _Thread:
         self.scope = anyio.CancelScope(shield=True)
 
 
+class _Batch:
+    """Functions that are waited for together."""
+
+    error: BaseException | None = None
+
+    def __init__(self, left: int, ended: Callable[[int, Any], None]) -> None:
+        self.left = left
+        self.ended = ended
+        self.is_over = anyio.Event()
+        if not left:
+            self.is_over.set()
+
+
 class _Call:
-    """A function that somebody waits for, and how it ended."""
+    """One function, and how it ended."""
 
     thread: _Thread | None = None
     is_given_up = False
     value: Any = None
     error: BaseException | None = None
 
-    def __init__(self, function: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[[], Any], place: int, batch: _Batch) -> None:
         self._function = function
-        self.ended = anyio.Event()
+        self._place = place
+        self._batch = batch
 
     def run(self) -> None:
         """In a thread, in a context of its own."""
@@ -137,6 +156,17 @@ class _Call:
             self.value = copy_context().run(self._function)
         except BaseException as error:  # raised where it is waited for
             self.error = error
+
+    def tell(self) -> None:
+        """It has ended."""
+        batch = self._batch
+        batch.left -= 1
+        if self.error is None:
+            batch.ended(self._place, self.value)
+        else:
+            batch.error = self.error
+        if batch.error is not None or not batch.left:
+            batch.is_over.set()
 
     def give_up(self) -> None:
         """Nobody waits any more. It does not begin, or its thread takes nothing else."""

@@ -34,20 +34,46 @@ async def serving(most: int) -> AsyncGenerator[Threads]:
             group.cancel_scope.cancel()
 
 
+async def run(threads: Threads, function: Callable[[], Any]) -> Any:
+    values: list[Any] = []
+    await threads.run([function], lambda _, value: values.append(value))
+    return values[0]
+
+
 async def run_all(threads: Threads, functions: Sequence[Callable[[], Any]]) -> list[Any]:
     """Hand all of them in before any begins; what each returned or raised."""
     answers: list[Any] = [None] * len(functions)
 
-    async def run(place: int) -> None:
+    async def run_one(place: int) -> None:
         try:
-            answers[place] = await threads.run(functions[place])
+            answers[place] = await run(threads, functions[place])
         except (LookupError, KeyboardInterrupt) as error:
             answers[place] = error
 
     async with anyio.create_task_group() as group:
         for place in range(len(functions)):
-            group.start_soon(run, place)
+            group.start_soon(run_one, place)
     return answers
+
+
+class Block:
+    """Blocks where it is called, and tells of its own end, which is when nobody holds it any more."""
+
+    def __init__(self) -> None:
+        self.has_begun, self.go_on, self.is_gone = threading.Event(), threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.has_begun.set()
+        self.go_on.wait(LONG)
+
+    def __del__(self) -> None:
+        self.is_gone.set()
+
+
+async def wait_set(event: threading.Event) -> None:
+    with anyio.fail_after(LONG):
+        while not event.is_set():
+            await anyio.sleep(0.001)
 
 
 async def test_quick_ones_share_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,14 +102,14 @@ async def test_a_result_does_not_wait_for_what_follows_in_its_thread() -> None:
     threads, go_on, has_ended = Threads(1), threading.Event(), anyio.Event()
 
     async def first() -> None:
-        await threads.run(lambda: None)
+        await run(threads, lambda: None)
         has_ended.set()
 
     with anyio.fail_after(LONG):
         async with anyio.create_task_group() as group:
             group.start_soon(first)
             await anyio.wait_all_tasks_blocked()
-            group.start_soon(threads.run, partial(go_on.wait, LONG))
+            group.start_soon(run, threads, partial(go_on.wait, LONG))
             await anyio.wait_all_tasks_blocked()
             group.start_soon(threads.serve)
             await has_ended.wait()
@@ -91,10 +117,38 @@ async def test_a_result_does_not_wait_for_what_follows_in_its_thread() -> None:
             group.cancel_scope.cancel()
 
 
+async def test_each_of_many_is_told_of_as_it_ends() -> None:
+    go_on, told = threading.Event(), list[tuple[int, Any]]()
+
+    def ended(place: int, value: Any) -> None:
+        told.append((place, value))
+        if len(told) == 3:
+            go_on.set()
+
+    async with serving(2) as threads:
+        await threads.run([lambda: "a", partial(go_on.wait, LONG), lambda: "b", lambda: "c"], ended)
+        await threads.run([], ended)
+    assert sorted(told[:3]) == [(0, "a"), (2, "b"), (3, "c")]
+    assert told[3:] == [(1, True)]
+
+
+async def test_one_that_fails_is_not_made_to_wait_for_the_others() -> None:
+    block = Block()
+
+    def fail() -> None:
+        block.has_begun.wait(LONG)
+        raise LookupError("own")
+
+    async with serving(2) as threads:
+        with pytest.raises(LookupError, match="own"):
+            await threads.run([block, fail], lambda *_: None)
+        block.go_on.set()
+
+
 async def test_what_comes_while_a_thread_ends_is_not_overlooked() -> None:
     async with serving(4) as threads:
         for n in range(500):
-            assert await threads.run(partial(abs, -n)) == n
+            assert await run(threads, partial(abs, -n)) == n
 
 
 async def test_there_are_never_more_than_allowed() -> None:
@@ -149,12 +203,12 @@ async def test_they_can_call_back() -> None:
 async def test_one_that_is_given_up_before_it_begins_never_does() -> None:
     go_on, ran = threading.Event(), list[int]()
     async with serving(1) as threads, anyio.create_task_group() as group:
-        group.start_soon(threads.run, partial(go_on.wait, LONG))
+        group.start_soon(run, threads, partial(go_on.wait, LONG))
         await anyio.wait_all_tasks_blocked()
         with anyio.move_on_after(0.01):
-            await threads.run(partial(ran.append, 1))
+            await run(threads, partial(ran.append, 1))
         go_on.set()
-        await threads.run(partial(ran.append, 2))
+        await run(threads, partial(ran.append, 2))
     assert ran == [2]
 
 
@@ -169,7 +223,7 @@ async def test_one_that_is_given_up_is_left_behind_with_its_thread() -> None:
 
     async with serving(2) as threads:
         async with anyio.create_task_group() as group:
-            group.start_soon(threads.run, block)
+            group.start_soon(run, threads, block)
             await wait_set(begun)
             group.cancel_scope.cancel()
         assert by[0] not in await run_all(threads, [threading.get_ident] * 10)
@@ -185,11 +239,11 @@ async def test_what_follows_one_that_was_given_up_is_not_cancelled_with_it() -> 
 
     async with serving(1) as threads, anyio.create_task_group() as group:
         async with anyio.create_task_group() as first:
-            first.start_soon(threads.run, block)
+            first.start_soon(run, threads, block)
             await wait_set(block.has_begun)
             first.cancel_scope.cancel()
         for _ in range(5):
-            group.start_soon(threads.run, look)
+            group.start_soon(run, threads, look)
         await anyio.wait_all_tasks_blocked()
         block.go_on.set()
     assert len(ran) == 5
@@ -207,9 +261,9 @@ async def test_one_that_is_given_up_as_it_ends_leaves_alone_what_its_thread_runs
         async with anyio.create_task_group() as group:
             async with anyio.create_task_group() as following:
                 async with anyio.create_task_group() as given_up:
-                    given_up.start_soon(threads.run, first)
+                    given_up.start_soon(run, threads, first)
                     await anyio.wait_all_tasks_blocked()
-                    following.start_soon(threads.run, look)
+                    following.start_soon(run, threads, look)
                     await anyio.wait_all_tasks_blocked()
                     group.start_soon(threads.serve)
                     await wait_set(first.has_begun)
@@ -233,29 +287,9 @@ async def test_the_end_of_a_pool_is_the_end_of_its_threads(monkeypatch: pytest.M
 
     monkeypatch.setattr(Threads, "_work", slow_to_end)
     async with serving(1) as threads:
-        await threads.run(lambda: None)
+        await run(threads, lambda: None)
         assert running == 1
     assert running == 0
-
-
-class Block:
-    """Blocks where it is called, and tells of its own end, which is when nobody holds it any more."""
-
-    def __init__(self) -> None:
-        self.has_begun, self.go_on, self.is_gone = threading.Event(), threading.Event(), threading.Event()
-
-    def __call__(self) -> None:
-        self.has_begun.set()
-        self.go_on.wait(LONG)
-
-    def __del__(self) -> None:
-        self.is_gone.set()
-
-
-async def wait_set(event: threading.Event) -> None:
-    with anyio.fail_after(LONG):
-        while not event.is_set():
-            await anyio.sleep(0.001)
 
 
 async def test_what_has_ended_is_not_held() -> None:
@@ -263,7 +297,7 @@ async def test_what_has_ended_is_not_held() -> None:
     block.go_on.set()
     is_gone = block.is_gone
     async with serving(1) as threads:
-        await threads.run(block)
+        await run(threads, block)
         del block
         await wait_set(is_gone)
 
@@ -272,7 +306,7 @@ async def test_a_pool_that_has_ended_holds_nothing_of_what_it_left_behind() -> N
     block = Block()
     go_on, is_gone = block.go_on, block.is_gone
     async with serving(1) as threads, anyio.create_task_group() as group:
-        group.start_soon(threads.run, block)
+        group.start_soon(run, threads, block)
         await wait_set(block.has_begun)
         group.cancel_scope.cancel()
     del block

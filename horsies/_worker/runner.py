@@ -89,21 +89,20 @@ class Runner:
 
     def run_soon(self, job: Job, group: anyio.abc.TaskGroup) -> None:
         """Run a task that was started in the database; it has a slot from now on."""
+        name, place = job.task.name, job.task.place
         self.jobs[job.claimed.lease] = job
-        self.free[job.task.place] -= 1
+        self.free[place] -= 1
         self._counts["started"] += 1
-        if job.task.place is not Place.NURSERY:
-            if self._threads is not None and _is_plain(job):
-                self._plain.append(job)
-                if len(self._plain) == 1:
-                    group.start_soon(self._run_plain, self._threads, name="tasks in threads")
-            else:
-                group.start_soon(self._run, job, name=job.task.name)
-            return
-        turns = self._turns.get(job.task.name)
-        if turns is None:
-            turns = self._turns[job.task.name] = Turns(job.task.name, self._run)
-        turns.run_soon(job, group)
+        if place is Place.NURSERY:
+            if name not in self._turns:
+                self._turns[name] = Turns(name, self._run)
+            self._turns[name].run_soon(job, group)
+        elif self._threads is not None and _is_plain(job):
+            self._plain.append(job)
+            if len(self._plain) == 1:
+                group.start_soon(self._run_plain, self._threads, name="tasks in threads")
+        else:
+            group.start_soon(self._run, job, name=name)
 
     async def serve_threads(self) -> None:
         """Run beside the tasks, for longer than any of them, for those that run in threads."""

@@ -148,22 +148,14 @@ async def run_sync(
         await anyio.lowlevel.checkpoint()
         report(call_sync(job))
         return
-    timeout, has_ended = job.envelope.timeout, False
-
-    def ended(_: Job, result: Ok[Any] | Err[TaskError] | None) -> None:
-        nonlocal has_ended
-        has_ended = True
-        report(result)
-
+    timeout = job.envelope.timeout
     if timeout is None:
-        await run_in_threads([job], threads, ended)
-    else:
-        async with anyio.create_task_group() as group:
-            group.start_soon(_time_out, job, timeout.total_seconds(), report)
-            await run_in_threads([job], threads, ended)
-            group.cancel_scope.cancel()
-    if not has_ended:
-        abandon()
+        await _run_in_thread(job, threads, report, abandon)
+        return
+    async with anyio.create_task_group() as group:
+        group.start_soon(_time_out, job, timeout.total_seconds(), report)
+        await _run_in_thread(job, threads, report, abandon)
+        group.cancel_scope.cancel()
 
 
 async def _time_out(job: Job, seconds: float, report: Callable[[Err[TaskError]], None]) -> None:
@@ -171,6 +163,24 @@ async def _time_out(job: Job, seconds: float, report: Callable[[Err[TaskError]],
     if job.context is not None:
         job.context._cancel()
     report(timed_out(job))
+
+
+async def _run_in_thread(
+    job: Job,
+    threads: Threads,
+    report: Callable[[Ok[Any] | Err[TaskError] | None], None],
+    abandon: Callable[[], None],
+) -> None:
+    has_ended = False
+
+    def ended(_: Job, result: Ok[Any] | Err[TaskError] | None) -> None:
+        nonlocal has_ended
+        has_ended = True
+        report(result)
+
+    await run_in_threads([job], threads, ended)
+    if not has_ended:
+        abandon()
 
 
 async def run_in_threads(

@@ -19,6 +19,7 @@ from horsies import (
     ResilienceConfig,
     RetryPolicy,
     Runtime,
+    Task,
     TaskContext,
     TaskError,
     TaskStatus,
@@ -216,14 +217,25 @@ async def test_a_timeout_leaves_the_slot_occupied_until_the_thread_ends(config: 
         assert info.error_code == "TASK_TIMEOUT"
 
 
+@pytest.mark.parametrize("where", ["in the nursery", "in a thread", "in a thread, with a timeout"])
 async def test_a_request_that_comes_while_a_task_is_being_started_keeps_it_from_running(
-    rare_polls: AppConfig, monkeypatch: pytest.MonkeyPatch
+    rare_polls: AppConfig, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     app, signals = Horsies(rare_polls), Signals()
 
-    @app.task(retry=RetryPolicy.fixed([0.01]), retry_for=("WORKER_CRASHED",))
-    async def never() -> None:
+    async def in_nursery() -> None:
         signals.runs += 1
+
+    def in_thread() -> None:
+        signals.runs += 1
+
+    declared = app.task(
+        "never",
+        retry=RetryPolicy.fixed([0.01]),
+        retry_for=("WORKER_CRASHED",),
+        timeout=60.0 if where == "in a thread, with a timeout" else None,
+    )
+    never: Task[[], None] = declared(in_nursery) if where == "in the nursery" else declared(in_thread)
 
     async with Runtime(app) as rt:
         handle = (await never.handle(rt).send()).unwrap()

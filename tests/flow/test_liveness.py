@@ -116,11 +116,14 @@ async def test_a_worker_that_was_frozen_knows_by_its_own_clock(app: Horsies) -> 
         assert (info.status, info.attempt) == (TaskStatus.COMPLETED, 2)
 
 
-async def test_a_worker_in_which_a_thread_does_not_return_is_reborn_all_the_same(app: Horsies) -> None:
+@pytest.mark.parametrize("timeout", [None, 60.0])
+async def test_a_worker_in_which_a_thread_does_not_return_is_reborn_all_the_same(
+    app: Horsies, timeout: float | None
+) -> None:
     release = threading.Event()
     begun: list[str] = []
 
-    @app.task
+    @app.task(timeout=timeout)
     def stuck() -> None:
         begun.append("stuck")
         release.wait(30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -141,6 +142,24 @@ async def test_a_sync_timeout_is_reported_at_once_and_its_late_result_dropped(co
         release.set()
         assert (await (await asleep.handle(rt).send()).unwrap().get(timeout=10)).unwrap_err().code == "TASK_TIMEOUT"
     assert worker.statistics().completed == 0
+
+
+async def test_a_sync_task_can_see_that_its_time_is_over(config: AppConfig) -> None:
+    app = Horsies(config)
+
+    @app.task(timeout=0.05)
+    def until_told(ctx: TaskContext) -> None:
+        while True:
+            ctx.check_cancelled()
+            time.sleep(0.001)
+
+    async with Runtime(app) as rt:
+        worker = rt.start_worker()
+        handle = (await until_told.handle(rt).send()).unwrap()
+        assert (await handle.get(timeout=10)).unwrap_err().code == "TASK_TIMEOUT"
+        with anyio.fail_after(10):
+            while worker.statistics().running:
+                await anyio.sleep(0.002)
 
 
 async def test_two_runtimes_leave_no_ambient_choice_but_the_innermost(bench: Bench, config: AppConfig) -> None:

@@ -58,3 +58,27 @@ async def test_results_come_with_the_context(config: AppConfig) -> None:
     assert (seen["one"], seen["part"]) == (Ok(["a"]), Ok(["in"]))
     assert [seen[name].error.code for name in ("broken", "skipped")] == ["BROKEN", "UPSTREAM_SKIPPED"]
     assert isinstance(seen["broken"], Err)
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+async def test_a_node_in_a_thread_gets_what_others_give(config: AppConfig, timeout: float | None) -> None:
+    app = Horsies(config)
+
+    @app.task(timeout=timeout)
+    def number(n: int) -> int:
+        return n
+
+    @app.task(timeout=timeout)
+    def add(ctx: TaskContext, a: int, b: int) -> list[object]:
+        return [a + b, ctx.node_id, *(result.unwrap() for result in ctx.results.values())]
+
+    @app.workflow("sum")
+    def total(wf: WorkflowBuilder) -> NodeRef[list[object]]:
+        two, three, four = (wf.task(number.node(n)) for n in (2, 3, 4))
+        return wf.task(add.node(two, three).ctx_from(four).node_id("add"))
+
+    with anyio.fail_after(30):
+        async with Runtime(app) as rt:
+            rt.start_worker()
+            runs = [(await total.handle(rt).start()).unwrap() for _ in range(10)]
+            assert [await run.get() for run in runs] == [Ok([5, "add", 4])] * 10

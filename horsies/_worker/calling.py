@@ -171,22 +171,27 @@ async def _run_in_thread(
     report: Callable[[Ok[Any] | Err[TaskError] | None], None],
     abandon: Callable[[], None],
 ) -> None:
-    has_ended = False
+    has_ended, failure = False, None
 
-    def ended(_: Job, result: Ok[Any] | Err[TaskError] | None) -> None:
-        nonlocal has_ended
-        has_ended = True
-        report(result)
+    def ended(_: Job, result: Ok[Any] | Err[TaskError] | None, error: BaseException | None) -> None:
+        nonlocal has_ended, failure
+        has_ended, failure = True, error
+        if error is None:
+            report(result)
 
     await run_in_threads([job], threads, ended)
+    if failure is not None:
+        raise failure
     if not has_ended:
         abandon()
 
 
 async def run_in_threads(
-    jobs: Sequence[Job], threads: Threads, ended: Callable[[Job, Ok[Any] | Err[TaskError] | None], None]
+    jobs: Sequence[Job],
+    threads: Threads,
+    ended: Callable[[Job, Ok[Any] | Err[TaskError] | None, BaseException | None], None],
 ) -> None:
-    """Run sync tasks in threads; `ended` is told of each when it has, with what `call_sync` says.
+    """Run sync tasks in threads; `ended` is told of each when it has, with what `call_sync` returned or raised.
 
     No cancellation reaches a thread: it ends in its own time, or is left behind some time after `job.hurry`.
     """
@@ -197,4 +202,4 @@ async def run_in_threads(
             if is_late:
                 job.hurry()  # it has been started, so it gets its turn
         calls = [partial(call_sync, job) for job in jobs]
-        await threads.run(calls, lambda place, result: ended(jobs[place], result))
+        await threads.run(calls, lambda place, result, error: ended(jobs[place], result, error))

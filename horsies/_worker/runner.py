@@ -100,7 +100,7 @@ class Runner:
         elif self._threads is not None and _is_plain(job):
             self._plain.append(job)
             if len(self._plain) == 1:
-                group.start_soon(self._run_plain, self._threads, name="tasks in threads")
+                group.start_soon(self._run_plain, self._threads, group, name="tasks in threads")
         else:
             group.start_soon(self._run, job, name=name)
 
@@ -152,12 +152,15 @@ class Runner:
         finally:
             self._leave(job)
 
-    async def _run_plain(self, threads: Threads) -> None:
+    async def _run_plain(self, threads: Threads, group: anyio.abc.TaskGroup) -> None:
         """Run in threads what was started since the last time: a task of the event loop for each would cost more."""
         jobs, self._plain = self._plain, []
 
-        def ended(job: Job, result: Ok[Any] | Err[TaskError] | None) -> None:
-            self._report(job, result)
+        def ended(job: Job, result: Ok[Any] | Err[TaskError] | None, error: BaseException | None = None) -> None:
+            if error is None:
+                self._report(job, result)
+            else:
+                group.start_soon(_fail, error)  # the others have the time that any have whose worker stops
             self._leave(job)
 
         for job in jobs:
@@ -222,6 +225,10 @@ class Runner:
         self._counts["cancelled" if stopped else _COUNTED[status]] += 1
         if status is TaskStatus.PENDING:
             self.retrying()
+
+
+async def _fail(error: BaseException) -> None:
+    raise error
 
 
 def _is_plain(job: Job) -> bool:

@@ -13,11 +13,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.abc
 import anyio.to_thread
+
+Ended: TypeAlias = Callable[[int, Any, BaseException | None], None]
 
 
 class Threads:
@@ -55,14 +57,11 @@ class Threads:
                         self._ended.popleft().tell()
                     self._provide()
 
-    async def run(self, functions: Sequence[Callable[[], Any]], ended: Callable[[int, Any], None]) -> None:
+    async def run(self, functions: Sequence[Callable[[], Any]], ended: Ended) -> None:
         """Run each in a thread, all at once, until all have ended. Cancelled, it leaves threads behind.
 
         Args:
-            ended: called for each when it has ended, with its place among them and what it returned.
-
-        Raises:
-            BaseException: what one of them raised; it is not waited for the others.
+            ended: called for each when it has ended, with its place among them, and what it returned or raised.
         """
         batch = _Batch(len(functions), ended)
         calls = [_Call(function, place, batch) for place, function in enumerate(functions)]
@@ -70,8 +69,6 @@ class Threads:
         self._provide()
         try:
             await batch.is_over.wait()
-            if batch.error is not None:
-                raise batch.error
         except BaseException:
             for call in calls:
                 call.give_up()
@@ -127,9 +124,7 @@ class _Thread:
 class _Batch:
     """Functions that are waited for together."""
 
-    error: BaseException | None = None
-
-    def __init__(self, left: int, ended: Callable[[int, Any], None]) -> None:
+    def __init__(self, left: int, ended: Ended) -> None:
         self.left = left
         self.ended = ended
         self.is_over = anyio.Event()
@@ -154,18 +149,15 @@ class _Call:
         """In a thread, in a context of its own."""
         try:
             self.value = copy_context().run(self._function)
-        except BaseException as error:  # raised where it is waited for
+        except BaseException as error:  # told where it is waited for
             self.error = error
 
     def tell(self) -> None:
         """It has ended."""
         batch = self._batch
         batch.left -= 1
-        if self.error is None:
-            batch.ended(self._place, self.value)
-        else:
-            batch.error = self.error
-        if batch.error is not None or not batch.left:
+        batch.ended(self._place, self.value, self.error)
+        if not batch.left:
             batch.is_over.set()
 
     def give_up(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from horsies import AppConfig, Horsies, Ok, Runtime, TaskErrorCode, WorkerConfig
+from horsies import AppConfig, Horsies, Ok, Runtime, TaskContext, TaskErrorCode, WorkerConfig
 
 pytestmark = pytest.mark.anyio
 
@@ -134,3 +136,32 @@ async def test_what_fails_while_its_worker_stops(config: AppConfig) -> None:
     assert error.code is TaskErrorCode.UNHANDLED_ERROR
     assert error.cause is not None
     assert "cannot tidy up" in error.cause.traceback
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])  # asyncio ends its loop at once
+@pytest.mark.parametrize("timeout", [None, 60.0])
+async def test_an_interrupt_raised_in_a_thread_ends_the_worker_and_lets_other_threads_end(
+    config: AppConfig, timeout: float | None
+) -> None:
+    app, has_begun = Horsies(config), threading.Event()
+
+    @app.task
+    def until_told(ctx: TaskContext) -> int:
+        has_begun.set()
+        while not ctx.cancelled:
+            time.sleep(0.001)
+        return 1
+
+    @app.task(timeout=timeout)
+    def interrupt() -> None:
+        has_begun.wait(20)
+        raise KeyboardInterrupt
+
+    async with Runtime(app) as rt:
+        first = (await until_told.handle(rt).send()).unwrap()
+        second = (await interrupt.handle(rt).send()).unwrap()
+        with anyio.fail_after(20), pytest.raises(BaseExceptionGroup) as caught:
+            await rt.run_worker()
+        assert caught.group_contains(KeyboardInterrupt)
+        assert await first.get(timeout=20) == Ok(1)
+        assert (await second.get(timeout=20)).unwrap_err().code is TaskErrorCode.WORKER_CRASHED

@@ -35,9 +35,12 @@ async def serving(most: int) -> AsyncGenerator[Threads]:
 
 
 async def run(threads: Threads, function: Callable[[], Any]) -> Any:
-    values: list[Any] = []
-    await threads.run([function], lambda _, value: values.append(value))
-    return values[0]
+    ends: list[tuple[Any, BaseException | None]] = []
+    await threads.run([function], lambda _, *end: ends.append(end))
+    ((value, error),) = ends
+    if error is not None:
+        raise error
+    return value
 
 
 async def run_all(threads: Threads, functions: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -120,7 +123,7 @@ async def test_a_result_does_not_wait_for_what_follows_in_its_thread() -> None:
 async def test_each_of_many_is_told_of_as_it_ends() -> None:
     go_on, told = threading.Event(), list[tuple[int, Any]]()
 
-    def ended(place: int, value: Any) -> None:
+    def ended(place: int, value: Any, _: BaseException | None) -> None:
         told.append((place, value))
         if len(told) == 3:
             go_on.set()
@@ -132,17 +135,21 @@ async def test_each_of_many_is_told_of_as_it_ends() -> None:
     assert told[3:] == [(1, True)]
 
 
-async def test_one_that_fails_is_not_made_to_wait_for_the_others() -> None:
-    block = Block()
+async def test_what_one_raises_is_told_at_once_and_the_others_go_on() -> None:
+    block, told = Block(), list[tuple[int, Any, BaseException | None]]()
+    error = LookupError("own")
 
     def fail() -> None:
         block.has_begun.wait(LONG)
-        raise LookupError("own")
+        raise error
+
+    def ended(*end: Any) -> None:
+        told.append(end)
+        block.go_on.set()
 
     async with serving(2) as threads:
-        with pytest.raises(LookupError, match="own"):
-            await threads.run([block, fail], lambda *_: None)
-        block.go_on.set()
+        await threads.run([block, fail], ended)
+    assert told == [(1, None, error), (0, None, None)]
 
 
 async def test_what_comes_while_a_thread_ends_is_not_overlooked() -> None:

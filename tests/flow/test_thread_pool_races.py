@@ -45,8 +45,8 @@ async def test_each_runs_once_whatever_comes_in_between(users: int, most: int) -
         return number
 
     async def run_batch(numbers: range, patience: float) -> None:
-        def ended(place: int, value: int) -> None:
-            assert value == numbers[place]
+        def ended(place: int, value: int, error: BaseException | None) -> None:
+            assert (value, error) == (numbers[place], None)
             told[value] += 1
 
         functions = [partial(function, n, rng.choice([0, 0, 0, 0, 0.0002])) for n in numbers]

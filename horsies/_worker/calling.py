@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import anyio
@@ -187,19 +186,24 @@ async def _run_in_thread(
 
 
 async def run_in_threads(
-    jobs: Sequence[Job],
+    jobs: list[Job],
     threads: Threads,
     ended: Callable[[Job, Ok[Any] | Err[TaskError] | None, BaseException | None], None],
 ) -> None:
     """Run sync tasks in threads; `ended` is told of each when it has, with what `call_sync` returned or raised.
 
-    No cancellation reaches a thread: it ends in its own time, or is left behind some time after `job.hurry`.
+    No cancellation reaches a thread: it ends in its own time, or is left behind some time after `job.hurry`. `jobs` is
+    emptied.
     """
     is_late = _is_cancelled()
     with anyio.CancelScope(shield=True) as scope:
-        for job in jobs:
-            job.thread = scope
-            if is_late:
-                job.hurry()  # it has been started, so it gets its turn
-        calls = [partial(call_sync, job) for job in jobs]
-        await threads.run(calls, lambda place, result, error: ended(jobs[place], result, error))
+        _tie(jobs, scope, is_late)
+        await threads.run(call_sync, jobs, ended)
+
+
+def _tie(jobs: Sequence[Job], scope: anyio.CancelScope, is_late: bool) -> None:
+    """Have `job.hurry` reach `scope`."""
+    for job in jobs:
+        job.thread = scope
+        if is_late:
+            job.hurry()  # it has been started, so it gets its turn

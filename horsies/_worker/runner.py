@@ -154,27 +154,33 @@ class Runner:
 
     async def _run_plain(self, threads: Threads, group: anyio.abc.TaskGroup) -> None:
         """Run in threads what was started since the last time: a task of the event loop for each would cost more."""
-        jobs, self._plain = self._plain, []
+        jobs = self._begin_plain()
+        leases = [job.claimed.lease for job in jobs]
 
-        def ended(job: Job, result: Ok[Any] | Err[TaskError] | None, error: BaseException | None = None) -> None:
+        def ended(job: Job, result: Ok[Any] | Err[TaskError] | None, error: BaseException | None) -> None:
             if error is None:
                 self._report(job, result)
             else:
                 group.start_soon(_fail, error)  # the others have the time that any have whose worker stops
             self._leave(job)
 
+        try:
+            await run_in_threads(jobs, threads, ended)
+        finally:
+            for job in [self.jobs[lease] for lease in leases if lease in self.jobs]:
+                self._abandon(job)
+                self._leave(job)
+
+    def _begin_plain(self) -> list[Job]:
+        """What was started since the last time, but for what was cancelled meanwhile."""
+        jobs, self._plain = self._plain, []
         for job in jobs:
             if job.task.signature.takes_context:
                 job.context = self._context(job)
             if job.is_cancelled:
-                ended(job, cancelled())
-        try:
-            await run_in_threads([job for job in jobs if not job.is_reported], threads, ended)
-        finally:
-            for job in jobs:
-                if job.claimed.lease in self.jobs:
-                    self._abandon(job)
-                    self._leave(job)
+                self._report(job, cancelled())
+                self._leave(job)
+        return [job for job in jobs if not job.is_reported]
 
     def _report(self, job: Job, result: Ok[Any] | Err[TaskError] | None) -> None:
         """Hand the end of a started task to the finisher, the first that is told; None where its context stopped it."""

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
-Ended: TypeAlias = Callable[[int, Any, BaseException | None], None]
+T = TypeVar("T")
+Ended: TypeAlias = Callable[[T, Any, BaseException | None], None]
 
 
 class Threads:
@@ -57,14 +58,18 @@ class Threads:
                         self._ended.popleft().tell()
                     self._provide()
 
-    async def run(self, functions: Sequence[Callable[[], Any]], ended: Ended) -> None:
-        """Run each in a thread, all at once, until all have ended. Cancelled, it leaves threads behind.
+    async def run(self, function: Callable[[T], Any], items: list[T], ended: Ended[T]) -> None:
+        """Call `function` with each item in a thread, all at once, until all have ended.
+
+        Cancelled, it leaves threads behind.
 
         Args:
-            ended: called for each when it has ended, with its place among them, and what it returned or raised.
+            items: it is emptied: nothing here holds an item for longer than its own call takes.
+            ended: called with each item when its call has ended, and with what that returned or raised.
         """
-        batch = _Batch(len(functions), ended)
-        calls = [_Call(function, place, batch) for place, function in enumerate(functions)]
+        batch = _Batch(function, len(items), ended)
+        calls = [_Call(item, batch) for item in items]
+        items.clear()
         self._waiting.extend(calls)
         self._provide()
         try:
@@ -122,9 +127,10 @@ class _Thread:
 
 
 class _Batch:
-    """Functions that are waited for together."""
+    """Calls of `function` that are waited for together."""
 
-    def __init__(self, left: int, ended: Ended) -> None:
+    def __init__(self, function: Callable[[Any], Any], left: int, ended: Ended[Any]) -> None:
+        self.function = function
         self.left = left
         self.ended = ended
         self.is_over = anyio.Event()
@@ -133,30 +139,30 @@ class _Batch:
 
 
 class _Call:
-    """One function, and how it ended."""
+    """One call, and how it ended."""
 
     thread: _Thread | None = None
     is_given_up = False
     value: Any = None
     error: BaseException | None = None
 
-    def __init__(self, function: Callable[[], Any], place: int, batch: _Batch) -> None:
-        self._function = function
-        self._place = place
+    def __init__(self, item: Any, batch: _Batch) -> None:
+        self._item = item
         self._batch = batch
 
     def run(self) -> None:
         """In a thread, in a context of its own."""
         try:
-            self.value = copy_context().run(self._function)
+            self.value = copy_context().run(self._batch.function, self._item)
         except BaseException as error:  # told where it is waited for
             self.error = error
 
     def tell(self) -> None:
         """It has ended."""
-        batch = self._batch
+        batch, item, value, error = self._batch, self._item, self.value, self.error
+        self._item = self.value = self.error = None
         batch.left -= 1
-        batch.ended(self._place, self.value, self.error)
+        batch.ended(item, value, error)
         if not batch.left:
             batch.is_over.set()
 

@@ -34,9 +34,13 @@ async def serving(most: int) -> AsyncGenerator[Threads]:
             group.cancel_scope.cancel()
 
 
+def call(function: Callable[[], Any]) -> Any:
+    return function()
+
+
 async def run(threads: Threads, function: Callable[[], Any]) -> Any:
     ends: list[tuple[Any, BaseException | None]] = []
-    await threads.run([function], lambda _, *end: ends.append(end))
+    await threads.run(call, [function], lambda _, *end: ends.append(end))
     ((value, error),) = ends
     if error is not None:
         raise error
@@ -121,22 +125,25 @@ async def test_a_result_does_not_wait_for_what_follows_in_its_thread() -> None:
 
 
 async def test_each_of_many_is_told_of_as_it_ends() -> None:
-    go_on, told = threading.Event(), list[tuple[int, Any]]()
+    go_on, told = threading.Event(), list[tuple[str, Any]]()
 
-    def ended(place: int, value: Any, _: BaseException | None) -> None:
-        told.append((place, value))
+    def double(text: str) -> str:
+        return text * 2 if text else str(go_on.wait(LONG))
+
+    def ended(text: str, value: Any, _: BaseException | None) -> None:
+        told.append((text, value))
         if len(told) == 3:
             go_on.set()
 
     async with serving(2) as threads:
-        await threads.run([lambda: "a", partial(go_on.wait, LONG), lambda: "b", lambda: "c"], ended)
-        await threads.run([], ended)
-    assert sorted(told[:3]) == [(0, "a"), (2, "b"), (3, "c")]
-    assert told[3:] == [(1, True)]
+        await threads.run(double, ["a", "", "b", "c"], ended)
+        await threads.run(double, [], ended)
+    assert sorted(told[:3]) == [("a", "aa"), ("b", "bb"), ("c", "cc")]
+    assert told[3:] == [("", "True")]
 
 
 async def test_what_one_raises_is_told_at_once_and_the_others_go_on() -> None:
-    block, told = Block(), list[tuple[int, Any, BaseException | None]]()
+    block, told = Block(), list[tuple[Any, Any, BaseException | None]]()
     error = LookupError("own")
 
     def fail() -> None:
@@ -148,8 +155,8 @@ async def test_what_one_raises_is_told_at_once_and_the_others_go_on() -> None:
         block.go_on.set()
 
     async with serving(2) as threads:
-        await threads.run([block, fail], ended)
-    assert told == [(1, None, error), (0, None, None)]
+        await threads.run(call, [block, fail], ended)
+    assert told == [(fail, None, error), (block, None, None)]
 
 
 async def test_what_comes_while_a_thread_ends_is_not_overlooked() -> None:

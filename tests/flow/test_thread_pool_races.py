@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -37,7 +36,8 @@ async def test_each_runs_once_whatever_comes_in_between(users: int, most: int) -
     rng, ran, told, lock = random.Random(users * most), Counter[int](), Counter[int](), threading.Lock()
     waited_for, given_up = set[int](), set[int]()
 
-    def function(number: int, pause: float) -> int:
+    def count(item: tuple[int, float]) -> int:
+        number, pause = item
         with lock:
             ran[number] += 1
         if pause:
@@ -45,13 +45,13 @@ async def test_each_runs_once_whatever_comes_in_between(users: int, most: int) -
         return number
 
     async def run_batch(numbers: range, patience: float) -> None:
-        def ended(place: int, value: int, error: BaseException | None) -> None:
-            assert (value, error) == (numbers[place], None)
+        def ended(item: tuple[int, float], value: int, error: BaseException | None) -> None:
+            assert (value, error) == (item[0], None)
             told[value] += 1
 
-        functions = [partial(function, n, rng.choice([0, 0, 0, 0, 0.0002])) for n in numbers]
+        items = [(n, rng.choice([0, 0, 0, 0, 0.0002])) for n in numbers]
         with anyio.move_on_after(patience) as scope:
-            await threads.run(functions, ended)
+            await threads.run(count, items, ended)
         (given_up if scope.cancelled_caught else waited_for).update(numbers)
 
     async def use(first: int) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -19,6 +22,11 @@ from horsies.abc import ClaimedTask, Lease
 from .conftest import until
 
 pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Image:
+    name: str
 
 
 async def test_all_that_were_started_are_told_that_the_worker_is_cancelled(config: AppConfig) -> None:
@@ -48,6 +56,28 @@ async def test_all_that_were_started_are_told_that_the_worker_is_cancelled(confi
         with anyio.fail_after(20), around:
             await rt.run_worker()
     assert runs == {"before": 5, "after": 5, "stop": 1}
+
+
+async def test_what_has_ended_is_not_held_by_what_was_started_with_it(config: AppConfig) -> None:
+    """A sync task may run for hours; the arguments of a hundred others would be kept for as long."""
+    app, given, go_on = Horsies(config), list[Any](), threading.Event()
+
+    @app.task
+    def look(image: Image, blocks: bool) -> None:
+        given.append(weakref.ref(image))
+        if blocks:
+            go_on.wait(20)
+
+    async with Runtime(app) as rt:
+        payload = [(Image("a"), False), (Image("b"), True), (Image("c"), False)]
+        handles = [answer.unwrap() for answer in await look.handle(rt).send_many(payload)]
+        del payload
+        worker = rt.start_worker()
+        for handle in (handles[0], handles[2]):
+            assert await handle.get(timeout=20) == Ok(None)
+        await until(lambda: gc.collect() >= 0 and sum(image() is None for image in given) == 2)
+        assert worker.statistics().running == 1
+        go_on.set()
 
 
 async def test_one_is_told_that_the_worker_stops(config: AppConfig) -> None:

@@ -202,7 +202,7 @@ async def run_in_threads(
 
 
 def _tie(jobs: Sequence[Job], scope: anyio.CancelScope, is_late: bool) -> None:
-    """Have `job.hurry` reach `scope`."""
+    """Have `job.hurry` reach `scope`. By itself, so that no variable of a call that lasts goes on holding a job."""
     for job in jobs:
         job.thread = scope
         if is_late:

@@ -74,7 +74,7 @@ class Threads:
         self._provide()
         try:
             await batch.is_over.wait()
-        except BaseException:
+        except BaseException:  # whatever ends the wait, nobody hears of the rest
             for call in calls:
                 call.give_up()
             raise

@@ -95,7 +95,9 @@ async def test_asyncio_s_cancellation_of_itself_that_came_too_late(config: AppCo
     @app.task("cancels")
     async def cancels(n: int, itself: bool) -> int:
         if itself:
-            asyncio.current_task().cancel()  # type: ignore[union-attr]
+            itself_in_the_loop = asyncio.current_task()
+            assert itself_in_the_loop is not None
+            itself_in_the_loop.cancel()
         else:
             await anyio.sleep(0.005)
         return n

@@ -333,9 +333,11 @@ class Pump:
     def _take_what_fits(self) -> None:
         """Take out of `_ready` all for which there is a slot where they run."""
         waiting, slots = deque[Job](), dict(self._runner.free)
+        together = self._config.concurrency - self.running
         now = anyio.current_time()
         for job in self._ready:
-            if slots[job.task.place] > 0 and job.not_before <= now:
+            if together > 0 and slots[job.task.place] > 0 and job.not_before <= now:
+                together -= 1
                 slots[job.task.place] -= 1
                 self._starting.append(job)
             else:

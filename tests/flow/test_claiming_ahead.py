@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 import anyio
@@ -65,6 +66,29 @@ async def test_what_stands_behind_slow_tasks_goes_to_another_worker(
         slow.go_on.set()
         assert [await handle.get(timeout=10) for handle in handles] == [Ok(n) for n in range(4)]
     assert slow.runs == dict.fromkeys(range(4), 1)
+
+
+async def test_what_is_ahead_waits_for_a_slot_wherever_it_will_run(config: AppConfig) -> None:
+    """Threads are free while the nursery is full, but the concurrency is that of both together."""
+    slow = Blocking(config)
+    go_on, most = threading.Event(), 0
+
+    @slow.app.task(retry=RetryPolicy.fixed([0.01]), retry_for=("WORKER_CRASHED",))
+    def hold() -> None:
+        nonlocal most
+        most = max(most, worker.statistics().running)
+        go_on.wait(20)
+
+    async with Runtime(slow.app) as rt:
+        worker = rt.start_worker(WorkerConfig(concurrency=2))
+        await slow.block.handle(rt).send_many([(n,) for n in range(2)])
+        await until(lambda: worker.statistics().running == 2)
+        handles = [answer.unwrap() for answer in await hold.handle(rt).send_many([()] * 2)]
+        await until(lambda: worker.statistics().claimed == 4)
+        go_on.set()
+        slow.go_on.set()
+        assert [await handle.get(timeout=10) for handle in handles] == [Ok(None)] * 2
+    assert most <= 2
 
 
 @pytest.mark.parametrize("cap", [{"cluster_wide_cap": 50}, {"queues": (QueueConfig("default", max_concurrency=50),)}])

@@ -40,6 +40,7 @@ class Claims:
     Attributes:
         hungry: there may be something to claim.
         full: the last claim brought as much as there was room for.
+        lasted: seconds from when it was sent to its answer.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Claims:
         self.is_under_way = False
         self.hungry = True
         self.full = False
+        self.lasted = 0.0
 
     def __len__(self) -> int:
         """How many tasks came in and have not been taken."""
@@ -76,6 +78,7 @@ class Claims:
         """
         self.hungry, self.is_under_way = False, True
         self._number += 1
+        sent_at = anyio.current_time()
         try:
             claim = await self._consumer.claim(room.tasks, startable=room.startable)
         except BaseException:
@@ -86,6 +89,7 @@ class Claims:
         found = len(claim.tasks) + claim.expired
         self.hungry = self.hungry or found > 0
         self.full = found >= room.tasks
+        self.lasted = anyio.current_time() - sent_at
         self._counts["claimed"] += len(claim.tasks)
         self._counts["expired"] += claim.expired
         self._came.extend(claim.tasks)
@@ -134,6 +138,10 @@ class Claims:
     def doubt(self) -> None:
         """A call has failed. What it did, it may still be doing, for as long as the server lets a statement run."""
         self._in_doubt_until = anyio.current_time() + self._statement_timeout + DOUBT
+        self.forget()
+
+    def forget(self) -> None:
+        """The worker knows no more of something that came in: one look gives it back."""
         self._look_at = 0.0
         self._has_looked = False
 
@@ -161,4 +169,4 @@ class Claims:
         """Forget what came in and was not taken: it is to be given back."""
         if self._came:
             self._came.clear()
-            self.doubt()
+            self.forget()

@@ -1,7 +1,8 @@
 """How many tasks a worker claims at once, and how many before it has slots for them.
 
 What a claim starts begins at once, so it takes no more than there are slots for, and of many slots a part: then some
-tasks run here while the database takes others.
+tasks run here while the database takes others. It counts on slots that will be free by the time of its answer, as they
+were the last times.
 
 A worker that claims only what it has slots for waits for the database between each batch and the next. So it claims
 ahead what it will begin within a tenth of a second, going by what it got through just now: hundreds of quick tasks, and
@@ -10,10 +11,14 @@ no slow one, which another worker might begin at once.
 
 from __future__ import annotations
 
+from collections import deque
+
 AHEAD = 0.1
 """Seconds within which a task claimed ahead should begin."""
 WINDOW = 0.05
 """Seconds over which ends are counted; the slower one of the last two windows says how fast the worker is."""
+LOOKED_BACK = 8
+"""Claims by which it is told how many slots will be free by the time of an answer; the one with the fewest counts."""
 PATIENCE = 0.5
 """Seconds without a start after which what was claimed ahead is given back: it stands behind slow tasks."""
 
@@ -24,15 +29,15 @@ FEW_SLOTS = 32
 
 
 def begin_batch(concurrency: int) -> int:
-    """How many tasks one claim may start."""
+    """How many tasks one claim may start where nothing will have ended by the time of its answer."""
     return concurrency if concurrency < FEW_SLOTS else min(BEGIN_BATCH, (concurrency + 1) // 2)
 
 
 class Pace:
-    """Counts the ends of tasks.
+    """Counts the ends of tasks, and those that came while a claim was under way.
 
     Args:
-        most: the largest number of tasks to claim ahead; 0: none, ever.
+        most: the largest number of tasks to claim ahead, or for slots that are not free yet; 0: none, ever.
         now: seconds, on the clock that all other times here are from.
     """
 
@@ -42,6 +47,20 @@ class Pace:
         self._ended = 0
         self._rate = 0.0
         self._ahead = 0
+        self._answers = deque([(1, 0)] * LOOKED_BACK, LOOKED_BACK)
+
+    def count_answer(self, busy: int, left: int) -> None:
+        """Of `busy` tasks all but `left` have ended within the time that a claim takes."""
+        if busy:
+            self._answers.append((busy, max(0, busy - left)))
+
+    def soon_free(self, busy: int) -> int:
+        """How many of `busy` slots will be free by the time that a claim is answered which is sent now.
+
+        No larger part of them than each of the last times, and not more than there ever were then.
+        """
+        most = max(ended for _, ended in self._answers)
+        return min(self._most, most, *(busy * ended // was for was, ended in self._answers))
 
     def count_end(self) -> None:
         self._ended += 1

@@ -1,9 +1,10 @@
 """The pump of a worker: promotes, claims and starts tasks, for as long as there are slots.
 
 State of a claimed task: it comes in (see `claims`), then is among the runner's jobs if the claim has started it too
-(RUNNING). Else it is in `_ready` (CLAIMED), in `_starting` while the database is told, and then among the jobs. When it
-has ended it is in the finisher's buffer. Each is in one place only. No more run than the concurrency says; what is
-CLAIMED exceeds it by what is claimed ahead (see `pace`).
+(RUNNING), or for a moment in `_early`, where slots that were counted on are not free yet. Else it is in `_ready`
+(CLAIMED), in `_starting` while the database is told, and then among the jobs. When it has ended it is in the finisher's
+buffer. Each is in one place only. No more run than the concurrency says; what is claimed exceeds it by what `pace`
+allows.
 
 A claim may start what leads to no other verdict than FAILED when the worker dies, because the task is not retried for
 WORKER_CRASHED: then nothing is left to decide before it begins.
@@ -11,8 +12,9 @@ WORKER_CRASHED: then nothing is left to decide before it begins.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -34,13 +36,15 @@ from .claims import DOUBT_POLL, Claims, Room
 from .finisher import Finisher
 from .host import WorkerHost
 from .job import Job, conclude_interrupted, prepare
-from .pace import PATIENCE, Pace, begin_batch
+from .pace import BEGIN_BATCH, PATIENCE, Pace, begin_batch
 from .runner import Runner
 
 PROMOTE_BATCH = 500
 CLAIM_BATCH = 500
 LOCKED_POLL = 1.0
 """Seconds before another try to start a task whose row somebody has locked."""
+EARLY = 0.1
+"""Seconds for which what a claim has started may wait for a slot; then it is given back."""
 IDLE_RECHECK = 0.05
 """Seconds before an `until_idle` worker looks again at due tasks that others hold locked."""
 
@@ -76,7 +80,10 @@ class Pump:
         self._queues = frozenset(queues)
         self._silence = silence
         self._resilience = host.app.config.resilience
+        self._tasks: anyio.abc.TaskGroup
         self._ready: deque[Job] = deque()
+        self._early: deque[Job] = deque()
+        self._early_since = 0.0
         self._starting: list[Job] = []
         self._runner = runner
         runner.ended, runner.retrying = self._ended, self._will_be_tried_again
@@ -87,6 +94,7 @@ class Pump:
         self._wake = anyio.Event()
         self._claims = Claims(consumer, self._resilience, counts, self._wake_up)
         self._batch = begin_batch(config.concurrency)
+        self._busy = self._last_running = 0
         self._startable = frozenset(name for name, task in host.app.tasks.items() if self._may_start(task))
         self._next_due = 0.0
         self.last_beat = self._last_start = anyio.current_time()
@@ -99,7 +107,7 @@ class Pump:
     @property
     def ready(self) -> int:
         """How many tasks wait for their beginning."""
-        return len(self._claims) + len(self._ready) + len(self._starting)
+        return len(self._claims) + len(self._early) + len(self._ready) + len(self._starting)
 
     @property
     def running(self) -> int:
@@ -131,7 +139,7 @@ class Pump:
 
     def cancel(self, task_id: str) -> None:
         """Cancel a task that runs here, or is about to."""
-        for job in (*self._ready, *self._starting, *self._runner.jobs.values()):
+        for job in (*self._early, *self._ready, *self._starting, *self._runner.jobs.values()):
             if job.claimed.lease.task_id == task_id:
                 job.cancel()
                 return
@@ -139,18 +147,19 @@ class Pump:
 
     async def run(self, running: anyio.abc.TaskGroup) -> None:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
+        self._tasks = running
         running.start_soon(self._runner.hurry_threads)
         async with open_nursery() as claims:
-            await self._keep_starting(running, claims)
+            await self._keep_starting(claims)
 
-    async def _keep_starting(self, running: anyio.abc.TaskGroup, claims: anyio.abc.TaskGroup) -> None:
+    async def _keep_starting(self, claims: anyio.abc.TaskGroup) -> None:
         waits = pauses(self._resilience, self._host.environment.random)
         while not self.is_stopping:
             if self.counts["started"] == self._config.max_tasks:
                 self.retire_nowait(f"it has started {self._config.max_tasks} tasks, which is its max_tasks")
                 return
             try:
-                if await self.run_once(running, claims):
+                if await self.run_once(claims):
                     waits = pauses(self._resilience, self._host.environment.random)
                     continue
                 if self._config.until_idle and not (self._runner.jobs or self.ready or self._claims.is_under_way):
@@ -171,16 +180,19 @@ class Pump:
                 continue
             await self._wait_for_work()
 
-    async def run_once(self, running: anyio.abc.TaskGroup, claims: anyio.abc.TaskGroup) -> bool:
+    async def run_once(self, claims: anyio.abc.TaskGroup) -> bool:
         """One round of promote, claim and start; whether another should follow at once.
 
         Args:
-            running: where the started tasks go.
             claims: where a claim goes on; its answer brings about another round.
         """
         self._claims.raise_failure()
         if anyio.current_time() >= self._next_due:
             await self._promote()
+        if self._early and anyio.current_time() - self._early_since >= EARLY:
+            self._forget_early()
+        else:
+            self._run_early()
         if not self._claims.is_under_way:
             await self._claims.give_back_lost(self._known)
         await self._give_back_excess()
@@ -189,17 +201,18 @@ class Pump:
         self._take_what_fits()
         if self._may_claim() and (room := self._room()).tasks > 0:
             if not self._starting and not self._runner.jobs:
+                if anyio.current_time() - self._last_start <= self._claims.lasted:
+                    self._pace.count_answer(self._last_running, 0)
                 await self._claims.run_once(room)
-                await self._take_in(running)
+                await self._take_in(0)
                 if not self._claims.full:
                     await anyio.lowlevel.checkpoint()  # what has begun comes before a claim that may find nothing
                 return True
             self._claims.is_under_way = True
-            take = partial(claims.start_soon, self._take_in_aside, running)
-            claims.start_soon(self._claims.run_on, room, self._room, take)
+            claims.start_soon(self._claims.run_on, room, self._room, partial(self._came, claims))
         if not self._starting:
             return False
-        await self._start(running)
+        await self._start()
         return True
 
     def _may_claim(self) -> bool:
@@ -221,8 +234,11 @@ class Pump:
         if self._config.max_tasks is not None:
             most = min(most, self._config.max_tasks - self.counts["started"] - self.ready)
         excess, ahead = self._excess(), self._pace.ahead(anyio.current_time())
-        if excess < 0 and self._startable:
-            return Room(min(-excess, self._batch, most), self._startable)
+        self._busy = self._config.concurrency + excess
+        soon_free = self._pace.soon_free(self._busy)
+        if excess < soon_free and self._startable:
+            batch = min(self._batch + soon_free, BEGIN_BATCH, self._config.concurrency)
+            return Room(min(soon_free - excess, batch, most), self._startable)
         if excess >= 0 and (ahead - excess) * 2 < ahead:
             return Room(0)  # there is enough to do: a few at a time would cost a statement each
         return Room(min(ahead - excess, most))
@@ -256,6 +272,7 @@ class Pump:
     async def give_back_lost(self) -> None:
         """For a worker that stops: give back what came in and was not taken, and what it never heard of."""
         self._claims.drop()
+        self._forget_early()
         await self._claims.give_back_lost(self._known, at_once=True)
 
     def settle_unsure(self) -> None:
@@ -283,19 +300,27 @@ class Pump:
             self._next_due = min(self._next_due, anyio.current_time() + due_in)
         self._claims.hungry = self._claims.hungry or promotion.promoted > 0
 
-    async def _take_in_aside(self, running: anyio.abc.TaskGroup) -> None:
-        """Take in what came while the pump waits for something else: what is RUNNING is not to wait for that."""
+    def _came(self, claims: anyio.abc.TaskGroup) -> None:
+        """Have taken in what came while the pump waits for something else: what is RUNNING is not to wait for that."""
+        claims.start_soon(self._take_in_aside, self._busy)
+
+    async def _take_in_aside(self, busy: int) -> None:
         try:
-            await self._take_in(running)
+            await self._take_in(busy)
         except BrokerError as error:
             self._claims.fail(error)
         self._wake_up()
 
-    async def _take_in(self, running: anyio.abc.TaskGroup) -> None:
-        """Decode what came in, and run into `running` what the claim has started; a worker that stops gives it back."""
+    async def _take_in(self, busy: int) -> None:
+        """Decode what came in, and run what the claim has started; a worker that stops gives it back.
+
+        Args:
+            busy: how many tasks there were when the claim was sent.
+        """
         if self.is_stopping:
             return
-        gifts, running_before = [], self.running
+        gifts = []
+        self._pace.count_answer(busy, self.running + self.ready - len(self._claims))
         known = {job.claimed.lease for job in (*self._ready, *self._starting)}
         for row, is_cancelled in self._claims.take():
             if row.lease in known:
@@ -303,7 +328,8 @@ class Pump:
             match prepare(self._host, row):
                 case Job() as job if row.is_running:
                     job.is_cancelled = is_cancelled
-                    self._runner.run_soon(job, running)
+                    self._early_since = self._early_since if self._early else anyio.current_time()
+                    self._early.append(job)
                 case Job() as job:
                     self._ready.append(job)
                 case Finish() as end:
@@ -312,13 +338,31 @@ class Pump:
                     self._finisher.add_nowait(end)
                 case GiveBack() as gift:
                     gifts.append(gift)
-        if self.running > running_before:
-            self._last_start = anyio.current_time()
+        self._run_early()
+        self._forget_early(lambda job: job.claimed.good_until is not None)  # which was judged as if it began at once
         await self._give_back(gifts)
+
+    def _run_early(self) -> None:
+        """Run what a claim has started as far as there are slots, and room for results; a worker that stops runs none."""
+        if not (self._early and self._finisher.has_room) or self.is_stopping:
+            return
+        if anyio.current_effective_deadline() == -math.inf:
+            return
+        taken = len(self._starting)
+        while self._early and self.running + taken < self._config.concurrency:
+            self._runner.run_soon(self._early.popleft(), self._tasks)
+            self._last_start, self._last_running = anyio.current_time(), self.running
+
+    def _forget_early(self, condition: Callable[[Job], bool] = lambda _: True) -> None:
+        """Have given back what a claim has started and there was no slot for, by knowing it no more."""
+        kept = deque(job for job in self._early if not condition(job))
+        if len(kept) < len(self._early):
+            self._claims.forget()
+        self._early = kept
 
     def _known(self) -> list[Lease]:
         """All that the worker holds and knows of."""
-        jobs = (*self._ready, *self._starting, *self._runner.jobs.values())
+        jobs = (*self._early, *self._ready, *self._starting, *self._runner.jobs.values())
         return [*(job.claimed.lease for job in jobs), *self._claims.leases, *self._finisher.leases]
 
     async def _has_due(self) -> bool:
@@ -344,7 +388,7 @@ class Pump:
                 waiting.append(job)
         self._ready = waiting
 
-    async def _start(self, running: anyio.abc.TaskGroup) -> None:
+    async def _start(self) -> None:
         """Start what was taken."""
         batch = self._starting
         leases = [job.claimed.lease for job in batch]
@@ -359,7 +403,7 @@ class Pump:
         self._last_start = anyio.current_time()
         for job, outcome in zip(batch, outcomes, strict=True):
             if outcome is StartOutcome.STARTED:
-                self._runner.run_soon(job, running)
+                self._runner.run_soon(job, self._tasks)
             elif outcome is StartOutcome.LOCKED:
                 job.not_before = anyio.current_time() + LOCKED_POLL
                 self._ready.append(job)
@@ -374,6 +418,7 @@ class Pump:
     def _ended(self, job: Job) -> None:
         if job.task.name not in self._startable:
             self._pace.count_end()
+        self._run_early()
         self._wake_up()
 
     def _will_be_tried_again(self) -> None:
@@ -390,6 +435,8 @@ class Pump:
         timeout = min(self._resilience.poll_interval, max(0.0, self._next_due - now))
         if self._excess() > 0:
             timeout = min(timeout, max(0.0, self._last_start + PATIENCE - now))
+        if self._early:
+            timeout = min(timeout, max(0.0, self._early_since + EARLY - now))
         for job in self._ready:
             if job.not_before > now:
                 timeout = min(timeout, job.not_before - now)

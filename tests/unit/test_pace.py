@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horsies._worker.pace import AHEAD, WINDOW, Pace, begin_batch
+from horsies._worker.pace import AHEAD, LOOKED_BACK, WINDOW, Pace, begin_batch
 
 
 def after(pace: Pace, *windows: tuple[int, float]) -> int:
@@ -49,6 +49,47 @@ def test_never_more_than_allowed_and_none_for_a_worker_that_stands_still(
         assert 0 <= after(pace, (ended, now)) <= most
     assert pace.ahead(now + WINDOW) == pace.ahead(now + WINDOW) <= most
     assert pace.ahead(now + 3 * WINDOW) == 0
+
+
+def test_no_slot_is_counted_on_before_as_many_claims_have_shown_it() -> None:
+    pace = Pace(100, 0.0)
+    for _ in range(LOOKED_BACK):
+        assert pace.soon_free(10) == 0
+        pace.count_answer(10, 0)
+    assert pace.soon_free(10) == 10
+
+
+def test_the_claim_by_whose_answer_the_smallest_part_had_ended_counts() -> None:
+    pace = Pace(100, 0.0)
+    for left in (0, 10, 0, 0, 0, 0, 0, 0):
+        pace.count_answer(40, left)
+    assert (pace.soon_free(40), pace.soon_free(4), pace.soon_free(100)) == (30, 3, 40)
+
+
+def test_one_slow_batch_is_enough_to_count_on_nothing() -> None:
+    pace = Pace(100, 0.0)
+    for _ in range(LOOKED_BACK):
+        pace.count_answer(10, 0)
+    pace.count_answer(10, 10)
+    assert pace.soon_free(10) == 0
+
+
+def test_an_answer_to_an_idle_worker_says_nothing() -> None:
+    pace = Pace(100, 0.0)
+    for _ in range(LOOKED_BACK):
+        pace.count_answer(10, 0)
+        pace.count_answer(0, 0)
+    assert pace.soon_free(10) == 10
+
+
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), max_size=30), st.integers(0, 500))
+def test_what_is_counted_on_is_no_more_than_there_is_or_is_allowed(seen: list[tuple[int, int]], busy: int) -> None:
+    pace, closed = Pace(50, 0.0), Pace(0, 0.0)
+    for was, left in seen:
+        pace.count_answer(was, left)
+        closed.count_answer(was, left)
+    assert 0 <= pace.soon_free(busy) <= min(busy, 50)
+    assert closed.soon_free(busy) == 0
 
 
 @pytest.mark.parametrize(

@@ -343,7 +343,7 @@ class Pump:
         await self._give_back(gifts)
 
     def _run_early(self) -> None:
-        """Run what a claim has started as far as there are slots, and room for results; a worker that stops runs none."""
+        """Run what a claim has started, as slots and room for results permit; a worker that stops runs none."""
         if not (self._early and self._finisher.has_room) or self.is_stopping:
             return
         if anyio.current_effective_deadline() == -math.inf:

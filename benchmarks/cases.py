@@ -1,4 +1,4 @@
-"""What is measured, as data. Slow subjects get fewer tasks: each measurement is to take from half a second to four."""
+"""What is measured, as data. Subjects that are slower by far get fewer tasks: each takes some seconds at most."""
 
 from __future__ import annotations
 
@@ -49,11 +49,12 @@ def _all(count: int) -> dict[str, int]:
     return dict.fromkeys(("horsies", "horsies_sqlite", *PEERS), count)
 
 
-_DRAINED = {"horsies": 20_000, "horsies_sqlite": 10_000, "pgqueuer": 10_000, "procrastinate": 500, "oban": 1_000}
+_DRAINED = {"horsies": 20_000, "horsies_sqlite": 10_000, "pgqueuer": 20_000, "procrastinate": 500, "oban": 1_000}
 _DRAINED_BY_TEN = {**_DRAINED, "horsies": 4_000, "horsies_sqlite": 4_000, "floor": 4_000, "pgqueuer": 4_000}
 _DRAINED_SYNC = {**_DRAINED, "horsies": 5_000, "horsies_sqlite": 5_000, "pgqueuer": 5_000}
 _MADE = {"horsies": 20_000, "horsies_sqlite": 20_000, "pgqueuer": 20_000, "procrastinate": 5_000, "oban": 5_000}
-_SHARED = {"horsies": 30_000, "floor": 30_000, "pgqueuer": 20_000, "procrastinate": 1_000, "oban": 2_000}
+_SHARED = {"horsies": 30_000, "floor": 30_000, "pgqueuer": 30_000, "procrastinate": 1_000, "oban": 2_000}
+_LONG = dict.fromkeys(("horsies", "floor", "pgqueuer"), 100_000)
 
 CASES = (
     Case(name="send, 1 sender", measure="send", tasks={**_all(0), "floor": 0}),
@@ -72,6 +73,7 @@ CASES = (
         )
         for concurrency in (100, 1_000)
     ),
+    Case(name="drain of 100,000", measure="drain", tasks=_LONG),
     Case(name="drain of 1 ms tasks", measure="drain", tasks=_DRAINED, given={"kind": WAIT}),
     Case(name="drain of sync tasks", measure="drain", tasks=_DRAINED_SYNC, given={"kind": SYNC}),
     *(

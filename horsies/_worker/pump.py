@@ -94,7 +94,8 @@ class Pump:
         self._wake = anyio.Event()
         self._claims = Claims(consumer, self._resilience, counts, self._wake_up)
         self._batch = begin_batch(config.concurrency)
-        self._busy = self._last_running = 0
+        self._busy = 0
+        self._last_begun = (-math.inf, 0)
         self._startable = frozenset(name for name, task in host.app.tasks.items() if self._may_start(task))
         self._next_due = 0.0
         self.last_beat = self._last_start = anyio.current_time()
@@ -149,8 +150,11 @@ class Pump:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
         self._tasks = running
         running.start_soon(self._runner.hurry_threads)
-        async with open_nursery() as claims:
-            await self._keep_starting(claims)
+        try:
+            async with open_nursery() as claims:
+                await self._keep_starting(claims)
+        finally:
+            self.is_stopping = True  # also of a worker that is cancelled: what ends now leaves its slot to nobody
 
     async def _keep_starting(self, claims: anyio.abc.TaskGroup) -> None:
         waits = pauses(self._resilience, self._host.environment.random)
@@ -201,8 +205,9 @@ class Pump:
         self._take_what_fits()
         if self._may_claim() and (room := self._room()).tasks > 0:
             if not self._starting and not self._runner.jobs:
-                if anyio.current_time() - self._last_start <= self._claims.lasted:
-                    self._pace.count_answer(self._last_running, 0)
+                begun_at, tasks = self._last_begun
+                if anyio.current_time() - begun_at <= self._claims.lasted:
+                    self._pace.count_answer(tasks, 0)
                 await self._claims.run_once(room)
                 await self._take_in(0)
                 if not self._claims.full:
@@ -351,7 +356,8 @@ class Pump:
         taken = len(self._starting)
         while self._early and self.running + taken < self._config.concurrency:
             self._runner.run_soon(self._early.popleft(), self._tasks)
-            self._last_start, self._last_running = anyio.current_time(), self.running
+            self._last_start = anyio.current_time()
+            self._last_begun = self._last_start, self.running
 
     def _forget_early(self, condition: Callable[[Job], bool] = lambda _: True) -> None:
         """Have given back what a claim has started and there was no slot for, by knowing it no more."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any, ClassVar
 
 import anyio
@@ -21,6 +23,7 @@ from horsies import (
     ResilienceConfig,
     RetryPolicy,
     Runtime,
+    TaskContext,
     TaskSendOptions,
     TaskStatus,
     Worker,
@@ -334,6 +337,29 @@ async def test_a_worker_that_is_cancelled_gives_it_back(slow: Blocking) -> None:
     assert slow.runs == {0: 1, 1: 1}
 
 
+async def test_nor_does_anything_begin_where_threads_end_after_the_cancellation(slow: Blocking) -> None:
+    runs, go_on = Counter[int](), threading.Event()
+
+    @slow.app.task("hold")
+    def hold(n: int) -> int:
+        runs[n] += 1
+        go_on.wait(20)
+        return n
+
+    async with Runtime(slow.app) as rt:
+        worker = Worker(rt, WorkerConfig(concurrency=2))
+        handles = [answer.unwrap() for answer in await hold.handle(rt).send_many([(n,) for n in range(4)])]
+        async with anyio.create_task_group() as group:
+            await group.start(lambda *, task_status: worker.run(task_status=task_status))
+            await until(lambda: is_full(worker))
+            group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await until(lambda: pump_of(worker).is_stopping)
+                go_on.set()
+        assert await standing(rt, handles) == [(TaskStatus.COMPLETED, 1)] * 2 + [(TaskStatus.PENDING, 0)] * 2
+    assert runs == {0: 1, 1: 1}
+
+
 @pytest.mark.parametrize("cap", [{"cluster_wide_cap": 50}, {"queues": (QueueConfig("default", max_concurrency=50),)}])
 async def test_where_there_is_a_cap_no_slot_is_counted_on(config: AppConfig, cap: dict[str, Any]) -> None:
     """What it allows belongs to others as well."""
@@ -345,6 +371,40 @@ async def test_where_there_is_a_cap_no_slot_is_counted_on(config: AppConfig, cap
         assert (worker.statistics().claimed, worker.statistics().ready) == (2, 0)
         slow.release()
         assert [await handle.get(timeout=10) for handle in handles] == [Ok(n) for n in range(4)]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_of_quick_and_slow_tasks_by_turns_each_runs_once_and_no_more_than_there_are_slots(
+    config: AppConfig, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Each stretch of quick ones makes two workers hopeful, and each stretch of slow ones proves them wrong."""
+    monkeypatch.setattr(pump, "Pace", Pace)
+    monkeypatch.setattr(pump, "EARLY", 0.01)
+    app, random = Horsies(config), Random(seed)
+    runs, now, most = Counter[int](), Counter[str](), Counter[str]()
+
+    @app.task("some")
+    async def some(ctx: TaskContext, n: int, seconds: float) -> int:
+        runs[n] += 1
+        now[ctx.worker_id] += 1
+        most[ctx.worker_id] = max(most[ctx.worker_id], now[ctx.worker_id])
+        if seconds:
+            await anyio.sleep(seconds)
+        now[ctx.worker_id] -= 1
+        return n
+
+    durations = [
+        seconds for _ in range(3) for seconds in ([0.0] * random.randint(90, 130) + [random.uniform(0.02, 0.06)] * 20)
+    ]
+    async with Runtime(app) as rt:
+        calls = list(enumerate(durations))
+        handles = [answer.unwrap() for answer in await some.handle(rt).send_many(calls)]
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(rt.run_worker, WorkerConfig(concurrency=5, until_idle=True))
+        assert await standing(rt, handles) == [(TaskStatus.COMPLETED, 1)] * len(calls)
+    assert runs == dict.fromkeys(range(len(calls)), 1)
+    assert max(most.values()) <= 5
 
 
 @pytest.mark.parametrize("concurrency", [10, 40])

@@ -85,12 +85,11 @@ class Turns:
             if info.has_pending_cancellation():
                 await _let_it_come()
                 return
-            is_clean = _is_same(context, copy_context())
             if me.partner is None or me.partner.has_begun:
-                if is_clean and self._turn == turn and self._waiting:
+                if self._turn == turn and self._waiting and _is_same(context, copy_context()):
                     self._apart = False  # most likely it has not waited
                 return
-            if not is_clean:
+            if not _is_same(context, copy_context()):
                 return
 
 

@@ -165,10 +165,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         worker = Worker(self, config)
         self._opened()
         self._workers.append(worker)
-        try:
-            await worker.run(task_status=task_status)
-        finally:
-            self._workers.remove(worker)
+        await self._run_known(worker, task_status=task_status)
 
     def start_worker(self, config: WorkerConfig | None = None) -> Worker:
         """Run a worker in the runtime's own task group; it drains when the runtime closes. Raises as `run_worker`."""
@@ -176,8 +173,16 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
             raise _not_open()
         worker = Worker(self, config)
         self._workers.append(worker)
-        self._group.start_soon(worker.run, name=f"horsies worker {worker.worker_id}")
+        self._group.start_soon(self._run_known, worker, name=f"horsies worker {worker.worker_id}")
         return worker
+
+    async def _run_known(
+        self, worker: Worker, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        try:
+            await worker.run(task_status=task_status)
+        finally:
+            self._workers.remove(worker)
 
     def check(self) -> None:
         """Validate the application statically.

@@ -30,7 +30,7 @@ from horsies import (
 )
 from horsies.abc import Consumer, Start, StartOutcome
 
-from .conftest import Bench
+from .conftest import Bench, until
 
 pytestmark = pytest.mark.anyio
 
@@ -87,6 +87,14 @@ async def test_no_thread_of_the_pool_outlives_the_runtime(bench: Bench) -> None:
         await rt.check_live()
     gc.collect()
     assert pool_threads() == before
+
+
+async def test_a_runtime_forgets_the_workers_that_have_stopped(bench: Bench) -> None:
+    async with Runtime(bench.app) as rt:
+        for _ in range(3):
+            await rt.start_worker(WorkerConfig(until_idle=True)).wait_stopped()
+            await rt.run_worker(WorkerConfig(until_idle=True))
+        await until(lambda: rt._workers == [])
 
 
 async def test_claims_of_a_cancelled_worker_are_given_back(bench: Bench) -> None:

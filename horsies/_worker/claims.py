@@ -24,10 +24,11 @@ DOUBT_POLL = 1.0
 
 
 class Room(NamedTuple):
-    """How many tasks may be claimed, and the names of those that may start at once."""
+    """How many tasks may be claimed, the names of those that may start at once, and how many there are already."""
 
     tasks: int
     startable: Collection[str] = ()
+    busy: int = 0
 
 
 class Claims:
@@ -94,18 +95,19 @@ class Claims:
         self._counts["expired"] += claim.expired
         self._came.extend(claim.tasks)
 
-    async def run_on(self, room: Room, ask: Callable[[], Room], came: Callable[[], object]) -> None:
+    async def run_on(self, room: Room, ask: Callable[[], Room], came: Callable[[Room], object]) -> None:
         """One claim after the other while each is full and there is room; `raise_failure` tells what fails.
 
         Args:
             room: for the first claim.
             ask: tells the room for the next.
-            came: called when something has come in, to have it taken once the next claim is sent.
+            came: called with the room there was when something has come in, to have it taken once the next claim is
+                sent.
         """
         try:
             while room.tasks > 0:
                 await self.run_once(room)
-                came()
+                came(room)
                 room = ask() if self.full and not self._is_time_to_look() else Room(0)
         except BrokerError as error:
             self.fail(error)

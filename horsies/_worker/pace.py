@@ -28,9 +28,10 @@ FEW_SLOTS = 32
 """With fewer slots a claim may take all of them: what a statement costs by itself counts for more than what waits."""
 
 
-def begin_batch(concurrency: int) -> int:
-    """How many tasks one claim may start where nothing will have ended by the time of its answer."""
-    return concurrency if concurrency < FEW_SLOTS else min(BEGIN_BATCH, (concurrency + 1) // 2)
+def begin_batch(concurrency: int, soon_free: int) -> int:
+    """How many tasks one claim may start where `soon_free` of those that there are will have ended by its answer."""
+    part = concurrency if concurrency < FEW_SLOTS else (concurrency + 1) // 2
+    return min(part + soon_free, concurrency, BEGIN_BATCH)
 
 
 class Pace:

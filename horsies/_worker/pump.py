@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import anyio
@@ -36,7 +35,7 @@ from .claims import DOUBT_POLL, Claims, Room
 from .finisher import Finisher
 from .host import WorkerHost
 from .job import Job, conclude_interrupted, prepare
-from .pace import BEGIN_BATCH, PATIENCE, Pace, begin_batch
+from .pace import PATIENCE, Pace, begin_batch
 from .runner import Runner
 
 PROMOTE_BATCH = 500
@@ -93,8 +92,6 @@ class Pump:
         self.is_retiring = False
         self._wake = anyio.Event()
         self._claims = Claims(consumer, self._resilience, counts, self._wake_up)
-        self._batch = begin_batch(config.concurrency)
-        self._busy = 0
         self._last_begun = (-math.inf, 0)
         self._startable = frozenset(name for name, task in host.app.tasks.items() if self._may_start(task))
         self._next_due = 0.0
@@ -209,12 +206,14 @@ class Pump:
                 if anyio.current_time() - begun_at <= self._claims.lasted:
                     self._pace.count_answer(tasks, 0)
                 await self._claims.run_once(room)
-                await self._take_in(0)
+                await self._take_in()
                 if not self._claims.full:
                     await anyio.lowlevel.checkpoint()  # what has begun comes before a claim that may find nothing
                 return True
             self._claims.is_under_way = True
-            claims.start_soon(self._claims.run_on, room, self._room, partial(self._came, claims))
+            claims.start_soon(
+                self._claims.run_on, room, self._room, lambda room: claims.start_soon(self._take_in_aside, room)
+            )
         if not self._starting:
             return False
         await self._start()
@@ -239,14 +238,14 @@ class Pump:
         if self._config.max_tasks is not None:
             most = min(most, self._config.max_tasks - self.counts["started"] - self.ready)
         excess, ahead = self._excess(), self._pace.ahead(anyio.current_time())
-        self._busy = self._config.concurrency + excess
-        soon_free = self._pace.soon_free(self._busy)
+        busy = self.running + self.ready
+        soon_free = self._pace.soon_free(busy)
         if excess < soon_free and self._startable:
-            batch = min(self._batch + soon_free, BEGIN_BATCH, self._config.concurrency)
-            return Room(min(soon_free - excess, batch, most), self._startable)
+            batch = begin_batch(self._config.concurrency, soon_free)
+            return Room(min(soon_free - excess, batch, most), self._startable, busy)
         if excess >= 0 and (ahead - excess) * 2 < ahead:
             return Room(0)  # there is enough to do: a few at a time would cost a statement each
-        return Room(min(ahead - excess, most))
+        return Room(min(ahead - excess, most), busy=busy)
 
     def _excess(self) -> int:
         """How many tasks are claimed beyond the concurrency; below 0: how many slots are free."""
@@ -305,22 +304,19 @@ class Pump:
             self._next_due = min(self._next_due, anyio.current_time() + due_in)
         self._claims.hungry = self._claims.hungry or promotion.promoted > 0
 
-    def _came(self, claims: anyio.abc.TaskGroup) -> None:
-        """Have taken in what came while the pump waits for something else: what is RUNNING is not to wait for that."""
-        claims.start_soon(self._take_in_aside, self._busy)
-
-    async def _take_in_aside(self, busy: int) -> None:
+    async def _take_in_aside(self, room: Room) -> None:
+        """Take in what came while the pump waits for something else: what is RUNNING is not to wait for that."""
         try:
-            await self._take_in(busy)
+            await self._take_in(room.busy)
         except BrokerError as error:
             self._claims.fail(error)
         self._wake_up()
 
-    async def _take_in(self, busy: int) -> None:
+    async def _take_in(self, busy: int = 0) -> None:
         """Decode what came in, and run what the claim has started; a worker that stops gives it back.
 
         Args:
-            busy: how many tasks there were when the claim was sent.
+            busy: how many tasks there were when the claim was sent, if there were any that run.
         """
         if self.is_stopping:
             return

@@ -96,4 +96,11 @@ def test_what_is_counted_on_is_no_more_than_there_is_or_is_allowed(seen: list[tu
     ("concurrency", "batch"), [(1, 1), (10, 10), (31, 31), (32, 16), (33, 17), (100, 50), (200, 100), (1000, 100)]
 )
 def test_of_many_slots_a_claim_starts_a_part(concurrency: int, batch: int) -> None:
-    assert begin_batch(concurrency) == batch
+    assert begin_batch(concurrency, 0) == batch
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "soon_free", "batch"), [(10, 10, 10), (40, 7, 27), (100, 100, 100), (150, 150, 100), (60, 60, 60)]
+)
+def test_and_those_whose_slots_will_be_free_but_no_more_than_all(concurrency: int, soon_free: int, batch: int) -> None:
+    assert begin_batch(concurrency, soon_free) == batch

@@ -5,26 +5,27 @@ Exit codes: 0 done or stopped in order, 1 failed, 2 wrong usage.
 
 from __future__ import annotations
 
-import logging
 import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import typer
 
 from horsies import BrokerError, HorsiesError, Runtime, TaskSendError, WorkerConfig
 
+from .apart import carry_out, read_apart
 from .locate import Locator, factory_for, load_app
-from .logs import LogFormat, LogLevel, configure
+from .logs import LogFormat, LogLevel
 from .queues import app as queue_commands
-from .scheduler import keep_schedules
+from .scheduler import run_scheduler
 from .schedules import app as schedule_commands
-from .supervisor import Supervisor, child_arguments
-from .worker import Surroundings, serve
+from .supervisor import LAST_PORT, supervise
+from .worker import Surroundings, run_worker
 from .workflows import app as workflow_commands
 
 app = typer.Typer(
@@ -35,9 +36,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-LAST_PORT = 65_535
 USAGE = frozenset(("HRS-206", "HRS-207", "HRS-215"))
 """Codes of errors that only another command line mends."""
+
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit code of one that is interrupted before it has a handler for that, as a shell gives it."""
+STAYING = ["worker"], ["scheduler"]
+"""How the command lines begin whose processes stay."""
 
 _TOLD = (HorsiesError, BrokerError, TaskSendError)
 
@@ -77,7 +82,6 @@ def worker(
     lifeline: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a worker until SIGTERM or SIGINT; a second signal cuts the drain short."""
-    configure(log_format, log_level or (LogLevel.info if verbose else LogLevel.warning))
     config = WorkerConfig(
         queues=None if queues is None else tuple(part.strip() for part in queues.split(",") if part.strip()),
         concurrency=concurrency,
@@ -88,33 +92,12 @@ def worker(
         max_tasks=max_tasks,
         max_memory=max_memory,
     )
+    log = log_format, log_level or (LogLevel.info if verbose else LogLevel.warning)
     if processes is not None:
-        raise SystemExit(anyio.run(_supervise, processes, config, context.params, backend=backend.value))
-    surroundings = Surroundings(health_host, health_port, lifeline)
-    stopped = anyio.run(serve, load_app(locator), config, surroundings, backend=backend.value)
-    if stopped is not None and stopped.statistics().abandoned > 0:
-        # A thread that does not return would keep the interpreter alive for ever.
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(1)
-    if stopped is not None and stopped.left_behind:
-        raise SystemExit(1)
-
-
-async def _supervise(processes: int, config: WorkerConfig, options: Mapping[str, Any]) -> int:
-    last_port = (options["health_port"] or 0) + processes - 1
-    if last_port > LAST_PORT:
-        raise HorsiesError(
-            "HRS-206",
-            f"the last of {processes} processes would have --health-port {last_port}",
-            [f"process i of N listens at the port + i, and ports end at {LAST_PORT}"],
-        )
-    return await Supervisor(
-        partial(child_arguments, options),
-        processes,
-        drain_timeout=config.drain_timeout,
-        until_idle=config.until_idle,
-    ).run()
+        carry_out(partial(supervise, processes, config, context.params, backend.value, log))
+    else:
+        surroundings = Surroundings(health_host, health_port, lifeline)
+        carry_out(partial(run_worker, locator, config, surroundings, backend.value, log))
 
 
 @app.command()
@@ -126,8 +109,8 @@ def scheduler(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="short for --log-level info")] = False,
 ) -> None:
     """Send for the schedules until SIGTERM or SIGINT, without running tasks; workers do it as well."""
-    configure(log_format, log_level or (LogLevel.info if verbose else LogLevel.warning))
-    anyio.run(keep_schedules, load_app(locator), backend=backend.value)
+    log = log_format, log_level or (LogLevel.info if verbose else LogLevel.warning)
+    carry_out(partial(run_scheduler, locator, backend.value, log))
 
 
 @app.command()
@@ -182,10 +165,20 @@ def demo(
 
 def main() -> None:
     """Run the command line; an error of horsies becomes one message and exit code 1 (2 for wrong usage)."""
+    _run(_stay if sys.argv[1:2] in STAYING and hasattr(os, "fork") else app)
+
+
+def _stay() -> None:
+    read_apart(partial(_run, app))()
+
+
+def _run(command: Callable[[], object]) -> None:
     try:
-        app()
+        command()
     except _TOLD as error:
         raise SystemExit(_told(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
     except BaseExceptionGroup as group:
         matched, rest = group.split(_TOLD)
         if matched is None or rest is not None:

@@ -63,6 +63,10 @@ def _context(record: logging.LogRecord) -> dict[str, object]:
     return {key: vars(record)[key] for key in CONTEXT if vars(record).get(key) is not None}
 
 
+Log = tuple[LogFormat, LogLevel]
+"""How logs are written, and the least that is."""
+
+
 def configure(form: LogFormat, level: LogLevel) -> None:
     """Write the logs of this process to its standard error."""
     handler = logging.StreamHandler()

@@ -10,7 +10,16 @@ import anyio.abc
 
 from horsies import Horsies, HorsiesError, Runtime
 
+from .locate import load_app
+from .logs import Log, configure
+
 logger = logging.getLogger("horsies.schedule")
+
+
+def run_scheduler(locator: str, backend: str, log: Log) -> None:
+    """Be a scheduler process until it is told to stop."""
+    configure(*log)
+    anyio.run(keep_schedules, load_app(locator), backend=backend)
 
 
 async def keep_schedules(app: Horsies) -> None:

@@ -20,14 +20,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
 import anyio
 import anyio.abc
 
+from horsies import HorsiesError, WorkerConfig
+
+from .logs import Log, configure
+
 logger = logging.getLogger("horsies.supervisor")
 
+LAST_PORT = 65_535
 OK, FAILED, USAGE = 0, 1, 2
 GRACE = 10.0
 """Seconds beyond `drain_timeout` that a child gets to write results, sign off and end."""
@@ -91,6 +97,30 @@ def described(code: int) -> str:
     with contextlib.suppress(ValueError):
         return f"was ended by {signal.Signals(-code).name}"
     return f"was ended by signal {-code}"
+
+
+def supervise(processes: int, config: WorkerConfig, options: Mapping[str, Any], backend: str, log: Log) -> None:
+    """Be the supervisor of so many worker processes until it is told to stop; `options` as in `child_arguments`.
+
+    Raises:
+        HorsiesError: HRS-206: the last of them would have a port beyond the last.
+        SystemExit: always, with its exit code.
+    """
+    configure(*log)
+    last_port = (options["health_port"] or 0) + processes - 1
+    if last_port > LAST_PORT:
+        raise HorsiesError(
+            "HRS-206",
+            f"the last of {processes} processes would have --health-port {last_port}",
+            [f"process i of N listens at the port + i, and ports end at {LAST_PORT}"],
+        )
+    supervisor = Supervisor(
+        partial(child_arguments, options),
+        processes,
+        drain_timeout=config.drain_timeout,
+        until_idle=config.until_idle,
+    )
+    raise SystemExit(anyio.run(supervisor.run, backend=backend))
 
 
 def child_arguments(options: Mapping[str, Any], number: int, lifeline: int) -> list[str]:

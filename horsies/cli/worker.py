@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -13,6 +15,8 @@ import anyio.abc
 from horsies import Horsies, Runtime, Worker, WorkerConfig
 
 from .health import Health, health_of, serving
+from .locate import load_app
+from .logs import Log, configure
 
 logger = logging.getLogger("horsies.worker")
 
@@ -29,6 +33,23 @@ class Surroundings:
     health_host: str
     health_port: int | None = None
     lifeline: int | None = None
+
+
+def run_worker(locator: str, config: WorkerConfig, surroundings: Surroundings, backend: str, log: Log) -> None:
+    """Be a worker process until the worker has stopped.
+
+    Raises:
+        SystemExit: 1: running tasks were left behind.
+    """
+    configure(*log)
+    stopped = anyio.run(serve, load_app(locator), config, surroundings, backend=backend)
+    if stopped is not None and stopped.statistics().abandoned > 0:
+        # A thread that does not return would keep the interpreter alive for ever.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1)
+    if stopped is not None and stopped.left_behind:
+        raise SystemExit(1)
 
 
 async def serve(app: Horsies, config: WorkerConfig, surroundings: Surroundings) -> Worker | None:

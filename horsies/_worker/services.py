@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import anyio
+import anyio.lowlevel
 
 from .._core.backoff import pauses
 from .._core.config import AppConfig
@@ -131,6 +132,7 @@ class Services:
                     self._pump.notice([""])
                     while True:
                         self._pump.notice(await listener.receive())
+                        await anyio.lowlevel.checkpoint()  # the pump sends its claim before this waits again
             except BrokerError as error:
                 self._log.warning("worker %s: no notifications: %s", self._pump.worker_id, error.message)
                 await anyio.sleep(next(waits))

@@ -1,9 +1,12 @@
-"""A session's statements under locks, and with settings that last one transaction: a pooled session has no others."""
+"""A session's statements under locks, and with settings that last one transaction: a pooled session has no others.
+
+And the connections that sessions share.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from secrets import randbits, token_hex
@@ -15,7 +18,7 @@ import pytest
 from horsies.abc import BrokerError
 from horsies.plugins.postgres import session as module
 from horsies.plugins.postgres.connection import AnyioConnection, connect
-from horsies.plugins.postgres.session import Row, Session, Target, open_session
+from horsies.plugins.postgres.session import Connections, Row, Session, Target
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -67,6 +70,16 @@ async def until_waiting_for_lock(observer: AnyioConnection[Row], sessions: int =
     with anyio.fail_after(10):
         while await (await observer.execute(query)).fetchone() != (sessions,):
             await anyio.sleep(0.005)
+
+
+def open_session(target: Target) -> AbstractAsyncContextManager[Session]:
+    """A session that shares its connection with none."""
+    return Connections().open_session(target)
+
+
+def idle_connection(session: Session) -> AnyioConnection[Row]:
+    (statements,) = session._idle
+    return statements.connection
 
 
 async def pid(session: Session) -> int:
@@ -217,10 +230,10 @@ async def test_one_round_trip(target: Target, postgres_url: str, key: int) -> No
             await pid(session)
             group.start_soon(run)
             with anyio.fail_after(5):
-                while session._connection is None or not session._connection._pipeline:
+                while session._used is None or not session._used.connection._pipeline:
                     await anyio.sleep(0.005)
                 await anyio.wait_all_tasks_blocked()
-            pipeline = session._connection._pipeline
+            pipeline = session._used.connection._pipeline
             assert not pipeline.command_queue
             assert len(pipeline.result_queue) >= 5
             holder.rollback()
@@ -231,11 +244,11 @@ async def test_nothing_is_sent_after_what_ends_the_transaction(target: Target, t
     """A pooler would lend another server for it, and never get that back."""
     async with open_session(target) as session:
         await session.fetch("ask", "SELECT 1", {}, locks=[key])
-        assert session._connection is not None
+        connection = idle_connection(session)
         with (tmp_path / "trace").open("w") as trace:
-            session._connection.pgconn.trace(trace.fileno())
+            connection.pgconn.trace(trace.fileno())
             await session.fetch("ask", "SELECT 1", {}, locks=[key])
-            session._connection.pgconn.untrace()
+            connection.pgconn.untrace()
     lines = [line.split("\t") for line in (tmp_path / "trace").read_text().splitlines()]
     sent = [message for _, direction, _, message, *_ in lines if direction == "F"]
     assert sent.count("Sync") == 1
@@ -252,10 +265,10 @@ async def test_a_pooled_session_has_the_settings_of_a_direct_one_and_leaves_none
             assert (rows["statement_timeout"], rows["lock_timeout"], rows["enable_seqscan"]) == ("7000", "3000", "off")
             found.append(rows)
             if pooled:
-                assert session._connection is not None
-                cursor = await session._connection.execute("SELECT count(*) FROM pg_settings WHERE source = 'session'")
+                connection = idle_connection(session)
+                cursor = await connection.execute("SELECT count(*) FROM pg_settings WHERE source = 'session'")
                 assert await cursor.fetchone() == (0,)
-                cursor = await session._connection.execute("SELECT count(*) FROM pg_prepared_statements")
+                cursor = await connection.execute("SELECT count(*) FROM pg_prepared_statements")
                 assert await cursor.fetchone() == (0,)
     assert found[0] == found[1]
 
@@ -429,3 +442,84 @@ async def test_a_transaction_whose_commit_fails_is_none(target: Target, refusing
             with pytest.raises(BrokerError):
                 await in_one(session, ("put", put, {"n": 1}))
         assert await session.fetch("count", f"SELECT count(*) FROM {refusing_table}", {}) == [(0,)]
+
+
+async def busy_together(sessions: list[Session]) -> list[int]:
+    """Of each session the process that served it, while all of them were at work."""
+    served: dict[Session, int] = {}
+
+    async def run(session: Session) -> None:
+        query = "SELECT pg_backend_pid() FROM pg_sleep(0.1)"
+        ((served[session],),) = await session.fetch("ask", query, {})
+
+    async with anyio.create_task_group() as group:
+        for session in sessions:
+            group.start_soon(run, session)
+    return [served[session] for session in sessions]
+
+
+class TestShared:
+    """Sessions whose connections are one set. They are direct: behind a pooler nobody knows which process serves."""
+
+    @pytest.fixture
+    def target(self, postgres_url: str) -> Target:
+        return Target(postgres_url, connect_timeout=10, statement_timeout=10, pooled=False)
+
+    async def alive(self, observer: AnyioConnection[Row], pids: list[int]) -> set[int]:
+        query = "SELECT pid FROM pg_stat_activity WHERE pid = ANY (%s)"
+        return {number for (number,) in await (await observer.execute(query, (pids,))).fetchall()}
+
+    async def test_what_runs_one_after_the_other_has_one_connection(self, target: Target) -> None:
+        connections = Connections()
+        async with connections.open_session(target) as one, connections.open_session(target) as other:
+            assert await pid(one) == await pid(other) == await pid(one)
+            async with one.transaction("ask") as fetch:
+                ((within,),) = await fetch("ask", "SELECT pg_backend_pid()", {})
+                assert await pid(other) != within
+            assert await pid(other) == within
+
+    async def test_the_one_used_last_is_lent_first(self, target: Target) -> None:
+        connections = Connections()
+        async with connections.open_session(target) as one, connections.open_session(target) as other:
+            first, second = await busy_together([one, other])
+            assert first != second
+            last = await pid(one)
+            assert [await pid(other), await pid(one)] == [last, last]
+
+    async def test_other_settings_are_another_connection(self, target: Target) -> None:
+        connections = Connections()
+        hasty = replace(target, lock_timeout=0.5)
+        async with connections.open_session(target) as one, connections.open_session(hasty) as other:
+            assert await pid(one) != await pid(other)
+            assert await one.fetch("ask", "SHOW lock_timeout", {}) == [("0",)]
+            assert await other.fetch("ask", "SHOW lock_timeout", {}) == [("500ms",)]
+
+    async def test_there_are_never_more_than_sessions(self, target: Target, observer: AnyioConnection[Row]) -> None:
+        connections = Connections()
+        async with connections.open_session(target) as one:
+            async with connections.open_session(target) as other, connections.open_session(target) as third:
+                pids = await busy_together([one, other, third])
+                assert len(set(pids)) == 3
+                last = await pid(third)
+            with anyio.fail_after(10):
+                while await self.alive(observer, pids) != {last}:
+                    await anyio.sleep(0.01)
+            assert await pid(one) == last
+        with anyio.fail_after(10):
+            while await self.alive(observer, pids):
+                await anyio.sleep(0.01)
+
+    async def test_when_the_server_has_closed_them_all_one_statement_fails(
+        self, target: Target, observer: AnyioConnection[Row]
+    ) -> None:
+        connections = Connections()
+        async with connections.open_session(target) as one, connections.open_session(target) as other:
+            pids = await busy_together([one, other])
+            await observer.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", (pids,))
+            with anyio.fail_after(10):
+                while await self.alive(observer, pids):
+                    await anyio.sleep(0.01)
+            with pytest.raises(BrokerError) as caught:
+                await pid(one)
+            assert caught.value.retryable
+            assert not set(await busy_together([one, other])) & set(pids)

@@ -39,7 +39,7 @@ from .queries import named_queries
 from .reader import PostgresReader
 from .schedules import PostgresSchedules
 from .schema import migrate
-from .session import Row, Session, Target, open_session
+from .session import Connections, Row, Session, Target
 from .target import describe, require_conninfo
 from .workflows import PostgresWorkflows
 
@@ -51,10 +51,18 @@ class PostgresBroker:
     """An open broker; `open_broker` makes it."""
 
     def __init__(
-        self, config: AppConfig, pool: ConnectionPool, results: Session, advances: Session, target: Target, way: _Way
+        self,
+        config: AppConfig,
+        pool: ConnectionPool,
+        connections: Connections,
+        results: Session,
+        advances: Session,
+        target: Target,
+        way: _Way,
     ) -> None:
         self._config = config
         self._pool = pool
+        self._connections = connections
         self._sql = named_queries(config.schema)
         self._statement_timeout = float(config.resilience.statement_timeout)
         self._target = target
@@ -71,7 +79,7 @@ class PostgresBroker:
     @asynccontextmanager
     async def producer(self, *, lock_wait: float | None = None) -> AsyncIterator[Producer]:
         """See `horsies.abc.Broker.producer`."""
-        async with open_session(replace(self._target, lock_timeout=lock_wait)) as session:
+        async with self._connections.open_session(replace(self._target, lock_timeout=lock_wait)) as session:
             yield PostgresProducer(session.fetch, self._sql)
 
     @asynccontextmanager
@@ -79,9 +87,9 @@ class PostgresBroker:
         """See `horsies.abc.Broker.consumer`."""
         writing = replace(self._target, lock_timeout=LOCK_WAIT)
         async with (
-            open_session(self._target) as intake,
-            open_session(writing) as starts,
-            open_session(writing) as outcomes,
+            self._connections.open_session(self._target) as intake,
+            self._connections.open_session(writing) as starts,
+            self._connections.open_session(writing) as outcomes,
         ):
             yield PostgresConsumer(
                 worker_id,
@@ -97,7 +105,7 @@ class PostgresBroker:
     @asynccontextmanager
     async def maintenance(self, worker_id: str) -> AsyncIterator[Maintenance]:
         """See `horsies.abc.Broker.maintenance`."""
-        async with open_session(self._target) as session:
+        async with self._connections.open_session(self._target) as session:
             yield PostgresMaintenance(session, self._sql, dead_after=self._config.recovery.dead_after)
 
     def listen(self, topic: Topic) -> AbstractAsyncContextManager[Listener]:
@@ -147,6 +155,7 @@ async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
         statement_timeout=float(config.resilience.statement_timeout),
         pooled=way.pooled,
     )
+    connections = Connections()
     async with (
         ConnectionPool(
             config.url,
@@ -155,10 +164,10 @@ async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
             timeout=config.pool.timeout,
             prepare_threshold=None if way.pooled else 5,
         ) as pool,
-        open_session(target) as results,
-        open_session(target) as advances,
+        connections.open_session(target) as results,
+        connections.open_session(target) as advances,
     ):
-        yield PostgresBroker(config, pool, results, advances, target, way)
+        yield PostgresBroker(config, pool, connections, results, advances, target, way)
 
 
 @dataclass(frozen=True, slots=True)

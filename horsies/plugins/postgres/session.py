@@ -1,4 +1,4 @@
-"""A connection of its own for one hot path: opened at first use, opened again after it broke.
+"""Sessions of the hot paths, and the connections that they share: opened when one is needed, and again after it broke.
 
 Plain statements run by themselves (see `statements`). What first takes locks, or runs through a pooler, runs in an
 explicit transaction that goes out as one pipeline, so that it too costs one round trip.
@@ -6,6 +6,7 @@ explicit transaction that goes out as one pipeline, so that it too costs one rou
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -68,14 +69,44 @@ class Target:
     lock_timeout: float | None = None
 
 
-class Session:
-    """Runs one statement at a time, each a transaction of its own."""
+class Connections:
+    """Open connections that no session uses now, by target. The one used last is lent first.
 
-    def __init__(self, target: Target) -> None:
+    Sessions that are seldom busy at the same time make do with few, and what is sent, claimed and ended one after the
+    other meets a server process that has just been at work. There are never more than sessions.
+    """
+
+    def __init__(self) -> None:
+        self._idle: defaultdict[Target, list[Statements]] = defaultdict(list)
+        self._sessions: Counter[Target] = Counter()
+
+    @asynccontextmanager
+    async def open_session(self, target: Target) -> AsyncIterator[Session]:
+        """A session that is closed with the scope."""
+        idle = self._idle[target]
+        session = Session(target, idle)
+        self._sessions[target] += 1
+        try:
+            yield session
+        finally:
+            session.close()
+            self._sessions[target] -= 1
+            while len(idle) > self._sessions[target]:
+                idle.pop(0).connection.finish()
+
+
+class Session:
+    """Runs one statement at a time, each a transaction of its own.
+
+    Args:
+        idle: connections to `target` that it may take, and gives back.
+    """
+
+    def __init__(self, target: Target, idle: list[Statements]) -> None:
         self._target = target
+        self._idle = idle
         self._lock = anyio.Lock(fast_acquire=True)  # what follows waits for the server
-        self._connection: AnyioConnection[Row] | None = None
-        self._statements: Statements | None = None
+        self._used: Statements | None = None
 
     @property
     def is_free(self) -> bool:
@@ -96,18 +127,18 @@ class Session:
         """
         async with self._lock:
             with translated(action):
-                connection, statements = await self._open()
+                self._used = statements = await self._take()
                 timeout = self._target.statement_timeout + _GRACE
                 try:
                     if not (locks or self._target.pooled):
                         return await statements.fetch(query, parameters, timeout=timeout)
                     with anyio.fail_after(timeout):
                         parameters = encode_arrays(query, parameters)
-                        return await self._fetch_in_transaction(connection, query, parameters, sorted(set(locks)))
+                        return await self._fetch_in_transaction(
+                            statements.connection, query, parameters, sorted(set(locks))
+                        )
                 finally:
-                    if connection.closed or connection.pgconn.transaction_status != TransactionStatus.IDLE:
-                        connection.finish()
-                        self._connection = None
+                    self._give_back(statements)
 
     @asynccontextmanager
     async def transaction(self, action: str, *, lock_wait: str | None = None) -> AsyncIterator[Fetch]:
@@ -121,7 +152,8 @@ class Session:
         """
         async with self._lock:
             with translated(action):
-                connection, statements = await self._open()
+                self._used = statements = await self._take()
+                connection = statements.connection
 
                 async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
                     if not self._target.pooled:
@@ -138,17 +170,16 @@ class Session:
                         yield fetch
                         await statements.command(b"COMMIT")
                 finally:
-                    await self._leave(connection, statements)
+                    await self._leave(statements)
 
-    async def _leave(self, connection: AnyioConnection[Row], statements: Statements) -> None:
+    async def _leave(self, statements: Statements) -> None:
         """Roll back what is open, or close the connection where that cannot be done."""
+        connection = statements.connection
         open_ended = (TransactionStatus.INERROR, TransactionStatus.INTRANS)
         if not connection.closed and connection.info.transaction_status in open_ended:
             with anyio.move_on_after(_GRACE, shield=True), suppress(psycopg.Error):
                 await statements.command(b"ROLLBACK")
-        if connection.closed or connection.info.transaction_status != TransactionStatus.IDLE:
-            connection.finish()
-            self._connection = None
+        self._give_back(statements)
 
     async def _fetch_in_transaction(
         self, connection: AnyioConnection[Row], query: str, parameters: Mapping[str, object], locks: Sequence[int]
@@ -169,17 +200,29 @@ class Session:
                     await connection.rollback()
             raise
 
-    def close(self) -> None:
-        """Close the connection, without waiting for the server's answer."""
-        if self._connection is not None:
-            self._connection.finish()
-            self._connection = None
+    async def _take(self) -> Statements:
+        if not self._idle:
+            return Statements(await connect_hot(self._target))
+        return self._idle.pop()
 
-    async def _open(self) -> tuple[AnyioConnection[Row], Statements]:
-        if self._connection is None or self._statements is None:
-            self._connection = await connect_hot(self._target)
-            self._statements = Statements(self._connection)
-        return self._connection, self._statements
+    def _give_back(self, statements: Statements) -> None:
+        """Leave a connection to the next; one that cannot be used is closed, and with it those that are idle.
+
+        Mostly the server has closed them all, and each would fail a statement of its own.
+        """
+        self._used = None
+        connection = statements.connection
+        if not connection.closed and connection.pgconn.transaction_status == TransactionStatus.IDLE:
+            self._idle.append(statements)
+            return
+        for broken in (statements, *self._idle):
+            broken.connection.finish()
+        self._idle.clear()
+
+    def close(self) -> None:
+        """Close what is in use, without waiting for the server's answer."""
+        if self._used is not None:
+            self._used.connection.finish()
 
 
 async def connect_hot(target: Target) -> AnyioConnection[Row]:
@@ -219,13 +262,3 @@ def _milliseconds(seconds: float) -> str:
 def in_utc(instant: datetime | None) -> datetime | None:
     """`instant` in UTC, whatever time zone its connection shows."""
     return None if instant is None else instant.astimezone(UTC)
-
-
-@asynccontextmanager
-async def open_session(target: Target) -> AsyncIterator[Session]:
-    """A session that is closed with the scope."""
-    session = Session(target)
-    try:
-        yield session
-    finally:
-        session.close()

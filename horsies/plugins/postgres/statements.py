@@ -50,7 +50,7 @@ class Statements:
     """Runs statements over `connection`, one at a time."""
 
     def __init__(self, connection: AnyioConnection[Any]) -> None:
-        self._connection = connection
+        self.connection = connection
         self._rows = Transformer(connection)
         self._names = (f"horsies_{number}".encode() for number in count())
         self._prepared: dict[str, bytes] = {}
@@ -73,14 +73,14 @@ class Statements:
             for name, array in statement.arrays.items()
         ]
         try:
-            return await self._connection.wait(self._run(query, statement, values), timeout=timeout)
+            return await self.connection.wait(self._run(query, statement, values), timeout=timeout)
         except errors._WaitTimeout:
             raise TimeoutError from None
 
     async def command(self, command: bytes) -> None:
         """Run what has no parameters and gives no rows. Raises: psycopg.Error."""
-        self._connection.pgconn.send_query(command)
-        await self._connection.wait(self._result())
+        self.connection.pgconn.send_query(command)
+        await self.connection.wait(self._result())
 
     def _run(self, query: str, statement: _Statement, values: list[bytes | None]) -> PQGen[list[TupleRow]]:
         try:
@@ -93,7 +93,7 @@ class Statements:
         return self._rows.load_rows(0, result.ntuples, tuple)
 
     def _execute(self, query: str, statement: _Statement, values: list[bytes | None]) -> PQGen[PGresult]:
-        pgconn = self._connection.pgconn
+        pgconn = self.connection.pgconn
         name = self._prepared.get(query)
         if name is None:
             name = next(self._names)
@@ -104,11 +104,11 @@ class Statements:
         return (yield from self._result())
 
     def _result(self) -> PQGen[PGresult]:
-        results: list[PGresult] = yield from execute(self._connection.pgconn)
+        results: list[PGresult] = yield from execute(self.connection.pgconn)
         for result in results:
             # What fails at the commit comes after the answer that the statement is done.
             if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-                raise errors.error_from_result(result, encoding=self._connection.info.encoding)
+                raise errors.error_from_result(result, encoding=self.connection.info.encoding)
         return results[0]
 
 

@@ -523,3 +523,38 @@ class TestShared:
                 await pid(one)
             assert caught.value.retryable
             assert not set(await busy_together([one, other])) & set(pids)
+
+    async def test_one_that_is_not_at_rest_is_lent_to_nobody(
+        self, target: Target, observer: AnyioConnection[Row]
+    ) -> None:
+        connections = Connections()
+        async with connections.open_session(target) as one, connections.open_session(target) as other:
+            before = await pid(one)
+            await one.fetch("begin", "BEGIN", {})
+            assert await pid(other) != before
+            with anyio.fail_after(10):
+                while await self.alive(observer, [before]):
+                    await anyio.sleep(0.01)
+
+    async def test_one_that_is_in_use_ends_with_its_session(
+        self, target: Target, observer: AnyioConnection[Row]
+    ) -> None:
+        connections = Connections()
+        failures: list[BrokerError] = []
+
+        async def wait() -> None:
+            with pytest.raises(BrokerError) as caught:
+                await session.fetch("ask", "SELECT pg_sleep(20)", {})
+            failures.append(caught.value)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group, connections.open_session(target) as session:
+                served = await pid(session)
+                group.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+            assert [failure.retryable for failure in failures] == [True]
+            await observer.execute("SELECT pg_cancel_backend(%s)", (served,))  # it would not look before the query ends
+            while await self.alive(observer, [served]):
+                await anyio.sleep(0.01)
+        async with connections.open_session(target) as session:
+            assert await pid(session) != served

@@ -211,8 +211,7 @@ class Session:
         Mostly the server has closed them all, and each would fail a statement of its own.
         """
         self._used = None
-        connection = statements.connection
-        if not connection.closed and connection.pgconn.transaction_status == TransactionStatus.IDLE:
+        if statements.connection.pgconn.transaction_status == TransactionStatus.IDLE:
             self._idle.append(statements)
             return
         for broken in (statements, *self._idle):

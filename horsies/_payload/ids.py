@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from uuid import UUID
 
 import uuid_utils
@@ -45,17 +46,22 @@ def node_task_id(workflow_id: str, node: int, run: int) -> str:
     """
     if not (0 <= node < MOST_NODES and 1 <= run < MOST_RUNS):
         raise ValueError(f"a workflow has at most {MOST_NODES:,} nodes, and each at most {MOST_RUNS - 1} runs")
-    begin = UUID(workflow_id).int >> 80
+    begin, top, rest = _frame_of(workflow_id)
+    # By its digits: there is one for each node that is put in, and a UUID would take five times as long.
+    return f"{begin}-8{node >> 4:03x}-{0x8000 | (node & 0xF) << 10 | run << 2 | top:04x}-{rest}"
+
+
+@lru_cache(maxsize=256)
+def _frame_of(workflow_id: str) -> tuple[str, int, str]:
+    """What the ids of all its tasks have: how they begin, the first two bits of the digest, and how they end."""
     digest = int.from_bytes(hashlib.sha256(workflow_id.encode()).digest()[:8]) % 2**50
-    tail = node << 58 | run << 50 | digest
-    return str(UUID(int=begin << 80 | (tail >> 62) << 64 | tail % 2**62 | _VERSION_8))
+    return workflow_id[:13], digest >> 48, f"{digest % 2**48:012x}"
 
 
 def node_of(task_id: str) -> tuple[int, int]:
     """The node and the run that `node_task_id` made `task_id` for."""
-    bits = UUID(task_id).int
-    tail = ((bits >> 64) % 2**12) << 62 | bits % 2**62
-    return tail >> 58, (tail >> 50) % MOST_RUNS
+    low = int(task_id[19:23], 16)
+    return int(task_id[15:18], 16) << 4 | low >> 10 & 0xF, low >> 2 & 0xFF
 
 
 def is_task_id(value: object) -> bool:

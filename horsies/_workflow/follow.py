@@ -59,6 +59,7 @@ def begun(
     spec: Spec,
     workflow_id: str,
     *,
+    data: bytes | None = None,
     sha: bytes | None = None,
     parent_id: str | None = None,
     root_id: str | None = None,
@@ -69,13 +70,14 @@ def begun(
     """A workflow that starts, with everything that starts with it.
 
     Args:
+        data: the spec as it is stored, where somebody has encoded it already.
         sha: what tells a replay; that of the spec unless it is given.
         sent_at: now, unless it is given.
 
     Raises:
         ValueError: the spec, or a task of it, cannot be written.
     """
-    data, plan = encode(spec), plan_of(spec)
+    data, plan = encode(spec) if data is None else data, plan_of(spec)
     state, commands = advance(plan, begin(plan), [Paused(), Started()] if is_paused else [Started()])
     tasks, parts = _put_in(host, spec, state, commands, workflow_id, root_id, {})
     return NewWorkflow(

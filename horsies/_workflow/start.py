@@ -167,6 +167,7 @@ def _begun(host: WorkflowHost, payload: WorkflowStartPayload) -> NewWorkflow:
         host,
         decode(payload.spec),
         payload.workflow_id,
+        data=payload.spec,
         sha=payload.sha,
         good_until=payload.good_until,
         sent_at=payload.sent_at,

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import anyio
 
+from .arrays import encode_arrays, register_arrays
 from .connection import AnyioConnection
 from .failures import translated
 from .session import Fetch, Row
@@ -33,11 +34,13 @@ async def open_transaction(connect: Connect, action: str, *, timeout: float, loc
     with translated(action):
         async with connect() as connection:
             with anyio.fail_after(timeout):  # around the commit, which can be slow as well
+                register_arrays(connection.adapters)
                 async with connection.transaction():
                     await connection.execute(_SETTINGS.format(lock_wait=lock_wait), prepare=False)
 
                     async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-                        cursor = await connection.execute(query, parameters, prepare=False, binary=True)
+                        given = encode_arrays(query, parameters)
+                        cursor = await connection.execute(query, given, prepare=False, binary=True)
                         return await cursor.fetchall() if cursor.description else []
 
                     yield fetch

@@ -67,14 +67,18 @@ def part_of(text: str, where: str) -> tuple[int, int]:
     return found.start(), end.start() if end else len(text)
 
 
-def apply(mutation: Mutation, package: Path) -> None:
-    path = package / "plugins" / mutation.broker / mutation.file
-    text = path.read_text()
+def mutated(mutation: Mutation, text: str) -> str:
+    """The text of its file with `mutation` in."""
     start, end = part_of(text, mutation.where)
     part = text[start:end]
     if mutation.old not in part:
         raise SystemExit(f"{mutation.file}, {mutation.where}: there is no {mutation.old!r}")
-    path.write_text(text[:start] + part.replace(mutation.old, mutation.new) + text[end:])
+    return text[:start] + part.replace(mutation.old, mutation.new) + text[end:]
+
+
+def apply(mutation: Mutation, package: Path) -> None:
+    path = package / "plugins" / mutation.broker / mutation.file
+    path.write_text(mutated(mutation, path.read_text()))
 
 
 def first_failure(broker: str, mutation: Mutation | None = None) -> str | None:

@@ -96,7 +96,7 @@ CASES = (
         name="idle worker",
         measure="idle",
         tasks={"horsies": 0},
-        given={"seconds": 20.0},
+        given={"seconds": 60.0},
         loops=("asyncio", "trio"),
     ),
 )

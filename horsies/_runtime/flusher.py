@@ -26,6 +26,7 @@ import anyio.lowlevel
 
 from .._core.errors import BrokerError
 from .._core.limits import SEND_ROWS, STATEMENT_BYTES
+from .._task.sealing import are_suppressed, suppressed
 from ..abc import Broker, Enqueued, NewTask, Producer
 
 CROWD = 16
@@ -159,7 +160,10 @@ class Lane:
         batch = self._take(len(self._queue) // 2 if is_crowd else SEND_ROWS)
         if is_crowd and self._queue:
             self._crowded.set()
-        if batch:
+        if are_suppressed():
+            for row in batch:
+                row.answer(suppressed())
+        elif batch:
             self._writing += 1
             try:
                 await self._write(producer, batch, returning)

@@ -21,7 +21,7 @@ from .declare import Task
 from .handle import TaskHandle
 from .host import Host
 from .options import TaskSendOptions, as_timedelta
-from .sealing import NOW, SUPPRESSED, are_suppressed, reason_not_to_replay, refuse, row_of, seal
+from .sealing import NOW, reason_not_to_replay, refuse, row_of, seal
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -175,9 +175,9 @@ class TaskFunction(Generic[P, T]):
     async def _enqueue(
         self, payloads: Sequence[TaskSendPayload], *, replay: bool
     ) -> list[TaskSendResult[TaskHandle[T]]]:
-        if not payloads or are_suppressed():
+        if not payloads:
             await anyio.lowlevel.checkpoint()
-            return [self._failed(payload, TaskSendErrorCode.SEND_SUPPRESSED, SUPPRESSED) for payload in payloads]
+            return []
         try:
             answers = await self._submit(payloads, replay=replay)
             if self._connection is None and any(map(_is_transient, answers)):
@@ -204,7 +204,10 @@ class TaskFunction(Generic[P, T]):
 
     def _answered(self, payload: TaskSendPayload, answer: Enqueued | BrokerError) -> TaskSendResult[TaskHandle[T]]:
         if isinstance(answer, BrokerError):
-            return self._failed(payload, TaskSendErrorCode.ENQUEUE_FAILED, answer.message, retryable=answer.retryable)
+            code = TaskSendErrorCode.ENQUEUE_FAILED
+            if answer.code == TaskSendErrorCode.SEND_SUPPRESSED:
+                code = TaskSendErrorCode.SEND_SUPPRESSED
+            return self._failed(payload, code, answer.message, retryable=answer.retryable)
         if answer.outcome is EnqueueOutcome.MISMATCH:
             why = f"task {payload.task_id} is stored with another payload; nothing was changed"
             return self._failed(payload, TaskSendErrorCode.PAYLOAD_MISMATCH, why)

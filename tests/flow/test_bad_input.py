@@ -116,6 +116,24 @@ async def test_sends_are_suppressed_on_request(bench: Bench, monkeypatch: pytest
         assert error.code is TaskSendErrorCode.SEND_SUPPRESSED
         assert error.task_id is not None
         assert await rt.handle(error.task_id).info() == Ok(None)
+        many = await bench.add.handle(rt).send_many([(1, 2), (3, 4)])
+        assert [one.unwrap_err().code for one in many] == [TaskSendErrorCode.SEND_SUPPRESSED] * 2
+        replayed = (await bench.add.handle(rt).retry_send(error)).unwrap_err()
+        assert (replayed.code, replayed.retryable) == (TaskSendErrorCode.SEND_SUPPRESSED, False)
+        monkeypatch.setenv("HORSIES_SUPPRESS_SENDS", "0")
+        sent = (await bench.add.handle(rt).retry_send(error)).unwrap()
+        assert sent.task_id == error.task_id
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_sends_in_a_transaction_are_suppressed_on_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HORSIES_SUPPRESS_SENDS", "1")
+    async with Runtime(bench.app) as rt:
+        async with rt.transaction() as connection:
+            error = (await bench.add.handle(rt).using(connection).send(1, 2)).unwrap_err()
+        assert error.code is TaskSendErrorCode.SEND_SUPPRESSED
+        assert error.task_id is not None
+        assert await rt.handle(error.task_id).info() == Ok(None)
 
 
 async def test_no_argument_and_no_password_shows_anywhere(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

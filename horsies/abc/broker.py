@@ -119,7 +119,8 @@ class Consumer(Protocol):
     async def give_back_unknown(self, known: Sequence[Lease], *, now: datetime | None = None) -> int:
         """Give back everything CLAIMED by this worker or RUNNING but `known`; how many. No attempt is counted.
 
-        For a worker that did not get the answer to a claim, or to a giving back: what it does not know never began.
+        For a worker that did not get the answer to a claim, or to a giving back: what it does not know never began. It
+        has no claim under way.
         What is RUNNING and was asked to be cancelled becomes CANCELLED, and its waiters are notified.
         """
         ...

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager, closing
+from datetime import datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.from_thread
 import anyio.to_thread
 import psycopg
 import pytest
@@ -16,9 +20,11 @@ from hypothesis import settings
 
 from horsies import AppConfig, Horsies, Runtime
 from horsies._core.status import TRANSITIONS
-from horsies.abc import Broker
+from horsies.abc import Broker, Claim, Lease
+from horsies.plugins.sqlite.consumer import SqliteConsumer
 from horsies.testing.broker import CHANGES, T0
-from horsies.testing.machine import run_broker_machine
+from horsies.testing.machine import BrokerMachine, open_roles, run_broker_machine
+from horsies.testing.play import Which
 
 DEEP = os.environ.get("HORSIES_DEEP") == "1"
 MINUTES = 60
@@ -75,6 +81,49 @@ def test_postgres(anyio_backend: Any, postgres_url: str, schema: str) -> None:
             empty=empty,
             settings=profile(15, 400),
         )
+
+
+def test_nobody_gives_back_what_a_claim_under_way_has_just_taken(
+    anyio_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found on Postgres, whose claim takes a second statement where the first met tasks past their deadline."""
+    claim, give_back = SqliteConsumer.claim, SqliteConsumer.give_back_unknown
+    claiming, taken, giving_back, given_back = (anyio.Event() for _ in range(4))
+
+    async def claim_twice(
+        self: SqliteConsumer, limit: int, *, startable: Collection[str] = (), now: datetime | None = None
+    ) -> Claim:
+        claiming.set()
+        first = await claim(self, limit, startable=startable, now=now)
+        taken.set()
+        await anyio.wait_all_tasks_blocked()  # what is played beside it has begun
+        if giving_back.is_set():
+            await given_back.wait()
+        second = await claim(self, limit - len(first.tasks), startable=startable, now=now)
+        return Claim((*first.tasks, *second.tasks), first.expired + second.expired)
+
+    async def give_back_aloud(self: SqliteConsumer, known: Sequence[Lease], *, now: datetime | None = None) -> int:
+        giving_back.set()
+        await anyio.wait_all_tasks_blocked()
+        if claiming.is_set():
+            await taken.wait()
+        returned = await give_back(self, known, now=now)
+        given_back.set()
+        return returned
+
+    monkeypatch.setattr(SqliteConsumer, "claim", claim_twice)
+    monkeypatch.setattr(SqliteConsumer, "give_back_unknown", give_back_aloud)
+    backend, options = anyio_backend
+    task = {"number": 3, "queue": "fast", "priority": 50, "delay": 0.0, "good_for": None, "name": "a_task"}
+    one = ("claim", {"worker": 0, "limit": 2, "startable": frozenset[str]()})
+    other = ("give_back_unknown", {"leases": [(0, Which.FITTING)], "caller": None})
+    with anyio.from_thread.start_blocking_portal(backend, options) as portal:
+        machine = BrokerMachine(portal, partial(open_roles, partial(opened, AppConfig(url="sqlite://:memory:"))))
+        try:
+            machine.populate(tasks=[{**task, "key": None, "changed": False}])
+            machine.side_by_side(one=one, other=other)
+        finally:
+            machine.teardown()
 
 
 def test_the_laws_are_those_of_the_core() -> None:

@@ -26,7 +26,7 @@ import anyio.lowlevel
 
 from .._core.errors import BrokerError
 from .._core.limits import SEND_ROWS, STATEMENT_BYTES
-from .._task.sealing import are_suppressed, suppressed
+from .._task.sealing import SuppressedError, are_suppressed
 from ..abc import Broker, Enqueued, NewTask, Producer
 
 CROWD = 16
@@ -162,7 +162,7 @@ class Lane:
             self._crowded.set()
         if are_suppressed():
             for row in batch:
-                row.answer(suppressed())
+                row.answer(SuppressedError())
         elif batch:
             self._writing += 1
             try:

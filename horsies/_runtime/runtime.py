@@ -23,7 +23,7 @@ from .._task.handle import TaskHandle
 from .._task.host import Environment
 from .._task.nursery import open_nursery
 from .._task.recurring import Schedule
-from .._task.sealing import are_suppressed, suppressed
+from .._task.sealing import SuppressedError, are_suppressed
 from .._task.send import TaskFunction, TaskSendResult, bind
 from .._worker.process import refuse_while_loading
 from .._worker.worker import Worker
@@ -339,7 +339,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         producer = broker.joining(connection)
         if are_suppressed():
             await anyio.lowlevel.checkpoint()
-            return [suppressed() for _ in tasks]
+            return [SuppressedError() for _ in tasks]
         try:
             return [*await producer.enqueue(tasks)]
         except BrokerError as error:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from .._core.codes import TaskSendErrorCode
 from .._core.errors import BrokerError, HorsiesError, TaskSendError
 from .._core.limits import SEND_ROWS
 from .._core.result import Err, Ok
@@ -18,6 +17,7 @@ from .._task.app import Horsies
 from .._task.handle import TaskHandle
 from .._task.host import Host
 from .._task.recurring import EPOCH, Schedule
+from .._task.sealing import code_of
 from .._task.send import TaskSendResult, bind
 from ..abc import Broker, EnqueueOutcome, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
 
@@ -158,4 +158,4 @@ def _between(schedule: Schedule, start: datetime, end: datetime) -> Iterator[dat
 
 def _stopped(schedule: Schedule, error: BrokerError, done: int) -> Err[TaskSendError]:
     message = f"schedule {schedule.name!r}: stopped after {done} slots: {error.message}; run it again to go on"
-    return Err(TaskSendError(TaskSendErrorCode.ENQUEUE_FAILED, message, retryable=error.retryable))
+    return Err(TaskSendError(code_of(error), message, retryable=error.retryable))

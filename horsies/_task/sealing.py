@@ -29,9 +29,17 @@ def are_suppressed() -> bool:
     return os.environ.get("HORSIES_SUPPRESS_SENDS") == "1"
 
 
-def suppressed() -> BrokerError:
-    """What a row is answered with that is not to be sent."""
-    return BrokerError(SUPPRESSED, code=TaskSendErrorCode.SEND_SUPPRESSED)
+class SuppressedError(BrokerError):
+    """The answer to a row that is not to be sent."""
+
+    def __init__(self) -> None:
+        super().__init__(SUPPRESSED)
+
+
+def code_of(failure: BrokerError) -> TaskSendErrorCode:
+    """What the sender of a row is told that was answered so."""
+    suppressed = isinstance(failure, SuppressedError)
+    return TaskSendErrorCode.SEND_SUPPRESSED if suppressed else TaskSendErrorCode.ENQUEUE_FAILED
 
 
 def refuse(task_name: str, why: str) -> Err[TaskSendError]:

@@ -21,7 +21,7 @@ from .declare import Task
 from .handle import TaskHandle
 from .host import Host
 from .options import TaskSendOptions, as_timedelta
-from .sealing import NOW, reason_not_to_replay, refuse, row_of, seal
+from .sealing import NOW, code_of, reason_not_to_replay, refuse, row_of, seal
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -204,10 +204,7 @@ class TaskFunction(Generic[P, T]):
 
     def _answered(self, payload: TaskSendPayload, answer: Enqueued | BrokerError) -> TaskSendResult[TaskHandle[T]]:
         if isinstance(answer, BrokerError):
-            code = TaskSendErrorCode.ENQUEUE_FAILED
-            if answer.code == TaskSendErrorCode.SEND_SUPPRESSED:
-                code = TaskSendErrorCode.SEND_SUPPRESSED
-            return self._failed(payload, code, answer.message, retryable=answer.retryable)
+            return self._failed(payload, code_of(answer), answer.message, retryable=answer.retryable)
         if answer.outcome is EnqueueOutcome.MISMATCH:
             why = f"task {payload.task_id} is stored with another payload; nothing was changed"
             return self._failed(payload, TaskSendErrorCode.PAYLOAD_MISMATCH, why)

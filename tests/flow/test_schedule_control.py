@@ -13,6 +13,7 @@ from horsies import (
     HorsiesError,
     Ok,
     Runtime,
+    TaskSendErrorCode,
 )
 from horsies._payload.ids import slot_task_id
 from horsies._schedule.scheduler import Scheduler
@@ -176,6 +177,16 @@ class TestControl:
             await look(rt, slot + 2 * HOUR)
             await work(rt)
         assert sorted(place.ran) == [slot_task_id("hourly", slot + number * HOUR) for number in range(3)]
+
+    async def test_backfill_is_suppressed_on_request(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        schedule = hourly(place)
+        async with Runtime(place.app) as rt:
+            slot = await begun(rt, schedule, 2 * HOUR)
+            with monkeypatch.context() as patch:
+                patch.setenv("HORSIES_SUPPRESS_SENDS", "1")
+                error = (await rt.backfill_schedule("hourly", slot, slot + HOUR)).unwrap_err()
+            assert (error.code, error.retryable) == (TaskSendErrorCode.SEND_SUPPRESSED, False)
+            assert await have_tasks(rt, schedule, [slot, slot + HOUR]) == [False, False]
 
     async def test_bad_input(self, place: Place) -> None:
         hourly(place)

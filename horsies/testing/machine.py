@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from horsies.abc import Lease, TaskStatus
 
-from .play import WORKERS, Call, OpenBroker, Play, Roles, Which, open_roles
+from .play import WORKERS, Call, OpenBroker, Play, Roles, Which, never_at_once, open_roles
 
 Empty: TypeAlias = Callable[[], Awaitable[object]]
 Given: TypeAlias = Mapping[str, Any]
@@ -213,12 +213,13 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(one=one_of(CALLS), other=one_of(CALLS))
     def side_by_side(self, one: tuple[str, Given], other: tuple[str, Given]) -> None:
-        """Two calls at once; one after the other where the broker may count on it."""
-        if (one[0] == "claim" and _may_undo(*other)) or (other[0] == "claim" and _may_undo(*one)):
-            self._play.do(self._call(*one))
-            self._play.do(self._call(*other))
+        """Two calls at once; one after the other where no worker makes both at once."""
+        calls = self._call(*one), self._call(*other)
+        if never_at_once(*calls) or never_at_once(*reversed(calls)):
+            for call in calls:
+                self._play.do(call)
         else:
-            self._play.do(self._call(*one), self._call(*other))
+            self._play.do(*calls)
 
     @rule(one=one_of(SETTLED), checkpoints=st.integers(0, 4))
     def cut_off(self, one: tuple[str, Given], checkpoints: int) -> None:
@@ -244,14 +245,6 @@ class BrokerMachine(RuleBasedStateMachine):
     def _call(self, name: str, given: Given) -> Call:
         call: Call = getattr(self._play, name)(**given)
         return call
-
-
-def _may_undo(name: str, given: Given) -> bool:
-    """Whether a call can give back what a claim under way has just taken, so that this claim could take it again.
-
-    A claim may consist of several transactions. Whoever made it has not heard yet of what it took.
-    """
-    return name == "give_back_unknown" or any(which is Which.NEWER for _, which in given.get("leases", ()))
 
 
 @asynccontextmanager

@@ -91,15 +91,29 @@ class Call:
     run: Callable[[], Awaitable[Any]]
     step: Callable[[Any, bool], Step]
     worker: int = 0
+    claims: bool = False
+    ahead: bool = False
+    """It is about tasks that its worker has not heard yet of having."""
 
 
-def exact(run: Callable[[], Awaitable[T]], call: Callable[[World], tuple[T, World]]) -> Call:
+def never_at_once(claim: Call, other: Call) -> bool:
+    """Whether one is a claim and the other takes from the same worker what that has not heard of.
+
+    No worker makes both at once. A claim may consist of several transactions, and could take a task again that was
+    given back between them.
+    """
+    return claim.claims and other.ahead and claim.worker == other.worker
+
+
+def exact(
+    run: Callable[[], Awaitable[T]], call: Callable[[World], tuple[T, World]], worker: int = 0, *, ahead: bool = False
+) -> Call:
     """A call whose answer the model settles."""
 
     def step(answer: T | _CutOff, contended: bool) -> Step:
         return perhaps(call) if isinstance(answer, _CutOff) else exactly(call, answer)
 
-    return Call(run, step)
+    return Call(run, step, worker, ahead=ahead)
 
 
 class Play:
@@ -202,18 +216,21 @@ class Play:
         code = None if status is TaskStatus.COMPLETED else "A_CODE"
         ends = [Finish(lease, status, b"result", code, retry_in, interrupted, begun) for lease in leases]
         run = partial(self._roles.consumers[worker].finish, ends, now=self._now)
-        return exact(run, partial(model.finish, worker=WORKERS[worker][0], ends=ends, now=self._now))
+        call = partial(model.finish, worker=WORKERS[worker][0], ends=ends, now=self._now)
+        return exact(run, call, worker, ahead=self._is_ahead(leases))
 
     def give_back(self, leases: Sequence[tuple[int, Which]], caller: int | None, delay: float) -> Call:
         worker, held = self._pick(leases, caller, TaskStatus.CLAIMED)
         tasks = [GiveBack(lease, delay) for lease in held]
         run = partial(self._roles.consumers[worker].give_back, tasks, now=self._now)
-        return exact(run, partial(model.give_back, worker=WORKERS[worker][0], tasks=tasks, now=self._now))
+        call = partial(model.give_back, worker=WORKERS[worker][0], tasks=tasks, now=self._now)
+        return exact(run, call, worker, ahead=self._is_ahead(held))
 
     def give_back_unknown(self, leases: Sequence[tuple[int, Which]], caller: int | None) -> Call:
         worker, known = self._pick(leases, caller, TaskStatus.CLAIMED)
         run = partial(self._roles.consumers[worker].give_back_unknown, known, now=self._now)
-        return exact(run, partial(model.give_back_unknown, worker=WORKERS[worker][0], known=known, now=self._now))
+        call = partial(model.give_back_unknown, worker=WORKERS[worker][0], known=known, now=self._now)
+        return exact(run, call, worker, ahead=True)
 
     def promote(self, worker: int, limit: int) -> Call:
         return self._free(self._roles.consumers[worker].promote, model.promote, worker, limit)
@@ -221,7 +238,8 @@ class Play:
     def claim(self, worker: int, limit: int, startable: Collection[str]) -> Call:
         name, queues = WORKERS[worker]
         call = partial(model.claim, worker=name, queues=queues, startable=startable, dead_after=self._dead_after)
-        return self._free(partial(self._roles.consumers[worker].claim, startable=startable), call, worker, limit)
+        run = partial(self._roles.consumers[worker].claim, startable=startable)
+        return replace(self._free(run, call, worker, limit), claims=True)
 
     def expire(self, worker: int, limit: int) -> Call:
         return self._free(self._roles.maintenance.expire, model.expire, worker, limit)
@@ -255,6 +273,10 @@ class Play:
             picked.append((worker, structs.replace(lease, claim_number=lease.claim_number + wrong)))
         (owner, _), *_ = picked
         return owner if caller is None else caller, list(dict.fromkeys(lease for _, lease in picked))
+
+    def _is_ahead(self, leases: Iterable[Lease]) -> bool:
+        """Whether there is one that no claim has brought yet."""
+        return not {lease for _, lease in self._leases}.issuperset(leases)
 
     def _holds(self, worker: int, lease: Lease, status: TaskStatus) -> bool:
         task = self._worlds[0].holding(WORKERS[worker][0], lease)

@@ -83,12 +83,17 @@ def test_postgres(anyio_backend: Any, postgres_url: str, schema: str) -> None:
         )
 
 
+@pytest.mark.parametrize("caller", [0, 1])
 def test_nobody_gives_back_what_a_claim_under_way_has_just_taken(
-    anyio_backend: Any, monkeypatch: pytest.MonkeyPatch
+    anyio_backend: Any, monkeypatch: pytest.MonkeyPatch, caller: int
 ) -> None:
-    """Found on Postgres, whose claim takes a second statement where the first met tasks past their deadline."""
+    """Found on Postgres, whose claim takes a second statement where the first met tasks past their deadline.
+
+    Two workers go on to be played at once.
+    """
     claim, give_back = SqliteConsumer.claim, SqliteConsumer.give_back_unknown
     claiming, taken, giving_back, given_back = (anyio.Event() for _ in range(4))
+    at_once: list[bool] = []
 
     async def claim_twice(
         self: SqliteConsumer, limit: int, *, startable: Collection[str] = (), now: datetime | None = None
@@ -97,6 +102,7 @@ def test_nobody_gives_back_what_a_claim_under_way_has_just_taken(
         first = await claim(self, limit, startable=startable, now=now)
         taken.set()
         await anyio.wait_all_tasks_blocked()  # what is played beside it has begun
+        at_once.append(giving_back.is_set())
         if giving_back.is_set():
             await given_back.wait()
         second = await claim(self, limit - len(first.tasks), startable=startable, now=now)
@@ -116,12 +122,13 @@ def test_nobody_gives_back_what_a_claim_under_way_has_just_taken(
     backend, options = anyio_backend
     task = {"number": 3, "queue": "fast", "priority": 50, "delay": 0.0, "good_for": None, "name": "a_task"}
     one = ("claim", {"worker": 0, "limit": 2, "startable": frozenset[str]()})
-    other = ("give_back_unknown", {"leases": [(0, Which.FITTING)], "caller": None})
+    other = ("give_back_unknown", {"leases": [(0, Which.FITTING)], "caller": caller})
     with anyio.from_thread.start_blocking_portal(backend, options) as portal:
         machine = BrokerMachine(portal, partial(open_roles, partial(opened, AppConfig(url="sqlite://:memory:"))))
         try:
             machine.populate(tasks=[{**task, "key": None, "changed": False}])
             machine.side_by_side(one=one, other=other)
+            assert at_once == [caller == 1]
         finally:
             machine.teardown()
 

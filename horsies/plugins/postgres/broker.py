@@ -24,6 +24,7 @@ from horsies.abc import (
     Workflows,
 )
 
+from .arrays import register_arrays
 from .caps import Caps
 from .connection import AnyioConnection, connect
 from .consumer import PostgresConsumer
@@ -142,6 +143,10 @@ class PostgresBroker:
                     return await cursor.fetchall()
 
 
+async def _take_arrays(connection: AnyioConnection[Row]) -> None:
+    register_arrays(connection.adapters)
+
+
 @asynccontextmanager
 async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
     """See `horsies.abc.BrokerFactory.open`."""
@@ -162,6 +167,7 @@ async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
             min_size=config.pool.min_size,
             max_size=config.pool.max_size,
             timeout=config.pool.timeout,
+            configure=_take_arrays,
             prepare_threshold=None if way.pooled else 5,
         ) as pool,
         connections.open_session(target) as results,

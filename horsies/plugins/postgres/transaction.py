@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import anyio
 
-from .arrays import encode_arrays, register_arrays
+from .arrays import encode_arrays
 from .connection import AnyioConnection
 from .failures import translated
 from .session import Fetch, Row
@@ -24,7 +24,7 @@ async def open_transaction(connect: Connect, action: str, *, timeout: float, loc
     """What runs statements in one transaction, committed at the end of the block, rolled back when it raises.
 
     Args:
-        connect: borrows a connection.
+        connect: borrows a connection that takes encoded arrays.
         timeout: seconds for all of it.
         lock_wait: how long one statement waits for somebody's open transaction, as Postgres writes it.
 
@@ -34,7 +34,6 @@ async def open_transaction(connect: Connect, action: str, *, timeout: float, loc
     with translated(action):
         async with connect() as connection:
             with anyio.fail_after(timeout):  # around the commit, which can be slow as well
-                register_arrays(connection.adapters)
                 async with connection.transaction():
                     await connection.execute(_SETTINGS.format(lock_wait=lock_wait), prepare=False)
 

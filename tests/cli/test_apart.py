@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -39,12 +40,19 @@ def test_a_program_that_calls_the_command_has_it_in_its_own_process(shell: Shell
     assert shell.python(f"anyio.run(shop.get, '{task_id}')") == "Ok(value=5)"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell's background job ignores interrupts, and hands that down."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 @once
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("command", ["worker", "scheduler"])
 def test_an_interrupt_while_the_application_is_loaded_ends_it_without_a_traceback(shell: Shell, command: str) -> None:
     (shell.folder / "slow.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(40)\n")
-    # A shell's background job ignores it, and hands that down.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with shell.start(command, "slow:app") as starting:
         assert starting.stdout is not None
         assert starting.stderr is not None

@@ -11,6 +11,7 @@ import psycopg
 
 from horsies import AppConfig, Horsies, Runtime
 from horsies.abc import Broker, Transactional
+from horsies.plugins.postgres.session import Session
 from horsies.testing.broker import T0
 
 FOREVER = "60s"
@@ -75,3 +76,9 @@ def holding(statement: str) -> Hold:
             holder.rollback()
 
     return hold
+
+
+async def pid(session: Session) -> int:
+    """Of the server process that serves it."""
+    ((number,),) = await session.fetch("ask", "SELECT pg_backend_pid()", {})
+    return int(number)

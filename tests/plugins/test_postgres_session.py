@@ -1,7 +1,4 @@
-"""A session's statements under locks, and with settings that last one transaction: a pooled session has no others.
-
-And the connections that sessions share.
-"""
+"""A session's statements under locks, and with settings that last one transaction: a pooled session has no others."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from secrets import randbits, token_hex
 import anyio
 import psycopg
 import pytest
+from sessions import pid
 
 from horsies.abc import BrokerError
 from horsies.plugins.postgres import session as module
@@ -80,11 +78,6 @@ def open_session(target: Target) -> AbstractAsyncContextManager[Session]:
 def idle_connection(session: Session) -> AnyioConnection[Row]:
     (statements,) = session._idle
     return statements.connection
-
-
-async def pid(session: Session) -> int:
-    ((number,),) = await session.fetch("ask", "SELECT pg_backend_pid()", {})
-    return int(number)
 
 
 async def test_what_runs_under_a_lock_sees_what_earlier_holders_committed(
@@ -442,119 +435,3 @@ async def test_a_transaction_whose_commit_fails_is_none(target: Target, refusing
             with pytest.raises(BrokerError):
                 await in_one(session, ("put", put, {"n": 1}))
         assert await session.fetch("count", f"SELECT count(*) FROM {refusing_table}", {}) == [(0,)]
-
-
-async def busy_together(sessions: list[Session]) -> list[int]:
-    """Of each session the process that served it, while all of them were at work."""
-    served: dict[Session, int] = {}
-
-    async def run(session: Session) -> None:
-        query = "SELECT pg_backend_pid() FROM pg_sleep(0.1)"
-        ((served[session],),) = await session.fetch("ask", query, {})
-
-    async with anyio.create_task_group() as group:
-        for session in sessions:
-            group.start_soon(run, session)
-    return [served[session] for session in sessions]
-
-
-class TestShared:
-    """Sessions whose connections are one set. They are direct: behind a pooler nobody knows which process serves."""
-
-    @pytest.fixture
-    def target(self, postgres_url: str) -> Target:
-        return Target(postgres_url, connect_timeout=10, statement_timeout=10, pooled=False)
-
-    async def alive(self, observer: AnyioConnection[Row], pids: list[int]) -> set[int]:
-        query = "SELECT pid FROM pg_stat_activity WHERE pid = ANY (%s)"
-        return {number for (number,) in await (await observer.execute(query, (pids,))).fetchall()}
-
-    async def test_what_runs_one_after_the_other_has_one_connection(self, target: Target) -> None:
-        connections = Connections()
-        async with connections.open_session(target) as one, connections.open_session(target) as other:
-            assert await pid(one) == await pid(other) == await pid(one)
-            async with one.transaction("ask") as fetch:
-                ((within,),) = await fetch("ask", "SELECT pg_backend_pid()", {})
-                assert await pid(other) != within
-            assert await pid(other) == within
-
-    async def test_the_one_used_last_is_lent_first(self, target: Target) -> None:
-        connections = Connections()
-        async with connections.open_session(target) as one, connections.open_session(target) as other:
-            first, second = await busy_together([one, other])
-            assert first != second
-            last = await pid(one)
-            assert [await pid(other), await pid(one)] == [last, last]
-
-    async def test_other_settings_are_another_connection(self, target: Target) -> None:
-        connections = Connections()
-        hasty = replace(target, lock_timeout=0.5)
-        async with connections.open_session(target) as one, connections.open_session(hasty) as other:
-            assert await pid(one) != await pid(other)
-            assert await one.fetch("ask", "SHOW lock_timeout", {}) == [("0",)]
-            assert await other.fetch("ask", "SHOW lock_timeout", {}) == [("500ms",)]
-
-    async def test_there_are_never_more_than_sessions(self, target: Target, observer: AnyioConnection[Row]) -> None:
-        connections = Connections()
-        async with connections.open_session(target) as one:
-            async with connections.open_session(target) as other, connections.open_session(target) as third:
-                pids = await busy_together([one, other, third])
-                assert len(set(pids)) == 3
-                last = await pid(third)
-            with anyio.fail_after(10):
-                while await self.alive(observer, pids) != {last}:
-                    await anyio.sleep(0.01)
-            assert await pid(one) == last
-        with anyio.fail_after(10):
-            while await self.alive(observer, pids):
-                await anyio.sleep(0.01)
-
-    async def test_when_the_server_has_closed_them_all_one_statement_fails(
-        self, target: Target, observer: AnyioConnection[Row]
-    ) -> None:
-        connections = Connections()
-        async with connections.open_session(target) as one, connections.open_session(target) as other:
-            pids = await busy_together([one, other])
-            await observer.execute("SELECT pg_terminate_backend(pid) FROM unnest(%s::int[]) AS pid", (pids,))
-            with anyio.fail_after(10):
-                while await self.alive(observer, pids):
-                    await anyio.sleep(0.01)
-            with pytest.raises(BrokerError) as caught:
-                await pid(one)
-            assert caught.value.retryable
-            assert not set(await busy_together([one, other])) & set(pids)
-
-    async def test_one_that_is_not_at_rest_is_lent_to_nobody(
-        self, target: Target, observer: AnyioConnection[Row]
-    ) -> None:
-        connections = Connections()
-        async with connections.open_session(target) as one, connections.open_session(target) as other:
-            before = await pid(one)
-            await one.fetch("begin", "BEGIN", {})
-            assert await pid(other) != before
-            with anyio.fail_after(10):
-                while await self.alive(observer, [before]):
-                    await anyio.sleep(0.01)
-
-    async def test_one_that_is_in_use_ends_with_its_session(
-        self, target: Target, observer: AnyioConnection[Row]
-    ) -> None:
-        connections = Connections()
-        failures: list[BrokerError] = []
-
-        async def wait() -> None:
-            with pytest.raises(BrokerError) as caught:
-                await session.fetch("ask", "SELECT pg_sleep(20)", {})
-            failures.append(caught.value)
-
-        with anyio.fail_after(10):
-            async with anyio.create_task_group() as group, connections.open_session(target) as session:
-                served = await pid(session)
-                group.start_soon(wait)
-                await anyio.wait_all_tasks_blocked()
-            assert [failure.retryable for failure in failures] == [True]
-            await observer.execute("SELECT pg_cancel_backend(%s)", (served,))  # it would not look before the query ends
-            while await self.alive(observer, [served]):
-                await anyio.sleep(0.01)
-        async with connections.open_session(target) as session:
-            assert await pid(session) != served

@@ -52,7 +52,7 @@ mutations: $(STAMP)
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos
 
-# Beside its peers, which this installs; half an hour. DB: a Postgres where databases may be made, or empty for an
+# Beside its peers, which this installs; forty minutes. DB: a Postgres where databases may be made, or empty for an
 # embedded one. ARGS: further options; --help shows them, --docs renews docs/performance.
 bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks $(if $(DB),--url "$(DB)") $(ARGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 
 import anyio
@@ -19,16 +19,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 async def busy_together(sessions: list[Session]) -> list[int]:
     """Of each session the process that served it, while all of them were at work."""
-    served: dict[Session, int] = {}
-
-    async def run(session: Session) -> None:
-        query = "SELECT pg_backend_pid() FROM pg_sleep(0.1)"
-        ((served[session],),) = await session.fetch("ask", query, {})
-
-    async with anyio.create_task_group() as group:
-        for session in sessions:
-            group.start_soon(run, session)
-    return [served[session] for session in sessions]
+    async with AsyncExitStack() as stack:
+        fetches = [await stack.enter_async_context(session.transaction("ask")) for session in sessions]
+        return [int((await fetch("ask", "SELECT pg_backend_pid()", {}))[0][0]) for fetch in fetches]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ import anyio.lowlevel
 
 from .._core.errors import BrokerError
 from .._core.limits import SEND_ROWS, STATEMENT_BYTES
-from .._task.sealing import SuppressedError, are_suppressed
+from .._task.suppression import SuppressedError, are_suppressed
 from ..abc import Broker, Enqueued, NewTask, Producer
 
 CROWD = 16

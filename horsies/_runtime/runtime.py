@@ -23,8 +23,8 @@ from .._task.handle import TaskHandle
 from .._task.host import Environment
 from .._task.nursery import open_nursery
 from .._task.recurring import Schedule
-from .._task.sealing import SuppressedError, are_suppressed
 from .._task.send import TaskFunction, TaskSendResult, bind
+from .._task.suppression import SuppressedError, are_suppressed
 from .._worker.process import refuse_while_loading
 from .._worker.worker import Worker
 from ..abc import (

@@ -17,8 +17,8 @@ from .._task.app import Horsies
 from .._task.handle import TaskHandle
 from .._task.host import Host
 from .._task.recurring import EPOCH, Schedule
-from .._task.sealing import code_of
 from .._task.send import TaskSendResult, bind
+from .._task.suppression import code_of
 from ..abc import Broker, EnqueueOutcome, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
 
 _INSTANT = timedelta(microseconds=1)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from datetime import datetime, timedelta
 from typing import Any
 
 from .._core.codes import TaskSendErrorCode
-from .._core.errors import BrokerError, TaskSendError
+from .._core.errors import TaskSendError
 from .._core.result import Err, Ok
 from .._payload.envelope import Envelope, TaskSendPayload
 from .._payload.signature import ArgumentError
@@ -19,27 +18,8 @@ from .options import TaskSendOptions, as_timedelta, problem_with
 
 NOW = timedelta(0)
 TOO_OLD = "the payload is older than retention.finished_after, so that it may have run and been removed"
-SUPPRESSED = "HORSIES_SUPPRESS_SENDS=1 is set"
 
 _logger = logging.getLogger("horsies.send")
-
-
-def are_suppressed() -> bool:
-    """Whether nothing is to be sent now. Where it is not set this costs some 2 us, an exception inside."""
-    return os.environ.get("HORSIES_SUPPRESS_SENDS") == "1"
-
-
-class SuppressedError(BrokerError):
-    """The answer to a row that is not to be sent."""
-
-    def __init__(self) -> None:
-        super().__init__(SUPPRESSED)
-
-
-def code_of(failure: BrokerError) -> TaskSendErrorCode:
-    """What the sender of a row is told that was answered so."""
-    suppressed = isinstance(failure, SuppressedError)
-    return TaskSendErrorCode.SEND_SUPPRESSED if suppressed else TaskSendErrorCode.ENQUEUE_FAILED
 
 
 def refuse(task_name: str, why: str) -> Err[TaskSendError]:

@@ -21,7 +21,8 @@ from .declare import Task
 from .handle import TaskHandle
 from .host import Host
 from .options import TaskSendOptions, as_timedelta
-from .sealing import NOW, code_of, reason_not_to_replay, refuse, row_of, seal
+from .sealing import NOW, reason_not_to_replay, refuse, row_of, seal
+from .suppression import code_of
 
 P = ParamSpec("P")
 T = TypeVar("T")

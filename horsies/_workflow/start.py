@@ -17,8 +17,9 @@ from .._payload.envelope import sha_of
 from .._payload.ids import is_task_id
 from .._payload.start import WorkflowStartPayload, arguments_sha
 from .._task.options import TaskSendOptions, problem_with
-from .._task.sealing import SUPPRESSED, TOO_OLD, are_suppressed, is_too_old
+from .._task.sealing import TOO_OLD, is_too_old
 from .._task.send import resend_pauses
+from .._task.suppression import SUPPRESSED, are_suppressed
 from .._task.workflow import Workflow
 from ..abc import EnqueueOutcome, NewWorkflow
 from .builder import built

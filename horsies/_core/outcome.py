@@ -77,8 +77,12 @@ def retry_after_crash(
     return next_delay(policy, retries + 1, CRASHED, random)
 
 
-def patience_with_unknown(overdue: float, grace: float) -> float | None:
-    """Seconds to leave a task that this worker does not know to others; None when `grace` has been used up."""
-    if overdue >= grace:
+def patience_with_unknown(unknown_for: float, grace: float) -> float | None:
+    """Seconds to leave a task that this worker does not know to others; None when `grace` has been used up.
+
+    Args:
+        unknown_for: seconds since the first worker gave the task back as unknown.
+    """
+    if unknown_for >= grace:
         return None
-    return min(max(UNKNOWN_TASK_FIRST, overdue / 2), UNKNOWN_TASK_CAP)
+    return min(max(UNKNOWN_TASK_FIRST, unknown_for / 2), UNKNOWN_TASK_CAP)

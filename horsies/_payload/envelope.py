@@ -156,12 +156,19 @@ def encode(envelope: Envelope) -> bytes:
         raise ValueError("a field of the envelope is out of range") from error
 
 
+class UnknownVersionError(ValueError):
+    """An envelope of a version that this horsies does not read. Another worker may."""
+
+
 def decode(data: bytes) -> Envelope:
     """The envelope that `encode` made `data` of.
 
     Raises:
+        UnknownVersionError: a newer version of horsies wrote `data`.
         ValueError: `data` is not exactly what this version's `encode` writes.
     """
+    if (version := _version_of(data)) > OF_A_WORKFLOW:
+        raise UnknownVersionError(f"the envelope is of version {version}, and this horsies reads up to {OF_A_WORKFLOW}")
     known = VERSION
     try:
         if data[:1] == _ARRAY_OF_15:
@@ -182,6 +189,13 @@ def decode(data: bytes) -> Envelope:
     if problem is not None:
         raise ValueError(problem)
     return envelope
+
+
+def _version_of(data: bytes) -> int:
+    """The version that `data` begins with, of an array of any length; 0 for other bytes."""
+    head = data[0] if data else 0
+    at = 1 if 0x90 <= head <= 0x9F else 3 if head == 0xDC else 0
+    return data[at] if 0 < at < len(data) and data[at] < 0x80 else 0
 
 
 def sha_of(data: bytes) -> bytes:

@@ -6,7 +6,7 @@ import inspect
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,10 @@ from .result_argument import ResultCodec, is_union, value_of_result
 
 class ArgumentError(Exception):
     """Arguments do not fit the task. The message names the argument, never its value."""
+
+
+class ParameterError(ArgumentError):
+    """An argument has no parameter, or a parameter no argument: the sender knew another version of the task."""
 
 
 class CorruptError(Exception):
@@ -92,14 +96,10 @@ class Signature:
 
     def lift(self, plain: Mapping[str, Plain]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call that `lower` made `plain` of. Raises: ArgumentError, as `decode`."""
-        unknown = plain.keys() - self.codecs.keys()
-        if unknown:
-            raise ArgumentError(f"the task no longer takes {', '.join(sorted(map(reprlib.repr, unknown)))}")
+        self.require_names(plain.keys())
         args, kwargs = [], {}
         for name, parameter in self.parameters.parameters.items():
             if name not in plain:
-                if parameter.default is parameter.empty:
-                    raise ArgumentError(f"argument {name!r} is missing: the sender knew another version of the task")
                 if parameter.kind is parameter.POSITIONAL_ONLY:
                     args.append(parameter.default)  # what stands behind it keeps its place
                 continue
@@ -112,6 +112,15 @@ class Signature:
             else:
                 kwargs[name] = value
         return tuple(args), kwargs
+
+    def require_names(self, given: Set[str]) -> None:
+        """Raise `ParameterError` unless arguments of the names `given` fit the parameters."""
+        if unknown := given - self.codecs.keys():
+            what = ", ".join(sorted(map(reprlib.repr, unknown)))
+            raise ParameterError(f"the sender gave {what}, which this version of the task does not take")
+        for name, parameter in self.parameters.parameters.items():
+            if name not in given and parameter.default is parameter.empty:
+                raise ParameterError(f"the sender did not give {name!r}, which this version of the task needs")
 
 
 def load(serializer: Serializer, data: bytes) -> dict[str, Plain]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
@@ -18,15 +18,16 @@ from .._task.declare import Task
 from .._task.handle import TaskResult, plain_result_of
 from .._task.host import Environment
 from .._task.workflow import Workflow
+from .._worker.host import UnknownWorkflowError
 from .._workflow.advancer import Advancer, Following
 from .._workflow.draft import WorkflowSpec
 from .._workflow.handle import WorkflowHandle
 from .._workflow.host import WorkflowHost
 from .._workflow.infos import WorkflowInfo, info_of
-from .._workflow.opening import OWN_TASKS
+from .._workflow.opening import OWN_TASKS, arguments_of, workflow_to_open
 from .._workflow.outcome import outcome_of
 from .._workflow.start import WorkflowFunction, retry_start, start
-from ..abc import Broker, Enqueued, NewWorkflow, StoredResult, Workflowing, WorkflowRow, Workflows
+from ..abc import Broker, Enqueued, NewWorkflow, Plain, StoredResult, Workflowing, WorkflowRow, Workflows
 from .waiters import Waiters, resting_workflows
 
 P = ParamSpec("P")
@@ -150,6 +151,17 @@ class RunsWorkflows:
     def own_tasks(self) -> Mapping[str, Task[Any, Any]]:
         """For workers: see `horsies._worker.host.WorkerHost`."""
         return OWN_TASKS
+
+    def require_workflow(self, plain: Mapping[str, Plain], inputs: Set[str]) -> None:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        if (name := workflow_to_open(plain)) is None:
+            return
+        workflow = self._host.app.workflows.get(name)
+        if workflow is None:
+            raise UnknownWorkflowError(
+                f"no worker knows workflow {name!r}: does the module that declares it get imported?"
+            )
+        workflow.signature.require_names({*arguments_of(plain), *inputs})
 
     async def workflow_results(self, workflow_ids: Sequence[str]) -> dict[str, TaskResult[Any]]:
         """For workers: see `horsies._worker.host.WorkerHost`."""

@@ -8,7 +8,8 @@ which it does at once: it may be RUNNING already.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import datetime
 from typing import NamedTuple
 
 import anyio
@@ -36,7 +37,7 @@ class Claims:
 
     Args:
         counts: the worker's, for its statistics.
-        failed: called when a claim under way has failed.
+        failed: called when a claim under way has failed, or something is to be let go of.
 
     Attributes:
         hungry: there may be something to claim.
@@ -52,7 +53,9 @@ class Claims:
         self._counts = counts
         self._failed = failed
         self._came: deque[ClaimedTask] = deque()
-        self._cancelled: dict[str, int] = {}
+        self._cancelled: dict[Lease, int] = {}
+        self._strangers: dict[Lease, int | None] = {}
+        self._heard_until: datetime | None = None
         self._number = 0
         self._failure: BrokerError | None = None
         self._in_doubt_until = 0.0
@@ -87,6 +90,8 @@ class Claims:
             raise
         finally:
             self.is_under_way = False
+        if claim.claimed_at is not None:
+            self._heard_until = max(self._heard_until or claim.claimed_at, claim.claimed_at)
         found = len(claim.tasks) + claim.expired
         self.hungry = self.hungry or found > 0
         self.full = found >= room.tasks
@@ -125,17 +130,46 @@ class Claims:
 
     def take(self) -> list[tuple[ClaimedTask, bool]]:
         """What came in since, each with whether it was cancelled meanwhile."""
-        came = [(row, row.lease.task_id in self._cancelled) for row in self._came]
+        came = [(row, row.lease in self._cancelled) for row in self._came]
         self._came.clear()
         if self._cancelled:
-            awaited = self._number if self.is_under_way else None
-            self._cancelled = {task_id: number for task_id, number in self._cancelled.items() if number == awaited}
+            awaited = self._awaited
+            self._cancelled = {lease: number for lease, number in self._cancelled.items() if number == awaited}
         return came
 
-    def cancel(self, task_id: str) -> None:
-        """Somebody cancelled a task that nobody here knows: a claim whose answer is under way may have started it."""
+    def cancel(self, lease: Lease) -> None:
+        """Remember a request to cancel a task that the worker does not know: the answer to its claim may be to come."""
         if self.is_under_way or self._came:
-            self._cancelled[task_id] = self._number
+            self._cancelled[lease] = self._number
+
+    @property
+    def _awaited(self) -> int | None:
+        """The number of the claim whose answer is to come."""
+        return self._number if self.is_under_way else None
+
+    def count_lost(self, leases: Iterable[Lease]) -> int:
+        """How many of `leases` are lost, and from now on to be let go of.
+
+        Args:
+            leases: what the database shows as held by the worker, which does not know it.
+
+        A lease is lost when it is seen for a second time, with nothing in doubt, and is not of a claim whose answer is
+        still to come: then the worker once knew it, and the database forgot the end.
+        """
+        seen = dict.fromkeys(leases, self._awaited)
+        if self.is_in_doubt:
+            self._strangers = {}
+            return 0
+        lost = [lease for lease in seen if lease in self._strangers and not self._is_awaited(self._strangers[lease])]
+        self._strangers = {lease: self._strangers.get(lease, awaited) for lease, awaited in seen.items()}
+        if lost:
+            self.forget()
+            self._strangers = {}
+            self._failed()
+        return len(lost)
+
+    def _is_awaited(self, number: int | None) -> bool:
+        return number is not None and number == self._awaited
 
     def doubt(self) -> None:
         """A call has failed. What it did, it may still be doing, for as long as the server lets a statement run."""
@@ -164,11 +198,12 @@ class Claims:
         """
         if self._is_time_to_look() or (at_once and self.is_in_doubt):
             self._has_looked = True  # a failure brings another doubt
-            self._counts["given_back"] += await self._consumer.give_back_unknown(known())
+            let_go = await self._consumer.give_back_unknown(known(), heard_until=self._heard_until)
+            self._counts["given_back"] += let_go
             self._look_at = anyio.current_time() + DOUBT_POLL
 
-    def drop(self) -> None:
-        """Forget what came in and was not taken: it is to be given back."""
-        if self._came:
-            self._came.clear()
-            self.forget()
+    def drop(self) -> list[ClaimedTask]:
+        """What came in and was not taken, for giving it back."""
+        dropped = list(self._came)
+        self._came.clear()
+        return dropped

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from .._task.declare import Task
 from .._task.handle import TaskResult
 from .._task.host import Host
-from ..abc import Broker, News, Step
+from ..abc import Broker, News, Plain, Step
+
+
+class UnknownWorkflowError(Exception):
+    """A task of horsies' own is to open a workflow that this application does not have. Another worker's may."""
 
 
 class Following(Protocol):
@@ -32,6 +36,19 @@ class WorkerHost(Host, Protocol):
     @property
     def own_tasks(self) -> Mapping[str, Task[Any, Any]]:
         """The tasks of horsies' own, by name."""
+        ...
+
+    def require_workflow(self, plain: Mapping[str, Plain], inputs: Set[str]) -> None:
+        """See that this application can do what a task of horsies' own is to do.
+
+        Args:
+            plain: the stored arguments of the task.
+            inputs: the names of those that other tasks give.
+
+        Raises:
+            UnknownWorkflowError: the task opens a workflow that the application does not have.
+            ParameterError: the workflow does not take these arguments.
+        """
         ...
 
     async def workflow_results(self, workflow_ids: Sequence[str]) -> dict[str, TaskResult[Any]]:

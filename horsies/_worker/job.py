@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import anyio
@@ -16,14 +17,14 @@ from .._core.result import Err, Ok
 from .._core.retry import SupportsDelay
 from .._core.status import TaskStatus
 from .._payload.codec import CodecError
-from .._payload.envelope import Envelope, decode, sha_of
+from .._payload.envelope import Envelope, UnknownVersionError, decode, sha_of
 from .._payload.result import encode_result
-from .._payload.signature import ArgumentError, CorruptError
+from .._payload.signature import ArgumentError, CorruptError, ParameterError, load
 from .._task.context import TaskContext
 from .._task.declare import Task
 from .._task.host import Host
-from ..abc import ClaimedTask, Finish, GiveBack
-from .host import WorkerHost
+from ..abc import ClaimedTask, Finish, GiveBack, Serializer
+from .host import UnknownWorkflowError, WorkerHost
 
 logger = logging.getLogger("horsies.worker")
 
@@ -74,34 +75,78 @@ class Job(msgspec.Struct, eq=False):
 
 
 def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:
-    """Decode a claimed row. What cannot be decoded fails alone, without user code; an unknown task is passed on."""
+    """Decode a claimed row.
+
+    A row that cannot be decoded fails alone, without user code. A task that this worker does not know, or which needs
+    something that this worker does not know, is left to other workers for `recovery.resolution_grace`.
+    """
+    corrupt = partial(refused, claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR)
+    unknown = partial(_left_to_others, host, claimed)
+    try:
+        envelope = _envelope_of(claimed)
+    except UnknownVersionError as error:
+        return unknown(TaskErrorCode.WORKER_SERIALIZATION_ERROR, str(error))
+    except ValueError as error:
+        return corrupt(f"the stored task cannot be read: {error}")
     task = host.app.tasks.get(claimed.task_name) or host.own_tasks.get(claimed.task_name)
     if task is None:
-        delay = patience_with_unknown(claimed.overdue, host.app.config.recovery.resolution_grace)
-        if delay is not None:
-            return GiveBack(claimed.lease, delay)
-        return refused(
-            claimed,
-            TaskErrorCode.WORKER_RESOLUTION_ERROR,
-            f"no worker of queue {claimed.queue!r} knows task {claimed.task_name!r}: "
-            "does the module that declares it get imported?",
-        )
+        what = f"no worker of queue {claimed.queue!r} knows task {claimed.task_name!r}"
+        return unknown(TaskErrorCode.WORKER_RESOLUTION_ERROR, f"{what}: does the module that declares it get imported?")
+    serializer = host.serializers.get(envelope.serializer)
+    if serializer is None:
+        what = f"the stored task cannot be read: serializer {envelope.serializer!r} is not installed here"
+        return unknown(TaskErrorCode.WORKER_SERIALIZATION_ERROR, what)
     try:
-        if sha_of(claimed.envelope) != claimed.sha:
-            raise ValueError("the bytes are not those that were sent")
-        envelope = decode(claimed.envelope)
-        serializer = host.serializers.get(envelope.serializer)
-        if serializer is None:
-            raise ValueError(f"serializer {envelope.serializer!r} is not installed here")
-        has_inputs = envelope.origin is not None and len(envelope.origin.inputs) > 0
-        args, kwargs = ((), {}) if has_inputs else task.signature.decode(serializer, envelope.arguments)
+        args, kwargs = _arguments_of(host, task, envelope, serializer)
+    except UnknownWorkflowError as error:
+        return unknown(TaskErrorCode.WORKER_RESOLUTION_ERROR, str(error))
+    except ParameterError as error:
+        return unknown(TaskErrorCode.ARGUMENT_TYPE_MISMATCH, str(error))
     except ArgumentError as error:
         return refused(claimed, TaskErrorCode.ARGUMENT_TYPE_MISMATCH, str(error))
     except (ValueError, CorruptError) as error:
-        return refused(claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, f"the stored task cannot be read: {error}")
+        return corrupt(f"the stored task cannot be read: {error}")
     retry = task.settings.retry if envelope.retry is None else envelope.retry
     policy = host.retry_policies.get(retry) if isinstance(retry, str) else retry
     return Job(claimed, task, envelope, args, kwargs, policy, _retry_after_crash(host, claimed, task, policy))
+
+
+def _envelope_of(claimed: ClaimedTask) -> Envelope:
+    """The envelope of a row. Raises: ValueError, it is damaged, or the row was changed and no longer agrees with it."""
+    if sha_of(claimed.envelope) != claimed.sha:
+        raise ValueError("the bytes are not those that were sent")
+    envelope = decode(claimed.envelope)
+    if envelope.task_id != claimed.lease.task_id:
+        raise ValueError("the envelope is of another task")
+    if envelope.task_name != claimed.task_name:
+        raise ValueError("the row was changed: its task_name is not the one that was sent")
+    if envelope.queue != claimed.queue:
+        raise ValueError("the row was changed: its queue is not the one that was sent")
+    return envelope
+
+
+def _arguments_of(
+    host: WorkerHost, task: Task[Any, Any], envelope: Envelope, serializer: Serializer
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments; none yet where other tasks give some of them, but their names are looked at."""
+    is_own = task.name in host.own_tasks
+    if not is_own and (envelope.origin is None or not envelope.origin.inputs):
+        return task.signature.decode(serializer, envelope.arguments)
+    plain = load(serializer, envelope.arguments)
+    inputs = () if envelope.origin is None else envelope.origin.inputs
+    if is_own:
+        host.require_workflow(plain, {one.parameter for one in inputs})
+    else:
+        task.signature.require_names(plain.keys() | {one.parameter for one in inputs})
+    return ((), {}) if inputs else task.signature.decode(serializer, envelope.arguments)
+
+
+def _left_to_others(host: Host, claimed: ClaimedTask, code: TaskErrorCode, message: str) -> Finish | GiveBack:
+    """Leave a task to workers that may know what this one lacks; once the grace is over, its end."""
+    delay = patience_with_unknown(claimed.unknown_for, host.app.config.recovery.resolution_grace)
+    if delay is None:
+        return refused(claimed, code, message)
+    return GiveBack(claimed.lease, delay, unknown=True, is_running=claimed.is_running)
 
 
 def _retry_after_crash(

@@ -1,7 +1,7 @@
 """What one worker does for all: overdue tasks, tasks of dead workers, and tasks that ended long ago.
 
-Who leads is decided by the heartbeats, through a lease by the database's clock. Every step is guarded in its statement,
-so two that both think they lead do no harm.
+A lease decides by the database's clock which worker leads. Every step is guarded in its statement, so two workers that
+both think they lead do no harm; and the statement that finds workers dead asks for the lease itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class Leader:
 
     Attributes:
         leads_until: on the loop's clock, renewed by each heartbeat that keeps the lease.
-        finds_dead: whether the worker has watched the database for long enough to find others dead.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class Leader:
         self._worker_id = worker_id
         self._prune_at = 0.0
         self.leads_until = 0.0
-        self.finds_dead = False
 
     @property
     def leads(self) -> bool:
@@ -71,11 +69,10 @@ class Leader:
         """One batch of everything; how many tasks it moved or removed."""
         expired = await self._try("expire tasks", self._maintenance.expire(EXPIRE_BATCH))
         self._counts["expired"] += expired
-        reaped = pruned = 0
-        if self.finds_dead:
-            reaped = await self._try("take tasks from dead workers", self._maintenance.reap(REAP_BATCH))
-            if reaped:
-                self._log.warning("worker %s: took %d tasks from dead workers", self._worker_id, reaped)
+        pruned = 0
+        reaped = await self._try("take tasks from dead workers", self._maintenance.reap(REAP_BATCH))
+        if reaped:
+            self._log.warning("worker %s: took %d tasks from dead workers", self._worker_id, reaped)
         if self._finished_after is not None and anyio.current_time() >= self._prune_at:
             removal = self._maintenance.prune(PRUNE_BATCH, finished_after=self._finished_after)
             pruned = await self._try("remove old tasks", removal)

@@ -167,8 +167,10 @@ class Life:
                 group.start_soon(self._shielded, finisher.run)
                 group.start_soon(self._shielded, runner.serve_threads)
                 group.start_soon(self._shielded, services.keep_beating)
+                group.start_soon(self._shielded, services.keep_looking)
                 group.start_soon(self._shielded, services.notice_freezes)
                 group.start_soon(services.listen)
+                group.start_soon(services.keep_leading)
                 group.start_soon(leader.run)
                 if host.app.schedules:
                     group.start_soon(host.keep_schedules, lambda: leader.leads)

@@ -3,8 +3,8 @@
 State of a claimed task: it comes in (see `claims`), then is among the runner's jobs if the claim has started it too
 (RUNNING), or for a moment in `_early`, where slots that were counted on are not free yet. Else it is in `_ready`
 (CLAIMED), in `_starting` while the database is told, and then among the jobs. When it has ended it is in the finisher's
-buffer. Each is in one place only. No more run than the concurrency says; what is claimed exceeds it by what `pace`
-allows.
+buffer. A task that is to go back is in `_gifts` until the database has answered. Each is in one place only. No more run
+than the concurrency says; what is claimed exceeds it by what `pace` allows.
 
 A claim may start what leads to no other verdict than FAILED when the worker dies, because the task is not retried for
 WORKER_CRASHED: then nothing is left to decide before it begins.
@@ -54,6 +54,9 @@ class Pump:
     Args:
         silence: seconds without a heartbeat after which nothing more is claimed.
         counts: the worker's, for its statistics.
+
+    Attributes:
+        look_soon: called when the table should be asked what the worker holds, and whether to cancel any of it.
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class Pump:
         self._early: deque[Job] = deque()
         self._early_since = 0.0
         self._starting: list[Job] = []
+        self._gifts: dict[Lease, GiveBack] = {}
         self._runner = runner
         runner.ended, runner.retrying = self._ended, self._will_be_tried_again
+        self.look_soon: Callable[[], None] = lambda: None
         finisher.freed = self._wake_up
         self._unsure: set[Lease] = set()
         self.is_stopping = False
@@ -124,10 +129,11 @@ class Pump:
             self.stop_nowait()
 
     def notice(self, names: Iterable[str]) -> None:
-        """Heed notices of `Topic.WORK`."""
+        """Heed notices of `Topic.WORK`. They are hints, which any role can send: only the table tells the truth."""
         for name in names:
             if name.startswith(Notice.CANCEL):
-                self.cancel(name.removeprefix(Notice.CANCEL))
+                if self._may_hold(name.removeprefix(Notice.CANCEL)):
+                    self.look_soon()
             elif name.startswith(Notice.READY):
                 self._claims.hungry = self._claims.hungry or name.removeprefix(Notice.READY) in self._queues
             else:
@@ -135,13 +141,24 @@ class Pump:
                 self._claims.hungry = self._claims.hungry or not name
         self._wake_up()
 
-    def cancel(self, task_id: str) -> None:
-        """Cancel a task that runs here, or is about to."""
-        for job in (*self._early, *self._ready, *self._starting, *self._runner.jobs.values()):
-            if job.claimed.lease.task_id == task_id:
+    def cancel(self, lease: Lease) -> None:
+        """Cancel a task that runs here, or is about to, as the database asks."""
+        running = self._runner.jobs.get(lease)
+        for job in (running,) if running is not None else (*self._early, *self._ready, *self._starting):
+            if job.claimed.lease == lease:
                 job.cancel()
                 return
-        self._claims.cancel(task_id)
+        self._claims.cancel(lease)
+
+    def see_strangers(self, leases: Iterable[Lease]) -> None:
+        """Heed that the database shows these tasks as held by this worker, which does not know them."""
+        if count := self._claims.count_lost(leases):
+            self._log.warning(
+                "worker %s: the database shows %d tasks as its own that it does not know, and it lets go of them. A "
+                "failover or a restore may have taken back a part of the history",
+                self.worker_id,
+                count,
+            )
 
     async def run(self, running: anyio.abc.TaskGroup) -> None:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
@@ -191,12 +208,13 @@ class Pump:
         if anyio.current_time() >= self._next_due:
             await self._promote()
         if self._early and anyio.current_time() - self._early_since >= EARLY:
-            self._forget_early()
+            self._return_early()
         else:
             self._run_early()
+        self._return_excess()
+        await self._give_back()
         if not self._claims.is_under_way:
-            await self._claims.give_back_lost(self._known)
-        await self._give_back_excess()
+            await self._claims.give_back_lost(self.known)
         if not self._finisher.has_room:
             return False  # it goes on when that is written which has ended
         self._take_what_fits()
@@ -251,33 +269,32 @@ class Pump:
         """How many tasks are claimed beyond the concurrency; below 0: how many slots are free."""
         return len(self._runner.jobs) + self.ready - self._config.concurrency
 
-    async def _give_back_excess(self) -> None:
-        """Give back what was claimed ahead and turns out to stand behind slow tasks."""
+    def _return_excess(self) -> None:
+        """Have given back what was claimed ahead and turns out to stand behind slow tasks."""
         excess = self._excess()
         if excess > 0 and anyio.current_time() - self._last_start >= PATIENCE:
             self._last_start = anyio.current_time()
-            leases = [job.claimed.lease for job in list(self._ready)[-excess:]]
-            gifts = {lease: GiveBack(lease) for lease in leases if lease not in self._unsure}
-            await self._give_back(list(gifts.values()))
-            self._ready = deque(job for job in self._ready if job.claimed.lease not in gifts)
+            leases = {job.claimed.lease for job in list(self._ready)[-excess:]} - self._unsure
+            self._return(GiveBack(job.claimed.lease) for job in self._ready if job.claimed.lease in leases)
+            self._ready = deque(job for job in self._ready if job.claimed.lease not in leases)
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and has not begun."""
         self.settle_unsure()
+        self._return(GiveBack(job.claimed.lease) for job in self._ready)
+        self._ready.clear()
         try:
-            await self._give_back([GiveBack(job.claimed.lease) for job in self._ready])
-            self._ready.clear()
             await self.give_back_lost()
         except BrokerError as error:
-            # Whoever leaves tries once more.
+            # Leaving tries once more.
             self._log.warning("worker %s: %s", self.worker_id, error.message)
-        self._ready.clear()
 
     async def give_back_lost(self) -> None:
         """For a worker that stops: give back what came in and was not taken, and what it never heard of."""
-        self._claims.drop()
-        self._forget_early()
-        await self._claims.give_back_lost(self._known, at_once=True)
+        self._return(GiveBack(row.lease, is_running=row.is_running) for row in self._claims.drop())
+        self._return_early()
+        await self._give_back()
+        await self._claims.give_back_lost(self.known, at_once=True)
 
     def settle_unsure(self) -> None:
         """For a worker that stops: see that what it may have started is run by another."""
@@ -320,12 +337,11 @@ class Pump:
         """
         if self.is_stopping:
             return
-        gifts = []
         self._pace.count_answer(busy, self.running + self.ready - len(self._claims))
         known = {job.claimed.lease for job in (*self._ready, *self._starting)}
         for row, is_cancelled in self._claims.take():
-            if row.lease in known:
-                continue  # a crash of the server undid that claim, and this one is the same again
+            if row.lease in known or row.lease in self._runner.jobs:
+                continue  # the history was taken back, and this claim is by chance the same again
             match prepare(self._host, row):
                 case Job() as job if row.is_running:
                     job.is_cancelled = is_cancelled
@@ -338,10 +354,10 @@ class Pump:
                     self.counts["failed"] += 1
                     self._finisher.add_nowait(end)
                 case GiveBack() as gift:
-                    gifts.append(gift)
+                    self._return([gift])
         self._run_early()
-        self._forget_early(lambda job: job.claimed.good_until is not None)  # which was judged as if it began at once
-        await self._give_back(gifts)
+        self._return_early(lambda job: job.claimed.good_until is not None)  # which was judged as if it began at once
+        await self._give_back()
 
     def _run_early(self) -> None:
         """Run what a claim has started, as slots and room for results permit; a worker that stops runs none."""
@@ -355,26 +371,35 @@ class Pump:
             self._last_start = anyio.current_time()
             self._last_begun = self._last_start, self.running
 
-    def _forget_early(self, condition: Callable[[Job], bool] = lambda _: True) -> None:
-        """Have given back what a claim has started and there was no slot for, by knowing it no more."""
-        kept = deque(job for job in self._early if not condition(job))
-        if len(kept) < len(self._early):
-            self._claims.forget()
-        self._early = kept
+    def _return_early(self, condition: Callable[[Job], bool] = lambda _: True) -> None:
+        """Have given back what a claim has started and there was no slot for."""
+        self._return(GiveBack(job.claimed.lease, is_running=True) for job in self._early if condition(job))
+        self._early = deque(job for job in self._early if not condition(job))
 
-    def _known(self) -> list[Lease]:
-        """All that the worker holds and knows of."""
+    def _return(self, gifts: Iterable[GiveBack]) -> None:
+        """Have these given back. The worker knows them as its own until the database has answered."""
+        self._gifts.update((gift.lease, gift) for gift in gifts)
+
+    def known(self) -> list[Lease]:
+        """Everything that the worker knows it holds."""
         jobs = (*self._early, *self._ready, *self._starting, *self._runner.jobs.values())
-        return [*(job.claimed.lease for job in jobs), *self._claims.leases, *self._finisher.leases]
+        return [*(job.claimed.lease for job in jobs), *self._claims.leases, *self._gifts, *self._finisher.leases]
+
+    def _may_hold(self, task_id: str) -> bool:
+        """Whether the worker holds this task, or may hear so from a claim that is under way."""
+        return self._claims.is_under_way or any(lease.task_id == task_id for lease in self.known())
 
     async def _has_due(self) -> bool:
-        await self._claims.give_back_lost(self._known, at_once=True)
+        await self._claims.give_back_lost(self.known, at_once=True)
         await self._host.settle_workflows()
         return await self._consumer.has_due()
 
-    async def _give_back(self, gifts: list[GiveBack]) -> None:
+    async def _give_back(self) -> None:
+        gifts = dict(self._gifts)
         if gifts:
-            self.counts["given_back"] += sum(await self._consumer.give_back(gifts))
+            self.counts["given_back"] += sum(await self._consumer.give_back(list(gifts.values())))
+            for lease in gifts:
+                self._gifts.pop(lease, None)
 
     def _take_what_fits(self) -> None:
         """Take out of `_ready` all for which there is a slot where they run."""

@@ -5,7 +5,7 @@ Each service is one loop over a call that is complete in itself; a database that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 import anyio.lowlevel
@@ -48,7 +48,8 @@ class Services:
         self._log = log
         self._die = die
         self._is_dead = False
-        self._watching_since = anyio.current_time()
+        self._look_wanted = anyio.Event()
+        pump.look_soon = self.look_soon
 
     async def sign_on(self) -> None:
         """Register the worker, however long the database is away."""
@@ -56,56 +57,76 @@ class Services:
         while True:
             try:
                 await self._consumer.join()
-                await self.beat()
-                return
             except BrokerError as error:
                 if not error.retryable:
                     raise
                 self._log.warning("worker %s: cannot sign on: %s", self._pump.worker_id, error.message)
                 await anyio.sleep(next(waits))
+            else:
+                self._pump.last_beat = anyio.current_time()
+                return
 
     async def beat(self) -> None:
         """Write the heartbeat once, and heed what it answers."""
-        asked_at = anyio.current_time()
-        answer = await self._consumer.beat(watching=self.is_watching)
-        answered_at = anyio.current_time()
-        if not answer.alive:
+        if not await self._consumer.beat():
             self._dies("it was silent for recovery.dead_after and was found dead")
             return
+        answered_at = anyio.current_time()
         if answered_at - self._pump.last_beat > self._recovery.dead_after / 2:
-            # Whoever was away as long as this may come back any moment, and must not be found dead before.
-            self._watching_since = answered_at
-            self._pump.notice([""])
+            self._pump.notice([""])  # notices may have been lost meanwhile
         self._pump.last_beat = answered_at
-        self._leader.leads_until = asked_at + self._recovery.dead_after / 2 if answer.leads else 0.0
-        self._leader.finds_dead = self.is_watching
-        for lease in answer.to_cancel:
-            self._pump.cancel(lease.task_id)
 
-    @property
-    def is_watching(self) -> bool:
-        """Whether others may be found dead.
+    async def lead(self) -> None:
+        """Take or renew the lease of the leader once."""
+        asked_at = anyio.current_time()
+        leads = await self._consumer.lead()
+        self._leader.leads_until = asked_at + self._recovery.dead_after / 2 if leads else 0.0
 
-        That is after the database was there for us without a gap for as long as a heartbeat may be old: when it was
-        away, everybody's is, and nobody is dead.
-        """
-        return anyio.current_time() - self._watching_since >= self._recovery.dead_after
+    async def look(self) -> None:
+        """Compare once what the worker holds by the database with what it knows; cancel what it is asked to cancel."""
+        known = set(self._pump.known())
+        held = await self._consumer.held()
+        for one in held:
+            if one.is_cancelled:
+                self._pump.cancel(one.lease)
+        known.update(self._pump.known())
+        self._pump.see_strangers([one.lease for one in held if one.lease not in known])
+
+    def look_soon(self) -> None:
+        """Look before the next heartbeat: a notice says that the worker is asked to cancel something."""
+        self._look_wanted.set()
 
     async def keep_beating(self) -> None:
+        """Write the heartbeat every `heartbeat_interval`, until the worker is dead."""
+        await anyio.sleep(self._recovery.heartbeat_interval)
+        await self._keep("write its heartbeat", self.beat, lambda: anyio.sleep(self._recovery.heartbeat_interval))
+
+    async def keep_leading(self) -> None:
+        """Ask for the lease of the leader every `heartbeat_interval`."""
+        await self._keep("ask for the lease", self.lead, lambda: anyio.sleep(self._recovery.heartbeat_interval))
+
+    async def keep_looking(self) -> None:
+        """Look every `heartbeat_interval`, and when `look_soon` says so."""
+        await self._keep("look at what it holds", self.look, self._wait_to_look)
+
+    async def _wait_to_look(self) -> None:
+        with anyio.move_on_after(self._recovery.heartbeat_interval):
+            await self._look_wanted.wait()
+        self._look_wanted = anyio.Event()
+
+    async def _keep(self, what: str, once: Callable[[], Awaitable[None]], wait: Callable[[], Awaitable[None]]) -> None:
         waits = pauses(self._resilience, self._environment.random)
-        pause = self._recovery.heartbeat_interval
         while not self._is_dead:
-            await anyio.sleep(pause)
             try:
-                await self.beat()
+                await once()
             except BrokerError as error:
                 if not error.retryable:
                     raise
-                pause = min(next(waits), self._recovery.heartbeat_interval)
-                self._log.warning("worker %s: cannot write its heartbeat: %s", self._pump.worker_id, error.message)
+                self._log.warning("worker %s: cannot %s: %s", self._pump.worker_id, what, error.message)
+                await anyio.sleep(min(next(waits), self._recovery.heartbeat_interval))
             else:
                 waits = pauses(self._resilience, self._environment.random)
-                pause = self._recovery.heartbeat_interval
+                await wait()
 
     async def notice_freezes(self) -> None:
         """Die when the process was frozen (or its event loop blocked) for `dead_after`: others may have acted.

@@ -47,6 +47,17 @@ def opened(host: Host, spec: Spec, node: NodeSpec, result: bytes | None) -> Spec
     return _of_items(spec, node, value)
 
 
+def workflow_to_open(plain: Mapping[str, Plain]) -> str | None:
+    """The name of the workflow that a task of horsies' own opens, by its arguments; None for a map."""
+    name = plain.get(_NAME)
+    return name if isinstance(name, str) else None
+
+
+def arguments_of(plain: Mapping[str, Plain]) -> set[str]:
+    """The names of the arguments that are for the workflow."""
+    return plain.keys() - {_ITEM, _NAME, _WITHIN}
+
+
 class _Whatever(Signature):
     """Takes any arguments, as they were stored, as one."""
 

@@ -26,7 +26,7 @@ from .records import (
     Enqueued,
     Finish,
     GiveBack,
-    Heartbeat,
+    Held,
     Lease,
     NewTask,
     Promotion,
@@ -60,14 +60,27 @@ class Consumer(Protocol):
         """Register the worker with its first heartbeat. Repeating it does no harm."""
         ...
 
-    async def beat(self, *, watching: bool, now: datetime | None = None) -> Heartbeat:
-        """Write the heartbeat of a worker that has joined, and take or renew the lease of the leader.
+    async def beat(self, *, now: datetime | None = None) -> bool:
+        """Write the heartbeat of a worker that has joined; whether the worker is alive.
 
-        The lease can be taken when it has expired, and by a worker that is `watching` (it may find others dead, having
-        seen the database for `recovery.dead_after` without a gap) from one that is not.
+        A worker that was found dead meanwhile stays dead: nothing is written, and the answer is False. The call depends
+        on the workers' heartbeats alone, so that no lock on another table makes a living worker look dead.
 
-        A worker that was found dead meanwhile stays dead: nothing is written, and the answer says so.
+        A worker is steady since it joined, or since the last of its heartbeats that came more than two
+        `recovery.heartbeat_interval` after the one before.
         """
+        ...
+
+    async def lead(self, *, now: datetime | None = None) -> bool:
+        """Take or renew the lease of the leader for `recovery.dead_after` / 2; whether the worker leads.
+
+        Only a registered worker can lead. The lease can be taken when it has expired, and by a worker that has been
+        steady for `recovery.dead_after` from one that has not.
+        """
+        ...
+
+    async def held(self) -> list[Held]:
+        """Everything that is CLAIMED or RUNNING by this worker, in any order."""
         ...
 
     async def leave(self) -> int:
@@ -113,15 +126,28 @@ class Consumer(Protocol):
         ...
 
     async def give_back(self, tasks: Sequence[GiveBack], *, now: datetime | None = None) -> list[bool]:
-        """CLAIMED -> PENDING; False where the claim was no longer this worker's. No attempt is counted."""
+        """CLAIMED -> PENDING, or RUNNING -> PENDING where `GiveBack.is_running`. No attempt is counted.
+
+        False where the task was in another state, or the claim no longer this worker's, and nothing was written.
+        """
         ...
 
-    async def give_back_unknown(self, known: Sequence[Lease], *, now: datetime | None = None) -> int:
-        """Give back everything CLAIMED by this worker or RUNNING but `known`; how many. No attempt is counted.
+    async def give_back_unknown(
+        self, known: Sequence[Lease], *, heard_until: datetime | None = None, now: datetime | None = None
+    ) -> int:
+        """Let go of everything CLAIMED by this worker or RUNNING but `known`; how many tasks.
 
-        For a worker that did not get the answer to a claim, or to a giving back: what it does not know never began. It
-        has no claim under way.
-        What is RUNNING and was asked to be cancelled becomes CANCELLED, and its waiters are notified.
+        CLAIMED tasks become PENDING. A task RUNNING by a claim later than `heard_until` never began, because the answer
+        to its claim was lost: it becomes PENDING and no attempt is counted, or CANCELLED where that was requested, and
+        its waiters are notified. A task RUNNING by an earlier claim did begin, and its end was lost with a part of the
+        database's history (a failover to an asynchronous standby, a restored backup): it becomes what its start stored
+        for a crash, as in `Maintenance.reap`.
+
+        The worker has no claim under way.
+
+        Args:
+            known: everything that the worker knows it holds.
+            heard_until: `Claim.claimed_at` of the latest claim whose answer the worker has; None: it has none.
         """
         ...
 
@@ -147,7 +173,11 @@ class Maintenance(Protocol):
     async def reap(self, limit: int, *, now: datetime | None = None) -> int:
         """Take at most `limit` tasks from workers that are dead; how many.
 
-        First, whoever's heartbeat is `recovery.dead_after` old loses its registration, which is what being dead is.
+        Only a steady leader may: its lease has not expired, its own heartbeat is at most two
+        `recovery.heartbeat_interval` old, and it has been steady for `recovery.dead_after`. All of it is decided at the
+        instant of the call, by the database. For any other worker nothing happens, and the answer is 0.
+
+        First, each worker whose heartbeat is `recovery.dead_after` old loses its registration: it is dead.
         Then, of what is held by workers that are not registered: CLAIMED -> PENDING, or EXPIRED past its deadline.
         RUNNING -> CANCELLED where that was requested, else PENDING or FAILED (WORKER_CRASHED, no result) by the
         verdict stored at the start; a retry at or after `good_until` is none.
@@ -238,7 +268,10 @@ class Broker(Protocol):
         ...
 
     def consumer(self, worker_id: str, queues: Sequence[tuple[str, int]]) -> AbstractAsyncContextManager[Consumer]:
-        """A consumer for `worker_id` serving `queues` (name, priority), closed with the scope."""
+        """A consumer for `worker_id` serving `queues` (name, priority), closed with the scope.
+
+        A call of one kind (heartbeat; lease and holdings; claims; starts; ends) waits for no call of another kind.
+        """
         ...
 
     def maintenance(self, worker_id: str) -> AbstractAsyncContextManager[Maintenance]:

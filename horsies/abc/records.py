@@ -63,19 +63,11 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     claim_number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """The answer to a heartbeat.
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """A task that is CLAIMED or RUNNING by a worker. `is_cancelled`: it is RUNNING and is asked to be cancelled."""
 
-    Attributes:
-        alive: False when the worker was found dead meanwhile: what it held is not its any more, and never will be.
-        leads: the worker is the leader for `recovery.dead_after` / 2 from now, by the database's clock.
-        to_cancel: what the worker has RUNNING and is asked to cancel, in any order.
-    """
-
-    alive: bool
-    leads: bool
-    to_cancel: tuple[Lease, ...]
+    lease: Lease
+    is_cancelled: bool = False
 
 
 class ClaimedTask(msgspec.Struct, frozen=True, gc=False):
@@ -92,8 +84,8 @@ class ClaimedTask(msgspec.Struct, frozen=True, gc=False):
     retries: int
     """How many retries have been used."""
     good_until: datetime | None
-    overdue: float
-    """Seconds since the task first fell due in this attempt, by the database's clock."""
+    unknown_for: float = 0.0
+    """Seconds since a worker first gave the task back as unknown; 0.0: none has since the task last started."""
     is_running: bool = False
     """The claim has started it too: user code is to begin now."""
 
@@ -104,10 +96,12 @@ class Claim:
 
     `expired` counts the tasks past `good_until` that the claim met and moved to EXPIRED. Neither a short nor an empty
     list of tasks means that the queue is empty: rows locked by others are passed over (see `Consumer.has_due`).
+    `claimed_at` is the instant of the claim as it stands in the rows, by the database's clock; None: it took nothing.
     """
 
     tasks: tuple[ClaimedTask, ...]
     expired: int
+    claimed_at: datetime | None = None
 
 
 class Start(msgspec.Struct, frozen=True, gc=False):
@@ -153,10 +147,18 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
 
 
 class GiveBack(msgspec.Struct, frozen=True, gc=False):
-    """A task CLAIMED and not started, to be PENDING again after `delay` seconds."""
+    """A task CLAIMED and not started, to be PENDING again after `delay` seconds.
+
+    `unknown`: the worker does not know the task, or something that the task needs. The first such instant is kept until
+    the task starts (see `ClaimedTask.unknown_for`).
+    `is_running`: the claim has started the task too, and user code did not begin. The attempt is not counted, and a
+    task that was asked to be cancelled meanwhile becomes CANCELLED, its waiters notified.
+    """
 
     lease: Lease
     delay: float = 0.0
+    unknown: bool = False
+    is_running: bool = False
 
 
 @dataclass(frozen=True, slots=True)

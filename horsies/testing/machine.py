@@ -70,8 +70,8 @@ SETTLED: Calls = {
     "send": st.fixed_dictionaries({"tasks": st.lists(sends, min_size=1, max_size=4)}),
     "start": st.fixed_dictionaries({**held, "retry_after_crash": crashes}),
     "finish": st.fixed_dictionaries({**held, **endings}),
-    "give_back": st.fixed_dictionaries({**held, "delay": delays}),
-    "give_back_unknown": st.fixed_dictionaries(held),
+    "give_back": st.fixed_dictionaries({**held, "delay": delays, "unknown": st.booleans(), "running": st.booleans()}),
+    "give_back_unknown": st.fixed_dictionaries({**held, "heard": st.none() | delays}),
     "cancel": st.fixed_dictionaries(
         {"tasks": st.lists(numbers, min_size=1, max_size=2, unique=True), "running": st.booleans()}
     ),
@@ -96,7 +96,7 @@ class BrokerMachine(RuleBasedStateMachine):
     Args:
         portal: the event loop on which the broker lives.
         roles: opens them on an empty database.
-        dead_after: `recovery.dead_after` of the broker's configuration, in seconds.
+        dead_after: `recovery.dead_after` of the broker's configuration, in seconds; four heartbeat intervals.
     """
 
     def __init__(
@@ -121,18 +121,21 @@ class BrokerMachine(RuleBasedStateMachine):
         self._join(range(len(WORKERS)))
         self._play.do(self._play.send(tasks))
 
-    @rule(seconds=st.sampled_from((0.25, 0.5, 1.0, 3.0, 10.0)), watching=st.sets(workers))
-    def advance(self, seconds: float, watching: set[int]) -> None:
+    @rule(seconds=st.sampled_from((0.25, 0.5, 1.0, 3.0, 10.0)), leading=st.lists(workers, max_size=2))
+    def advance(self, seconds: float, leading: list[int]) -> None:
         """Time passes."""
         self._play.advance(seconds)
-        for worker in range(len(WORKERS)):
-            self._play.do(self._play.beat(worker, watching=worker in watching))
+        self._beat(range(len(WORKERS)))
+        for worker in leading:
+            self._play.do(self._play.lead(worker))
 
-    @rule(silent=st.sets(workers, min_size=1), over=st.booleans())
-    def fall_silent(self, silent: set[int], over: bool) -> None:
+    @rule(silent=st.sets(workers, min_size=1), over=st.booleans(), leader=workers)
+    def fall_silent(self, silent: set[int], over: bool, leader: int) -> None:
         """Some workers are silent for so long that they can be found dead, or with `over` false nearly."""
-        self._play.advance(self._dead_after - (0.0 if over else 0.25))
-        self._beat(set(range(len(WORKERS))) - silent)
+        for seconds in (self._dead_after / 2, self._dead_after / 2 - (0.0 if over else 0.25)):
+            self._play.advance(seconds)
+            self._beat(sorted(set(range(len(WORKERS))) - silent))
+        self._play.do(self._play.lead(leader))
 
     @rule(again=st.sets(workers, min_size=1))
     def join(self, again: set[int]) -> None:
@@ -203,6 +206,14 @@ class BrokerMachine(RuleBasedStateMachine):
         self._join([worker] if again else [])
 
     @rule(worker=workers)
+    def lead(self, worker: int) -> None:
+        self._play.do(self._play.lead(worker))
+
+    @rule(worker=workers)
+    def held(self, worker: int) -> None:
+        self._play.do(self._play.held(worker))
+
+    @rule(worker=workers)
     def has_due(self, worker: int) -> None:
         self._play.do(self._play.has_due(worker))
 
@@ -268,7 +279,7 @@ def run_broker_machine(
         open_broker: opens the broker on an empty database.
         backend: the event loop, "asyncio" or "trio", with its options.
         empty: empties the database. With it one broker serves all examples, without it each has a broker of its own.
-        dead_after: `recovery.dead_after` of the broker's configuration, in seconds.
+        dead_after: `recovery.dead_after` of the broker's configuration, in seconds; four heartbeat intervals.
         settings: of Hypothesis; without them its defaults, but no deadline.
 
     Raises:

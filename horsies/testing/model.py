@@ -26,7 +26,7 @@ from horsies.abc import (
     EnqueueOutcome,
     Finish,
     GiveBack,
-    Heartbeat,
+    Held,
     Lease,
     NewTask,
     Promotion,
@@ -36,7 +36,7 @@ from horsies.abc import (
     TaskStatus,
 )
 
-from .worlds import HELD, Task, World, choices, require
+from .worlds import HELD, Beat, Task, World, choices, require
 
 _CRASHED = "WORKER_CRASHED"
 _MILLISECOND = 0.001
@@ -61,23 +61,40 @@ def enqueue(world: World, tasks: Sequence[NewTask], *, now: datetime) -> tuple[l
 
 def join(world: World, worker: str, *, now: datetime) -> tuple[None, World]:
     """See `Consumer.join`."""
-    return None, replace(world, beats={**world.beats, worker: now})
+    return None, replace(world, beats={**world.beats, worker: Beat(now, now)})
 
 
-def beat(world: World, worker: str, *, watching: bool, now: datetime, dead_after: float) -> tuple[Heartbeat, World]:
-    """See `Consumer.beat`. The leases are in the order of their ids, the broker's may be in any."""
+def beat(world: World, worker: str, *, now: datetime, gap: float) -> tuple[bool, World]:
+    """See `Consumer.beat`. `gap`: seconds between two heartbeats beyond which the worker was not steady."""
+    last = world.beats.get(worker)
+    if last is None:
+        return False, world
+    steady_since = now if now - last.seen_at > timedelta(seconds=gap) else last.steady_since
+    return True, replace(world, beats={**world.beats, worker: Beat(now, steady_since)})
+
+
+def lead(world: World, worker: str, *, now: datetime, dead_after: float) -> tuple[bool, World]:
+    """See `Consumer.lead`."""
     if worker not in world.beats:
-        return Heartbeat(alive=False, leads=False, to_cancel=()), world
-    asked = tuple(
-        Lease(task_id, task.claim_number)
-        for task_id, task in sorted(world.tasks.items())
-        if task.row.status is TaskStatus.RUNNING and task.row.worker_id == worker and task.row.cancel_requested
+        return False, world
+    is_watching = world.beats[worker].steady_since <= now - timedelta(seconds=dead_after)
+    holder, was_watching, until = world.leader or (worker, True, now)
+    if not (holder == worker or until <= now or (is_watching and not was_watching)):
+        return False, world
+    return True, replace(world, leader=(worker, is_watching, now + timedelta(seconds=dead_after / 2)))
+
+
+def holdings(world: World, worker: str) -> tuple[frozenset[Held], World]:
+    """See `Consumer.held`. The model's answer is in no order."""
+    found = frozenset(
+        Held(
+            Lease(task_id, task.claim_number),
+            is_cancelled=task.row.status is TaskStatus.RUNNING and task.row.cancel_requested,
+        )
+        for task_id, task in world.tasks.items()
+        if task.row.status in HELD and task.row.worker_id == worker
     )
-    holder, is_watching, until = world.leader or (worker, True, now)
-    leads = holder == worker or until <= now or (watching and not is_watching)
-    if leads:
-        world = replace(world, leader=(worker, watching, now + timedelta(seconds=dead_after / 2)))
-    return Heartbeat(alive=True, leads=leads, to_cancel=asked), replace(world, beats={**world.beats, worker: now})
+    return found, world
 
 
 def leave(world: World, worker: str) -> tuple[int, World]:
@@ -91,7 +108,9 @@ def leave(world: World, worker: str) -> tuple[int, World]:
     return len(held), replace(world.having(map(_returned, held)), beats=gone)
 
 
-def give_back_unknown(world: World, worker: str, known: Sequence[Lease], *, now: datetime) -> tuple[int, World]:
+def give_back_unknown(
+    world: World, worker: str, known: Sequence[Lease], *, heard_until: datetime | None, now: datetime
+) -> tuple[int, World]:
     """See `Consumer.give_back_unknown`."""
     ids = {lease.task_id for lease in known}
     unknown = [
@@ -99,12 +118,7 @@ def give_back_unknown(world: World, worker: str, known: Sequence[Lease], *, now:
         for task_id, task in world.tasks.items()
         if task.row.status in HELD and task.row.worker_id == worker and task_id not in ids
     ]
-    return len(unknown), world.having(
-        _unstarted(_unbegun(task), TaskStatus.CANCELLED, now)
-        if task.row.cancel_requested
-        else _returned(_unbegun(task))
-        for task in unknown
-    )
+    return len(unknown), world.having(_let_go(task, heard_until, now) for task in unknown)
 
 
 def promote(world: World, *, limit: int, now: datetime, answer: Promotion, contended: bool = False) -> Iterator[World]:
@@ -210,10 +224,15 @@ def give_back(world: World, worker: str, tasks: Sequence[GiveBack], *, now: date
     answers = []
     for back in tasks:
         task = world.holding(worker, back.lease)
-        mine = task is not None and task.row.status is TaskStatus.CLAIMED
+        status = TaskStatus.RUNNING if back.is_running else TaskStatus.CLAIMED
+        mine = task is not None and task.row.status is status
         answers.append(mine)
-        if task is not None and mine:
-            returned = _returned(task)
+        if task is not None and mine and back.is_running and task.row.cancel_requested:
+            world = world.having([_unstarted(_unbegun(task), TaskStatus.CANCELLED, now)])
+        elif task is not None and mine:
+            returned = _returned(_unbegun(task))
+            if back.unknown:
+                returned = replace(returned, unknown_since=task.unknown_since or now)
             if back.delay > 0:
                 returned = replace(returned, ready=False, eligible_at=now + timedelta(seconds=back.delay))
             world = world.having([returned])
@@ -236,12 +255,24 @@ def expire(world: World, *, limit: int, now: datetime, answer: int, contended: b
 
 
 def reap(
-    world: World, *, limit: int, now: datetime, dead_after: float, answer: int, contended: bool = False
+    world: World,
+    worker: str,
+    *,
+    limit: int,
+    now: datetime,
+    dead_after: float,
+    gap: float,
+    answer: int,
+    contended: bool = False,
 ) -> Iterator[World]:
     """See `Maintenance.reap`."""
-    living = {worker: seen for worker, seen in world.beats.items() if world.is_alive(worker, now, dead_after)}
-    world = replace(world, beats=living)
-    orphans = [task for task in world.tasks.values() if task.row.status in HELD and task.row.worker_id not in living]
+    orphans: list[Task] = []
+    if world.finds_dead(worker, now, dead_after, gap):
+        living = {other: last for other, last in world.beats.items() if world.is_alive(other, now, dead_after)}
+        world = replace(world, beats=living)
+        orphans = [
+            task for task in world.tasks.values() if task.row.status in HELD and task.row.worker_id not in living
+        ]
     for chosen in choices("reaped", orphans, answer, limit, contended=contended):
         yield world.having(_reaped(task, now) for task in chosen)
 
@@ -316,7 +347,7 @@ def _claimed(task: Task, claimed: ClaimedTask, worker: str, now: datetime) -> Ta
 
 def _started(task: Task, retry_after_crash: float | None, now: datetime) -> Task:
     task = task.becoming(TaskStatus.RUNNING, started_at=now, attempt=task.row.attempt + 1)
-    return replace(task, retry_after_crash=retry_after_crash)
+    return replace(task, retry_after_crash=retry_after_crash, unknown_since=None)
 
 
 def _unbegun(task: Task) -> Task:
@@ -331,8 +362,14 @@ def _returned(task: Task) -> Task:
     return replace(task.becoming(TaskStatus.PENDING, worker_id=None, claimed_at=None), ready=True)
 
 
-def _lost(task: Task, now: datetime) -> Task:
-    return _unstarted(task, TaskStatus.CANCELLED, now) if task.row.cancel_requested else _returned(task)
+def _let_go(task: Task, heard_until: datetime | None, now: datetime) -> Task:
+    """What a held task becomes that its worker does not know."""
+    row = task.row
+    is_running = row.status is TaskStatus.RUNNING
+    if is_running and heard_until is not None and row.claimed_at is not None and row.claimed_at <= heard_until:
+        return _reaped(task, now)
+    unbegun = _unbegun(task)
+    return _unstarted(unbegun, TaskStatus.CANCELLED, now) if row.cancel_requested else _returned(unbegun)
 
 
 def _unstarted(task: Task, status: TaskStatus, now: datetime, **changes: object) -> Task:
@@ -389,8 +426,9 @@ def _ordered(claimable: Mapping[str, Task], ranks: Mapping[str, int], due: Calla
 def _check_claimed(task: Task, claimed: ClaimedTask, now: datetime) -> None:
     number, row = claimed.lease.claim_number, task.row
     require(number > task.claim_number, f"claim number {number} of {row.task_id} after {task.claim_number}")
-    overdue = (now - row.due_at).total_seconds()
-    require(_near(claimed.overdue, overdue), f"{row.task_id} is overdue by {overdue} s, not by {claimed.overdue}")
+    unknown_for = 0.0 if task.unknown_since is None else (now - task.unknown_since).total_seconds()
+    right = _near(claimed.unknown_for, unknown_for)
+    require(right, f"{row.task_id} has been unknown for {unknown_for} s, not for {claimed.unknown_for}")
     expected = structs.replace(
         claimed,
         envelope=row.envelope,

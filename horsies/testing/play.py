@@ -28,7 +28,7 @@ from horsies.abc import (
     Consumer,
     Finish,
     GiveBack,
-    Heartbeat,
+    Held,
     Lease,
     Maintenance,
     NewTask,
@@ -77,7 +77,8 @@ class Roles:
     broker: Broker
     producer: Producer
     consumers: tuple[Consumer, ...]
-    maintenance: Maintenance
+    maintenances: tuple[Maintenance, ...]
+    """Each by the worker of the same number."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Play:
     Args:
         portal: the event loop on which the broker lives.
         roles: on an empty database.
-        dead_after: `recovery.dead_after` of the broker's configuration, in seconds.
+        dead_after: `recovery.dead_after` of the broker's configuration, in seconds; four heartbeat intervals.
     """
 
     def __init__(self, portal: anyio.from_thread.BlockingPortal, roles: Roles, *, dead_after: float) -> None:
@@ -165,15 +166,20 @@ class Play:
         run = partial(self._roles.consumers[worker].join, now=self._now)
         return exact(run, partial(model.join, worker=WORKERS[worker][0], now=self._now))
 
-    def beat(self, worker: int, *, watching: bool = True) -> Call:
-        async def run() -> Heartbeat:
-            answer = await self._roles.consumers[worker].beat(watching=watching, now=now)
-            return replace(answer, to_cancel=tuple(sorted(answer.to_cancel, key=lambda lease: lease.task_id)))
+    def beat(self, worker: int) -> Call:
+        run = partial(self._roles.consumers[worker].beat, now=self._now)
+        return exact(run, partial(model.beat, worker=WORKERS[worker][0], now=self._now, gap=self._dead_after / 2))
 
-        now = self._now
-        worker_id = WORKERS[worker][0]
-        call = partial(model.beat, worker=worker_id, watching=watching, now=now, dead_after=self._dead_after)
+    def lead(self, worker: int) -> Call:
+        run = partial(self._roles.consumers[worker].lead, now=self._now)
+        call = partial(model.lead, worker=WORKERS[worker][0], now=self._now, dead_after=self._dead_after)
         return exact(run, call)
+
+    def held(self, worker: int) -> Call:
+        async def run() -> frozenset[Held]:
+            return frozenset(await self._roles.consumers[worker].held())
+
+        return exact(run, partial(model.holdings, worker=WORKERS[worker][0]))
 
     def leave(self, worker: int) -> Call:
         return exact(self._roles.consumers[worker].leave, partial(model.leave, worker=WORKERS[worker][0]))
@@ -219,18 +225,23 @@ class Play:
         call = partial(model.finish, worker=WORKERS[worker][0], ends=ends, now=self._now)
         return exact(run, call, worker, ahead=self._is_ahead(leases))
 
-    def give_back(self, leases: Sequence[tuple[int, Which]], caller: int | None, delay: float) -> Call:
-        worker, held = self._pick(leases, caller, TaskStatus.CLAIMED)
-        tasks = [GiveBack(lease, delay) for lease in held]
+    def give_back(
+        self, leases: Sequence[tuple[int, Which]], caller: int | None, delay: float, unknown: bool, running: bool
+    ) -> Call:
+        worker, held = self._pick(leases, caller, TaskStatus.RUNNING if running else TaskStatus.CLAIMED)
+        tasks = [GiveBack(lease, delay, unknown, running) for lease in held]
         run = partial(self._roles.consumers[worker].give_back, tasks, now=self._now)
         call = partial(model.give_back, worker=WORKERS[worker][0], tasks=tasks, now=self._now)
         return exact(run, call, worker, ahead=self._is_ahead(held))
 
-    def give_back_unknown(self, leases: Sequence[tuple[int, Which]], caller: int | None) -> Call:
+    def give_back_unknown(self, leases: Sequence[tuple[int, Which]], caller: int | None, heard: float | None) -> Call:
+        """`heard`: how many seconds ago the worker had the answer to its last claim; None: to none."""
         worker, known = self._pick(leases, caller, TaskStatus.CLAIMED)
-        run = partial(self._roles.consumers[worker].give_back_unknown, known, now=self._now)
-        call = partial(model.give_back_unknown, worker=WORKERS[worker][0], known=known, now=self._now)
-        return exact(run, call, worker, ahead=True)
+        heard_until = None if heard is None else self._now - timedelta(seconds=heard)
+        consumer = self._roles.consumers[worker]
+        run = partial(consumer.give_back_unknown, known, heard_until=heard_until, now=self._now)
+        call = partial(model.give_back_unknown, worker=WORKERS[worker][0], known=known, heard_until=heard_until)
+        return exact(run, partial(call, now=self._now), worker, ahead=True)
 
     def promote(self, worker: int, limit: int) -> Call:
         return self._free(self._roles.consumers[worker].promote, model.promote, worker, limit)
@@ -242,11 +253,11 @@ class Play:
         return replace(self._free(run, call, worker, limit), claims=True)
 
     def expire(self, worker: int, limit: int) -> Call:
-        return self._free(self._roles.maintenance.expire, model.expire, worker, limit)
+        return self._free(self._roles.maintenances[worker].expire, model.expire, worker, limit)
 
     def reap(self, worker: int, limit: int) -> Call:
-        call = partial(model.reap, dead_after=self._dead_after)
-        return self._free(self._roles.maintenance.reap, call, worker, limit)
+        call = partial(model.reap, worker=WORKERS[worker][0], dead_after=self._dead_after, gap=self._dead_after / 2)
+        return self._free(self._roles.maintenances[worker].reap, call, worker, limit)
 
     def _free(
         self, run: Callable[..., Awaitable[Any]], call: Callable[..., Iterable[World]], worker: int, limit: int
@@ -379,5 +390,5 @@ async def open_roles(open_broker: OpenBroker) -> AsyncIterator[Roles]:
         broker = await stack.enter_async_context(open_broker())
         producer = await stack.enter_async_context(broker.producer())
         consumers = [await stack.enter_async_context(broker.consumer(*worker)) for worker in WORKERS]
-        maintenance = await stack.enter_async_context(broker.maintenance("w0"))
-        yield Roles(broker, producer, tuple(consumers), maintenance)
+        maintenances = [await stack.enter_async_context(broker.maintenance(name)) for name, _ in WORKERS]
+        yield Roles(broker, producer, tuple(consumers), tuple(maintenances))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from itertools import combinations, groupby
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from horsies.abc import Lease, TaskRow, TaskStatus
 
@@ -38,6 +38,7 @@ class Task:
     eligible_at: datetime
     claim_number: int = 0
     retry_after_crash: float | None = None
+    unknown_since: datetime | None = None
 
     def becoming(self, status: TaskStatus, **changes: object) -> Task:
         """The task with another status and other columns."""
@@ -54,15 +55,22 @@ class Task:
         return self.row.status is TaskStatus.PENDING
 
 
+class Beat(NamedTuple):
+    """When a worker was last seen, and since when without a gap."""
+
+    seen_at: datetime
+    steady_since: datetime
+
+
 @dataclass(frozen=True)
 class World:
     """A state that the database may be in.
 
-    Tasks by id; when each registered worker was last seen; who leads, whether it is watching, and until when.
+    Tasks by id; the last heartbeat of each registered worker; the leader, whether it is watching, and until when.
     """
 
     tasks: Mapping[str, Task] = field(default_factory=dict)
-    beats: Mapping[str, datetime] = field(default_factory=dict)
+    beats: Mapping[str, Beat] = field(default_factory=dict)
     leader: tuple[str, bool, datetime] | None = None
 
     def __hash__(self) -> int:
@@ -81,8 +89,20 @@ class World:
 
     def is_alive(self, worker: str | None, now: datetime, dead_after: float) -> bool:
         """Whether the worker's heartbeat is there and younger than `dead_after` seconds."""
-        seen = None if worker is None else self.beats.get(worker)
-        return seen is not None and seen > now - timedelta(seconds=dead_after)
+        last = None if worker is None else self.beats.get(worker)
+        return last is not None and last.seen_at > now - timedelta(seconds=dead_after)
+
+    def finds_dead(self, worker: str, now: datetime, dead_after: float, gap: float) -> bool:
+        """Whether the worker may find others dead: it leads, its heartbeat is fresh, and it has long been steady."""
+        last = self.beats.get(worker)
+        holder, _, until = self.leader or (None, False, now)
+        return (
+            last is not None
+            and holder == worker
+            and until > now
+            and now - last.seen_at <= timedelta(seconds=gap)
+            and last.steady_since <= now - timedelta(seconds=dead_after)
+        )
 
 
 Step: TypeAlias = Callable[[World], Iterable[World]]

@@ -200,7 +200,8 @@ def test_the_migrations_lead_to_the_schema() -> None:
         "overdue",
         "orphans",
         "old",
-        "to_cancel",
+        "begun",
+        "holdings",
         "has_due",
         "results",
         "tasks_of",
@@ -213,7 +214,20 @@ def test_no_statement_reads_all_tasks(name: str) -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         migrate(connection)
         given = dict.fromkeys(
-            ("now", "limit", "queue", "id", "ids", "worker", "claim_number", "step_over", "skipped", "before"), 1
+            (
+                "now",
+                "limit",
+                "queue",
+                "id",
+                "ids",
+                "worker",
+                "claim_number",
+                "heard_until",
+                "step_over",
+                "skipped",
+                "before",
+            ),
+            1,
         )
         plan = connection.execute(f"EXPLAIN QUERY PLAN {named_queries()[name]}", given).fetchall()
     assert [step for *_, step in plan if step.startswith("SCAN tasks") and "INDEX" not in step] == []
@@ -239,7 +253,7 @@ async def test_rows_that_cannot_be_written_keep_no_other_waiting(
                     " BEGIN SELECT RAISE(ABORT, 'refused'); END"
                 )
         maintenance, old = stage.maintenance, timedelta(seconds=1)
-        assert [await maintenance.reap(3, now=at(60)) for _ in range(3)] == [2, 1, 0]
+        assert [await stage.reap(3, now=at(60)) for _ in range(3)] == [2, 1, 0]
         assert [await maintenance.expire(3, now=at(60)) for _ in range(3)] == [2, 1, 0]
         assert [await maintenance.prune(3, finished_after=old, now=at(60)) for _ in range(2)] == [2, 1]
         rows = [await stage.row(n) for n in range(1, 5)]

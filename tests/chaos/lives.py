@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import anyio
@@ -25,6 +24,7 @@ from horsies import (
     WorkerConfig,
     task,
 )
+from horsies.testing._conformance.stage import bury
 
 AGAIN = "again"
 """The one task that may run again after its worker stopped."""
@@ -137,11 +137,10 @@ class Script:
                 await anyio.lowlevel.checkpoint()
             before = worker.worker_id
             begin()
-            async with rt.broker.maintenance("undertaker") as undertaker:
-                # One whose heartbeat is just being written is passed over.
-                while worker.worker_id == before:
-                    await undertaker.reap(100, now=datetime.now(UTC) + timedelta(seconds=QUICK.dead_after + 1))
-                    await anyio.lowlevel.checkpoint()
+            # A worker whose heartbeat is just being written is passed over.
+            while worker.worker_id == before:
+                await bury(rt.broker, QUICK)
+                await anyio.lowlevel.checkpoint()
             # The dead one claims nothing more.
             assert (await (await self.quick.handle(rt).send()).unwrap().get(timeout=20)).is_ok()
             worker.drain_nowait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,8 @@ from horsies import (
     Worker,
     WorkerConfig,
 )
-from horsies.abc import Consumer, Heartbeat
+from horsies.abc import Consumer
+from horsies.testing._conformance.stage import bury
 
 from .conftest import until
 
@@ -63,12 +64,6 @@ def declare_wait(app: Horsies, seen: list[str], *, retried: bool) -> Task[[], st
     return wait
 
 
-async def bury(rt: Runtime) -> int:
-    """What a leader does to workers whose heartbeat is old."""
-    async with rt.broker.maintenance("undertaker") as undertaker:
-        return await undertaker.reap(100, now=datetime.now(UTC) + timedelta(seconds=QUICK.dead_after + 1))
-
-
 @pytest.mark.parametrize("retried", [True, False])
 async def test_who_was_found_dead_cancels_its_tasks_and_goes_on_as_somebody_else(app: Horsies, retried: bool) -> None:
     seen: list[str] = []
@@ -79,7 +74,7 @@ async def test_who_was_found_dead_cancels_its_tasks_and_goes_on_as_somebody_else
         await until(lambda: len(seen) == 1)
         before = worker.worker_id
         # It may hear that it is dead, and write how its task ended, before that is taken from it.
-        taken = await bury(rt)
+        taken = await bury(rt.broker, QUICK)
         await until(lambda: worker.is_ready and worker.worker_id != before)
         assert seen[:2] == [f"began 1 {before}", "cancelled"]
         result = await handle.get(timeout=20)
@@ -138,7 +133,7 @@ async def test_a_worker_in_which_a_thread_does_not_return_is_reborn_all_the_same
             handle = (await stuck.handle(rt).send()).unwrap()
             await until(lambda: bool(begun))
             before = worker.worker_id
-            await bury(rt)
+            await bury(rt.broker, QUICK)
             assert (await handle.get(timeout=20)).unwrap_err().code == "WORKER_CRASHED"
             await until(lambda: worker.is_ready and worker.worker_id != before)
             assert await (await quick.handle(rt).send()).unwrap().get(timeout=20) == Ok(1)
@@ -156,12 +151,12 @@ async def beats_lost(rt: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     @asynccontextmanager
     async def lossy(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
         async with consumer(worker_id, queues) as real:
-            beat: Callable[..., Awaitable[Heartbeat]] = real.beat
+            beat = real.beat
 
-            async def lose(*, watching: bool) -> Heartbeat:
+            async def lose() -> bool:
                 if losing:
                     raise BrokerError("lost", retryable=True)
-                return await beat(watching=watching)
+                return await beat()
 
             monkeypatch.setattr(real, "beat", lose)
             yield real
@@ -188,39 +183,6 @@ async def test_whose_heartbeat_cannot_be_written_claims_nothing(app: Horsies, mo
         assert await handle.get(timeout=20) == Ok(1)
         # It tried all the time, and nobody found it dead: it is the same worker.
         assert worker.worker_id == before
-
-
-async def test_who_waited_long_for_an_answer_does_not_find_others_dead(
-    app: Horsies, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The database may have been away for everybody; they get the time to come back."""
-    stalled, go_on = anyio.Event(), anyio.Event()
-    async with Runtime(app) as rt:
-        consumer = rt.broker.consumer
-
-        @asynccontextmanager
-        async def stalling(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
-            async with consumer(worker_id, queues) as real:
-                beat = real.beat
-
-                async def stall(*, watching: bool) -> Heartbeat:
-                    if watching and not stalled.is_set():
-                        stalled.set()
-                        await go_on.wait()
-                    return await beat(watching=watching)
-
-                monkeypatch.setattr(real, "beat", stall)
-                yield real
-
-        monkeypatch.setattr(rt.broker, "consumer", stalling)
-        worker = rt.start_worker()
-        await stalled.wait()
-        leader = worker._life.leader
-        assert leader is not None
-        await anyio.sleep(0.7 * QUICK.dead_after)
-        leader.finds_dead = True
-        go_on.set()
-        await until(lambda: not leader.finds_dead)
 
 
 async def test_only_one_looks_after_the_others_work_until_it_goes(app: Horsies) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -24,6 +23,7 @@ from horsies import (
     TaskSendOptions,
     TaskStatus,
 )
+from horsies.testing._conformance.stage import bury
 
 pytestmark = pytest.mark.anyio
 
@@ -190,9 +190,8 @@ async def test_the_verdict_for_a_crash_is_stored_at_the_start(config: AppConfig)
             with anyio.fail_after(20):
                 while len(started) < 2:
                     await anyio.sleep(0.002)
-            async with rt.broker.maintenance("undertaker") as undertaker:
-                # As if the worker's last heartbeat were long ago.
-                assert await undertaker.reap(10, now=datetime.now(UTC) + timedelta(hours=1)) == 2
+            # As if the worker's last heartbeat were long ago.
+            assert await bury(rt.broker, app.config.recovery) == 2
             failed = await handles[1].get(timeout=20)
             assert isinstance(failed, Err)
             assert failed.error.code == "WORKER_CRASHED"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -29,6 +28,7 @@ from horsies import (
 )
 from horsies._worker import claims
 from horsies.abc import Claim, Consumer, Promotion, StartOutcome
+from horsies.testing._conformance.stage import bury
 
 from .conftest import until
 
@@ -295,17 +295,15 @@ async def test_a_worker_that_is_found_dead_while_a_claim_is_under_way_runs_none_
     counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can know that it never began, so it has failed with its worker."""
-    dead_after = timedelta(seconds=counting.app.config.recovery.dead_after + 1)
 
-    async def bury(_: Claim) -> None:
+    async def die(_: Claim) -> None:
         # A worker whose heartbeat is just being written is passed over.
         with anyio.fail_after(20):
-            async with rt.broker.maintenance("undertaker") as undertaker:
-                while not await undertaker.reap(100, now=datetime.now(UTC) + dead_after):
-                    await anyio.lowlevel.checkpoint()
+            while not await bury(rt.broker, counting.app.config.recovery):
+                await anyio.lowlevel.checkpoint()
 
     async with Runtime(counting.app) as rt:
-        on_claim(rt, monkeypatch, bury)
+        on_claim(rt, monkeypatch, die)
         handle = (await counting.plain.handle(rt).send()).unwrap()
         worker = rt.start_worker()
         assert (await handle.get(timeout=20)).unwrap_err().code == "WORKER_CRASHED"

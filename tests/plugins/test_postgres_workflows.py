@@ -186,7 +186,7 @@ async def test_an_advance_sees_what_it_has_waited_for(
                     connection.execute(f"UPDATE {config.schema}.workflows SET state = '\\x07'".encode())
                     group.start_soon(workflows.advance, [FIRST], noting)
                     await until_waiting(observer, config, "workflows")
-                    await worker.beat(watching=True)
+                    await worker.beat()
                     observer.execute(
                         f"""
                         UPDATE {config.schema}.tasks SET phase = 3, status = 'CANCELLED', finished_at = now()

@@ -22,6 +22,10 @@ pytestmark = [
 ]
 
 UNDO = {
+    7: """
+        ALTER TABLE workers DROP COLUMN steady_since;
+        ALTER TABLE tasks DROP COLUMN unknown_since;
+    """,
     6: """
         DROP TABLE workflow_signals;
         DROP INDEX workflows_overdue;

@@ -108,12 +108,12 @@ def test_nobody_gives_back_what_a_claim_under_way_has_just_taken(
         second = await claim(self, limit - len(first.tasks), startable=startable, now=now)
         return Claim((*first.tasks, *second.tasks), first.expired + second.expired)
 
-    async def give_back_aloud(self: SqliteConsumer, known: Sequence[Lease], *, now: datetime | None = None) -> int:
+    async def give_back_aloud(self: SqliteConsumer, known: Sequence[Lease], **given: datetime | None) -> int:
         giving_back.set()
         await anyio.wait_all_tasks_blocked()
         if claiming.is_set():
             await taken.wait()
-        returned = await give_back(self, known, now=now)
+        returned = await give_back(self, known, **given)
         given_back.set()
         return returned
 
@@ -122,7 +122,7 @@ def test_nobody_gives_back_what_a_claim_under_way_has_just_taken(
     backend, options = anyio_backend
     task = {"number": 3, "queue": "fast", "priority": 50, "delay": 0.0, "good_for": None, "name": "a_task"}
     one = ("claim", {"worker": 0, "limit": 2, "startable": frozenset[str]()})
-    other = ("give_back_unknown", {"leases": [(0, Which.FITTING)], "caller": caller})
+    other = ("give_back_unknown", {"leases": [(0, Which.FITTING)], "caller": caller, "heard": None})
     with anyio.from_thread.start_blocking_portal(backend, options) as portal:
         machine = BrokerMachine(portal, partial(open_roles, partial(opened, AppConfig(url="sqlite://:memory:"))))
         try:

@@ -27,7 +27,8 @@ from horsies._worker.calling import cancelled, run_async
 from horsies._worker.inputs import fetch_inputs
 from horsies._worker.job import Job, conclude, prepare
 from horsies._workflow.advancer import Following
-from horsies.abc import Consumer, Maintenance, Start, StartOutcome
+from horsies.abc import Consumer, Start, StartOutcome
+from horsies.testing._conformance.stage import bury
 
 DEEP = os.environ.get("HORSIES_DEEP") == "1"
 pytestmark = pytest.mark.timeout(1800 if DEEP else 120)
@@ -60,11 +61,10 @@ actions = st.lists(
 class Play:
     """One workflow, and a worker whose every step is a choice."""
 
-    def __init__(self, rt: Runtime, run: WorkflowHandle[Any], stack: AsyncExitStack, maintenance: Maintenance) -> None:
+    def __init__(self, rt: Runtime, run: WorkflowHandle[Any], stack: AsyncExitStack) -> None:
         self._rt = rt
         self.run = run
         self._stack = stack
-        self._maintenance = maintenance
         self._held: list[Job] = []
         # The start goes by the database's clock; everything here is later.
         self._now = rt.environment.clock() + timedelta(days=1)
@@ -120,7 +120,7 @@ class Play:
         for _ in range(2_000):
             await self.run.resume()
             self._now += timedelta(seconds=100)
-            await self._worker.beat(watching=True, now=self._now)
+            await self._worker.beat(now=self._now)
             await self._worker.promote(100, now=self._now)
             await self._claim(50)
             for job in self._held:
@@ -168,10 +168,10 @@ class Play:
         self._held.clear()
         self._now += timedelta(hours=1)
         await self.hire()
-        while await self._maintenance.reap(100, now=self._now):
+        while await bury(self._rt.broker, self._rt.app.config.recovery, now=self._now):
             pass
         self._now += timedelta(seconds=100)
-        await self._worker.beat(watching=True, now=self._now)
+        await self._worker.beat(now=self._now)
         await self._worker.promote(100, now=self._now)
 
     def _context(self, job: Job) -> TaskContext:
@@ -194,8 +194,7 @@ async def played(config: AppConfig, flow: Flow, history: Sequence[Action], check
     flowing = Flowing(config)
     async with Runtime(flowing.app) as rt, AsyncExitStack() as stack:
         run = (await flowing.workflows[0].handle(rt).start(flow)).unwrap()
-        maintenance = await stack.enter_async_context(rt.broker.maintenance("w0"))
-        play = Play(rt, run, stack, maintenance)
+        play = Play(rt, run, stack)
         await play.hire()
         for action in history:
             await play.act(*action)

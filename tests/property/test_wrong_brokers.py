@@ -126,7 +126,7 @@ def reaping_of_the_living(patch: Patch) -> None:
 
 
 def claim_number_that_starts_anew(patch: Patch) -> None:
-    query(patch, "claim", "claim_number = claim_number + 1", "claim_number = 1")
+    query(patch, "claim", "claim_number = claim_number + :step", "claim_number = 1")
 
 
 def keys_that_nobody_holds(patch: Patch) -> None:

@@ -177,6 +177,6 @@ def test_delays() -> None:
 
 
 def test_patience_with_an_unknown_task_grows_and_ends() -> None:
-    waits = [patience_with_unknown(overdue, 60) for overdue in (0, 4, 59.9)]
+    waits = [patience_with_unknown(seconds, 60) for seconds in (0, 4, 59.9)]
     assert waits == [0.5, 2, 10]
     assert patience_with_unknown(60, 60) is None

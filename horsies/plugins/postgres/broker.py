@@ -91,6 +91,8 @@ class PostgresBroker:
             self._connections.open_session(self._target) as intake,
             self._connections.open_session(writing) as starts,
             self._connections.open_session(writing) as outcomes,
+            self._connections.open_session(writing) as beats,
+            self._connections.open_session(writing) as looks,
         ):
             yield PostgresConsumer(
                 worker_id,
@@ -98,8 +100,10 @@ class PostgresBroker:
                 intake=intake,
                 starts=starts,
                 outcomes=outcomes,
+                beats=beats,
+                looks=looks,
                 sql=self._sql,
-                dead_after=self._config.recovery.dead_after,
+                recovery=self._config.recovery,
                 caps=Caps.of(self._config, list(dict(queues))),
             )
 
@@ -107,7 +111,7 @@ class PostgresBroker:
     async def maintenance(self, worker_id: str) -> AsyncIterator[Maintenance]:
         """See `horsies.abc.Broker.maintenance`."""
         async with self._connections.open_session(self._target) as session:
-            yield PostgresMaintenance(session, self._sql, dead_after=self._config.recovery.dead_after)
+            yield PostgresMaintenance(session, worker_id, self._sql, self._config.recovery)
 
     def listen(self, topic: Topic) -> AbstractAsyncContextManager[Listener]:
         """See `horsies.abc.Broker.listen`."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from horsies import RecoveryConfig
 from horsies.abc import (
     BrokerError,
     Claim,
@@ -13,7 +14,7 @@ from horsies.abc import (
     Decide,
     Finish,
     GiveBack,
-    Heartbeat,
+    Held,
     Lease,
     Promotion,
     Start,
@@ -27,10 +28,16 @@ from .floors import Floors
 from .session import Fetch, Row, Session, in_utc
 
 _SWEEP = 5_000
+_BEAT = 1.0
+"""Seconds that a heartbeat may take at least, however short the interval."""
 
 
 class PostgresConsumer:
-    """Takes work over `intake`, starts it over `starts` and hands it back over `outcomes`: none waits for another."""
+    """Takes work over `intake`, starts it over `starts` and hands it back over `outcomes`: none waits for another.
+
+    The heartbeat has a session of its own as well, `beats`, so that a lock which holds up all else does not stop it.
+    `looks` is for the lease and the holdings.
+    """
 
     def __init__(
         self,
@@ -40,8 +47,10 @@ class PostgresConsumer:
         intake: Session,
         starts: Session,
         outcomes: Session,
+        beats: Session,
+        looks: Session,
         sql: Mapping[str, str],
-        dead_after: float,
+        recovery: RecoveryConfig,
         caps: Caps,
     ) -> None:
         self._worker_id = worker_id
@@ -50,24 +59,32 @@ class PostgresConsumer:
         self._intake = intake
         self._starts = starts
         self._outcomes = outcomes
+        self._beats = beats
+        self._looks = looks
         self._sql = sql
-        self._dead_after = float(dead_after)
+        self._dead_after = float(recovery.dead_after)
+        self._beat_interval = float(recovery.heartbeat_interval)
         self._caps = caps
-        self._starts_by_claims = False
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
-        await self._outcomes.fetch("join", self._sql["join"], {"worker": self._worker_id, "now": now})
+        await self._beats.fetch("join", self._sql["join"], {"worker": self._worker_id, "now": now})
 
-    async def beat(self, *, watching: bool, now: datetime | None = None) -> Heartbeat:
-        """See `horsies.abc.Consumer.beat`."""
-        given = {"worker": self._worker_id, "watching": watching, "lease": self._dead_after / 2, "now": now}
-        ((alive, leads, ids, claim_numbers),) = await self._outcomes.fetch("beat", self._sql["beat"], given)
-        return Heartbeat(
-            alive=alive,
-            leads=leads,
-            to_cancel=tuple(map(Lease, ids or (), claim_numbers or ())) if alive else (),
-        )
+    async def beat(self, *, now: datetime | None = None) -> bool:
+        """See `horsies.abc.Consumer.beat`. A heartbeat without an answer makes room for the next after an interval."""
+        given = {"worker": self._worker_id, "gap": gap_of(self._beat_interval), "now": now}
+        patience = max(_BEAT, self._beat_interval)
+        return bool(await self._beats.fetch("beat", self._sql["beat"], given, timeout=patience))
+
+    async def lead(self, *, now: datetime | None = None) -> bool:
+        """See `horsies.abc.Consumer.lead`."""
+        given = {"worker": self._worker_id, "dead_after": self._dead_after, "now": now}
+        return bool(await self._looks.fetch("lead", self._sql["lead"], given))
+
+    async def held(self) -> list[Held]:
+        """See `horsies.abc.Consumer.held`."""
+        rows = await self._looks.fetch("look", self._sql["holdings"], {"worker": self._worker_id})
+        return [Held(Lease(task_id, claim_number), is_cancelled) for task_id, claim_number, is_cancelled in rows]
 
     async def leave(self) -> int:
         """See `horsies.abc.Consumer.leave`."""
@@ -88,8 +105,6 @@ class PostgresConsumer:
         what stands behind a million of them is reached at once, and each claim finds fewer. See `floors` for where it
         begins; only what looked from the front finds nothing.
         """
-        if startable:
-            self._starts_by_claims = True
         if self._floors.hold:
             claim = await self._take(limit, startable, now)
             if claim.tasks or claim.expired:
@@ -144,21 +159,32 @@ class PostgresConsumer:
         if not tasks:
             return []
         leases = [task.lease for task in tasks]
-        delays = [float(task.delay) for task in tasks]
-        rows = await self._outcomes.fetch(
-            "give back",
-            self._sql["give_back"],
-            {**_fences(leases), "delays": delays, "worker": self._worker_id, "now": now},
-        )
+        given = {
+            **_fences(leases),
+            "delays": [float(task.delay) for task in tasks],
+            "unknown": [task.unknown for task in tasks],
+            "running": [task.is_running for task in tasks],
+            "worker": self._worker_id,
+            "now": now,
+        }
+        rows = await self._outcomes.fetch("give back", self._sql["give_back"], given)
         return _used(leases, _leases_of(rows))
 
-    async def give_back_unknown(self, known: Sequence[Lease], *, now: datetime | None = None) -> int:
+    async def give_back_unknown(
+        self, known: Sequence[Lease], *, heard_until: datetime | None = None, now: datetime | None = None
+    ) -> int:
         """See `horsies.abc.Consumer.give_back_unknown`."""
         ids = [lease.task_id for lease in known]
-        given = {"worker": self._worker_id, "ids": ids, "now": now}
-        rows = await self._intake.fetch("give back", self._sql["give_back_unknown"], given)
-        returned: int = rows[0][0]
-        return returned
+        given = {"worker": self._worker_id, "ids": ids, "heard_until": heard_until}
+        ((returned, *_),) = await self._intake.fetch("give back", self._sql["give_back_unknown"], {**given, "now": now})
+        if heard_until is None:
+            return int(returned)
+        lost = await self._intake.fetch("give back", self._sql["begun"], given)
+        if not lost:
+            return int(returned)
+        leases = [Lease(task_id, claim_number) for task_id, claim_number in lost]
+        ((reaped, *_),) = await self._intake.fetch("give back", self._sql["reap"], {**_fences(leases), "now": now})
+        return int(returned) + int(reaped)
 
     async def has_due(self, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Consumer.has_due`."""
@@ -178,7 +204,8 @@ class PostgresConsumer:
         rows.sort(key=self._order)
         places = [(queue, (priority, due_at)) for _, _, queue, priority, due_at, *_ in rows]
         self._floors.taken(places, obstructed=swept == _SWEEP)
-        return Claim(tuple(map(_claimed_task, rows)), expired + swept)
+        claimed_at = in_utc(max(row[12] for row in rows)) if rows else None
+        return Claim(tuple(map(_claimed_task, rows)), expired + swept, claimed_at)
 
     async def _claim(
         self, limit: int, startable: Collection[str], now: datetime | None, *, step_over: bool
@@ -199,8 +226,7 @@ class PostgresConsumer:
                 "cluster_cap": self._caps.cluster,
                 "step_over": step_over,
                 "startable": startable,
-                # A claim that a crash undid could be made again under its number, and started this time.
-                "relaxed": not self._starts_by_claims,
+                "relaxed": not startable,
                 "now": now,
             },
             locks=self._caps.locks,
@@ -256,9 +282,8 @@ _START = {
 
 
 def _claimed_task(row: Row) -> ClaimedTask:
-    task_id, status, queue, priority, _, claim_number, envelope, sha, name, attempt, retries, good_until, overdue, _ = (
-        row
-    )
+    (task_id, status, queue, priority, _, claim_number, envelope, sha, name, attempt, retries, good_until,
+     claimed_at, unknown_since, _) = row  # fmt: skip
     is_running = status == TaskStatus.RUNNING
     return ClaimedTask(
         lease=Lease(task_id, claim_number),
@@ -270,9 +295,14 @@ def _claimed_task(row: Row) -> ClaimedTask:
         attempt=attempt - is_running,
         retries=retries,
         good_until=in_utc(good_until),
-        overdue=overdue,
+        unknown_for=0.0 if unknown_since is None else (claimed_at - unknown_since).total_seconds(),
         is_running=is_running,
     )
+
+
+def gap_of(heartbeat_interval: float) -> float:
+    """Seconds between two heartbeats beyond which the worker was not steady."""
+    return 2.0 * heartbeat_interval
 
 
 def _verb(end: Finish) -> str:

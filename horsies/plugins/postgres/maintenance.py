@@ -12,8 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from horsies import RecoveryConfig
 from horsies.abc import BrokerError
 
+from .consumer import gap_of
 from .session import Row, Session
 
 logger = logging.getLogger("horsies.postgres")
@@ -22,10 +24,12 @@ logger = logging.getLogger("horsies.postgres")
 class PostgresMaintenance:
     """See `horsies.abc.Maintenance`."""
 
-    def __init__(self, session: Session, sql: Mapping[str, str], *, dead_after: float) -> None:
+    def __init__(self, session: Session, worker_id: str, sql: Mapping[str, str], recovery: RecoveryConfig) -> None:
         self._session = session
+        self._worker_id = worker_id
         self._sql = sql
-        self._dead_after = float(dead_after)
+        self._dead_after = float(recovery.dead_after)
+        self._gap = gap_of(float(recovery.heartbeat_interval))
         self._refused: set[str] = set()
 
     async def expire(self, limit: int, *, now: datetime | None = None) -> int:
@@ -43,7 +47,8 @@ class PostgresMaintenance:
             claim_numbers = [claim_number for _, claim_number in rows]
             return await self._act("reap", {"ids": _ids(rows), "claim_numbers": claim_numbers, "now": now})
 
-        return await self._batch("orphans", {"limit": limit, "dead_after": self._dead_after, "now": now}, act)
+        given = {"worker": self._worker_id, "dead_after": self._dead_after, "gap": self._gap}
+        return await self._batch("orphans", {**given, "limit": limit, "now": now}, act)
 
     async def prune(self, limit: int, *, finished_after: timedelta, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.prune`."""

@@ -6,6 +6,7 @@ explicit transaction that goes out as one pipeline, so that it too costs one rou
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -114,21 +115,28 @@ class Session:
         return not self._lock.locked()
 
     async def fetch(
-        self, action: str, query: str, parameters: Mapping[str, object], *, locks: Sequence[int] = ()
+        self,
+        action: str,
+        query: str,
+        parameters: Mapping[str, object],
+        *,
+        locks: Sequence[int] = (),
+        timeout: float | None = None,
     ) -> list[Row]:
         """Run `query` and return its rows.
 
         Args:
             locks: keys of advisory locks, signed 64-bit, held until the transaction ends. They are taken in ascending
                 order and by statements of their own, so that `query` sees everything that earlier holders committed.
+            timeout: seconds to wait for the answer, if less than the statement timeout.
 
         Raises:
-            BrokerError: it failed, or took longer than the statement timeout.
+            BrokerError: it failed, or took longer than `timeout` or the statement timeout.
         """
         async with self._lock:
             with translated(action):
                 self._used = statements = await self._take()
-                timeout = self._target.statement_timeout + _GRACE
+                timeout = min(self._target.statement_timeout + _GRACE, math.inf if timeout is None else timeout)
                 try:
                     if not (locks or self._target.pooled):
                         return await statements.fetch(query, parameters, timeout=timeout)

@@ -42,7 +42,7 @@ class SqliteBroker:
     def __init__(self, session: Session, subscriptions: Subscriptions, config: AppConfig, *, place: str) -> None:
         self._session = session
         self._subscriptions = subscriptions
-        self._dead_after = config.recovery.dead_after
+        self._recovery = config.recovery
         self._caps = {queue.name: queue.max_concurrency for queue in config.queues if queue.max_concurrency is not None}
         self._cluster_cap = config.cluster_wide_cap
         self._place = place
@@ -63,7 +63,7 @@ class SqliteBroker:
             self._session,
             worker_id,
             queues,
-            dead_after=self._dead_after,
+            recovery=self._recovery,
             caps=self._caps,
             cluster_cap=self._cluster_cap,
         )
@@ -71,7 +71,7 @@ class SqliteBroker:
     @asynccontextmanager
     async def maintenance(self, worker_id: str) -> AsyncIterator[Maintenance]:
         """See `horsies.abc.Broker.maintenance`."""
-        yield SqliteMaintenance(self._session, dead_after=self._dead_after)
+        yield SqliteMaintenance(self._session, worker_id, self._recovery)
 
     def listen(self, topic: Topic) -> AbstractAsyncContextManager[Listener]:
         """See `horsies.abc.Broker.listen`."""

@@ -11,13 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 
+from horsies import RecoveryConfig
 from horsies.abc import (
     Claim,
     ClaimedTask,
     Decide,
     Finish,
     GiveBack,
-    Heartbeat,
+    Held,
     Lease,
     Notice,
     Promotion,
@@ -29,8 +30,8 @@ from horsies.abc import (
 
 from .advancing import advance, deciding
 from .queries import named_queries
-from .rows import Past, end_task, expire_one, try_again
-from .session import Row, Session, Transaction, after, instant
+from .rows import Past, end_task, expire_one, gap_of, take_orphan, try_again
+from .session import Row, Session, Transaction, after, instant, microseconds
 
 _SWEEP = 5_000
 
@@ -44,7 +45,7 @@ class SqliteConsumer:
         worker_id: str,
         queues: Sequence[tuple[str, int]],
         *,
-        dead_after: float,
+        recovery: RecoveryConfig,
         caps: Mapping[str, int],
         cluster_cap: int | None,
     ) -> None:
@@ -52,7 +53,8 @@ class SqliteConsumer:
         self._worker_id = worker_id
         ranks = sorted(dict(queues).items(), key=lambda item: item[1])
         self._tiers = [[name for name, _ in tier] for _, tier in groupby(ranks, key=lambda item: item[1])]
-        self._dead_after = dead_after
+        self._dead_after = recovery.dead_after
+        self._gap = gap_of(recovery.heartbeat_interval)
         self._caps = caps
         self._cluster_cap = cluster_cap
         self._sql = named_queries()
@@ -65,23 +67,37 @@ class SqliteConsumer:
 
         await self._session.write("join", work, now=now)
 
-    async def beat(self, *, watching: bool, now: datetime | None = None) -> Heartbeat:
+    async def beat(self, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Consumer.beat`."""
 
-        def work(transaction: Transaction) -> Heartbeat:
-            given = {"worker": self._worker_id, "now": transaction.now}
-            if not transaction.fetch(self._sql["beat"], given):
-                return Heartbeat(alive=False, leads=False, to_cancel=())
-            until = after(transaction.now, self._dead_after / 2)
-            leads = bool(transaction.fetch(self._sql["lead"], {**given, "watching": watching, "until": until}))
-            rows = transaction.fetch(self._sql["to_cancel"], {"worker": self._worker_id})
-            return Heartbeat(
-                alive=True,
-                leads=leads,
-                to_cancel=tuple(Lease(task_id, claim_number) for task_id, claim_number in rows),
-            )
+        def work(transaction: Transaction) -> bool:
+            given = {"worker": self._worker_id, "gap": self._gap, "now": transaction.now}
+            return bool(transaction.fetch(self._sql["beat"], given))
 
         return await self._session.write("beat", work, now=now)
+
+    async def lead(self, *, now: datetime | None = None) -> bool:
+        """See `horsies.abc.Consumer.lead`."""
+
+        def work(transaction: Transaction) -> bool:
+            given = {
+                "worker": self._worker_id,
+                "now": transaction.now,
+                "until": after(transaction.now, self._dead_after / 2),
+                "long_ago": after(transaction.now, -self._dead_after),
+            }
+            return bool(transaction.fetch(self._sql["lead"], given))
+
+        return await self._session.write("lead", work, now=now)
+
+    async def held(self) -> list[Held]:
+        """See `horsies.abc.Consumer.held`."""
+
+        def work(transaction: Transaction) -> list[Held]:
+            rows = transaction.fetch(self._sql["holdings"], {"worker": self._worker_id})
+            return [Held(Lease(task_id, number), bool(is_cancelled)) for task_id, number, is_cancelled in rows]
+
+        return await self._session.read("look", work)
 
     async def leave(self) -> int:
         """See `horsies.abc.Consumer.leave`."""
@@ -146,9 +162,15 @@ class SqliteConsumer:
             "give back", lambda transaction: [self._give_back(transaction, task) for task in tasks], now=now
         )
 
-    async def give_back_unknown(self, known: Sequence[Lease], *, now: datetime | None = None) -> int:
+    async def give_back_unknown(
+        self, known: Sequence[Lease], *, heard_until: datetime | None = None, now: datetime | None = None
+    ) -> int:
         """See `horsies.abc.Consumer.give_back_unknown`."""
-        given = {"worker": self._worker_id, "ids": json.dumps([lease.task_id for lease in known])}
+        given = {
+            "worker": self._worker_id,
+            "ids": json.dumps([lease.task_id for lease in known]),
+            "heard_until": None if heard_until is None else microseconds(heard_until),
+        }
 
         def work(transaction: Transaction) -> int:
             returned = transaction.fetch(self._sql["give_back_unknown"], given | {"now": transaction.now})
@@ -157,7 +179,10 @@ class SqliteConsumer:
                     transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
                 else:
                     transaction.notify(Topic.FINISHED, task_id)
-            return len(returned)
+            begun = transaction.fetch(self._sql["begun"], given)
+            for row in begun:
+                take_orphan(self._sql, transaction, row)
+            return len(returned) + len(begun)
 
         return await self._session.write("give back", work, now=now)
 
@@ -192,7 +217,7 @@ class SqliteConsumer:
             expired += len(swept)
             heads = self._heads(transaction, limit - len(tasks), step_over=True)
             tasks += [self._take(transaction, task_id, startable) for *_, task_id, _ in heads]
-        return Claim(tuple(tasks), expired)
+        return Claim(tuple(tasks), expired, instant(now) if tasks else None)
 
     def _heads(self, transaction: Transaction, limit: int, *, step_over: bool) -> list[Row]:
         """The `limit` ready tasks that come first: priority, due time, id and deadline of each."""
@@ -228,9 +253,10 @@ class SqliteConsumer:
 
     def _take(self, transaction: Transaction, task_id: str, startable: frozenset[str]) -> ClaimedTask:
         (row,) = transaction.fetch(
-            self._sql["claim"], {"id": task_id, "worker": self._worker_id, "now": transaction.now}
+            self._sql["claim"],
+            {"id": task_id, "worker": self._worker_id, "step": self._session.random_step(), "now": transaction.now},
         )
-        claim_number, envelope, sha, name, queue, priority, attempt, retries, good_until, first_due_at = row
+        claim_number, envelope, sha, name, queue, priority, attempt, retries, good_until, unknown_since = row
         if name in startable:
             self._begin(transaction, task_id, None)
         return ClaimedTask(
@@ -243,7 +269,7 @@ class SqliteConsumer:
             attempt=attempt,
             retries=retries,
             good_until=None if good_until is None else instant(good_until),
-            overdue=(transaction.now - first_due_at) / 1e6,
+            unknown_for=0.0 if unknown_since is None else (transaction.now - unknown_since) / 1e6,
             is_running=name in startable,
         )
 
@@ -290,15 +316,24 @@ class SqliteConsumer:
 
     def _give_back(self, transaction: Transaction, task: GiveBack) -> bool:
         held = self._held(transaction, task.lease)
-        if held is None or held[0] != TaskStatus.CLAIMED:
+        if held is None or held[0] != (TaskStatus.RUNNING if task.is_running else TaskStatus.CLAIMED):
             return False
-        _, queue, *_ = held
+        _, queue, _, _, _, cancel_requested_at = held
+        task_id = task.lease.task_id
+        if task.is_running:
+            transaction.fetch(self._sql["unbegun"], {"id": task_id})
+        if task.is_running and cancel_requested_at is not None:
+            transaction.fetch(self._sql["cancel"], {"id": task_id, "now": transaction.now})
+            transaction.notify(Topic.FINISHED, task_id)
+            return True
+        if task.unknown:
+            transaction.fetch(self._sql["not_known"], {"id": task_id, "now": transaction.now})
         if task.delay > 0:
             due_at = after(transaction.now, task.delay)
-            transaction.fetch(self._sql["defer"], {"id": task.lease.task_id, "due_at": due_at})
+            transaction.fetch(self._sql["defer"], {"id": task_id, "due_at": due_at})
             transaction.notify(Topic.WORK, f"{Notice.DELAYED}{queue}")
         else:
-            transaction.fetch(self._sql["give_back"], {"id": task.lease.task_id})
+            transaction.fetch(self._sql["give_back"], {"id": task_id})
             transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
         return True
 

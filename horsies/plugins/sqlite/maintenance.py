@@ -12,15 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from horsies.abc import Notice, TaskStatus, Topic
+from horsies import RecoveryConfig
 
 from .queries import named_queries
-from .rows import Past, end_task, expire_one, try_again
+from .rows import expire_one, gap_of, take_orphan
 from .session import Row, Session, Transaction, after
 
 logger = logging.getLogger("horsies.sqlite")
-
-_CRASHED = "WORKER_CRASHED"
 
 
 class _Done(NamedTuple):
@@ -33,9 +31,11 @@ class _Done(NamedTuple):
 class SqliteMaintenance:
     """See `horsies.abc.Maintenance`."""
 
-    def __init__(self, session: Session, *, dead_after: float) -> None:
+    def __init__(self, session: Session, worker_id: str, recovery: RecoveryConfig) -> None:
         self._session = session
-        self._dead_after = dead_after
+        self._worker_id = worker_id
+        self._dead_after = recovery.dead_after
+        self._gap = gap_of(recovery.heartbeat_interval)
         self._sql = named_queries()
         self._refused: set[str] = set()
 
@@ -52,9 +52,13 @@ class SqliteMaintenance:
         """See `horsies.abc.Maintenance.reap`."""
 
         def work(transaction: Transaction) -> _Done:
-            transaction.fetch(self._sql["bury"], {"since": after(transaction.now, -self._dead_after)})
+            now, long_ago = transaction.now, after(transaction.now, -self._dead_after)
+            given = {"worker": self._worker_id, "now": now, "fresh": now - self._gap, "long_ago": long_ago}
+            if not transaction.fetch(self._sql["finder"], given):
+                return _Done(0, [])
+            transaction.fetch(self._sql["bury"], {"since": long_ago})
             orphans = self._choose(transaction, "orphans", {"limit": limit})
-            return self._each(transaction, orphans, lambda row: self._take(transaction, row))
+            return self._each(transaction, orphans, lambda row: take_orphan(self._sql, transaction, row))
 
         return self._count(await self._session.write("reap", work, now=now))
 
@@ -101,20 +105,3 @@ class SqliteMaintenance:
             self._refused.add(row_id)
             logger.error("%s %s is left as it is: %s", kind, row_id, why, extra={f"{kind}_id": row_id})
         return done.written
-
-    def _take(self, transaction: Transaction, orphan: Row) -> None:
-        task_id, status, queue, good_until, attempt, started_at, cancel_requested_at, worker_id, delay = orphan
-        # There is room now, should the queue have a cap.
-        transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
-        again_at = None if delay is None else after(transaction.now, delay)
-        if status == TaskStatus.CLAIMED and good_until is not None and good_until <= transaction.now:
-            expire_one(self._sql, transaction, task_id)
-        elif status == TaskStatus.CLAIMED:
-            transaction.fetch(self._sql["give_back"], {"id": task_id})
-        elif cancel_requested_at is not None:
-            end_task(self._sql, transaction, task_id, TaskStatus.CANCELLED, _CRASHED, None)
-        elif again_at is not None and (good_until is None or good_until > again_at):
-            past = Past(attempt, worker_id, started_at, _CRASHED, None)
-            try_again(self._sql, transaction, task_id, queue, again_at, past, retries=1)
-        else:
-            end_task(self._sql, transaction, task_id, TaskStatus.FAILED, _CRASHED, None)

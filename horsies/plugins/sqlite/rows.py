@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from horsies.abc import Notice, TaskStatus, Topic
 
-from .session import Transaction
+from .session import Row, Transaction, after
+
+_CRASHED = "WORKER_CRASHED"
 
 
 class Past(NamedTuple):
@@ -57,3 +59,27 @@ def expire_one(sql: Mapping[str, str], transaction: Transaction, task_id: str) -
     """Expire one task whose deadline was seen to have passed."""
     transaction.fetch(sql["expire_one"], {"id": task_id, "now": transaction.now})
     transaction.notify(Topic.FINISHED, task_id)
+
+
+def take_orphan(sql: Mapping[str, str], transaction: Transaction, orphan: Row) -> None:
+    """Give a held task, by its row in `orphans`, the verdict that its start stored for a crash."""
+    task_id, status, queue, good_until, attempt, started_at, cancel_requested_at, worker_id, delay = orphan
+    # There is room now, should the queue have a cap.
+    transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
+    again_at = None if delay is None else after(transaction.now, delay)
+    if status == TaskStatus.CLAIMED and good_until is not None and good_until <= transaction.now:
+        expire_one(sql, transaction, task_id)
+    elif status == TaskStatus.CLAIMED:
+        transaction.fetch(sql["give_back"], {"id": task_id})
+    elif cancel_requested_at is not None:
+        end_task(sql, transaction, task_id, TaskStatus.CANCELLED, _CRASHED, None)
+    elif again_at is not None and (good_until is None or good_until > again_at):
+        past = Past(attempt, worker_id, started_at, _CRASHED, None)
+        try_again(sql, transaction, task_id, queue, again_at, past, retries=1)
+    else:
+        end_task(sql, transaction, task_id, TaskStatus.FAILED, _CRASHED, None)
+
+
+def gap_of(heartbeat_interval: float) -> int:
+    """Microseconds between two heartbeats beyond which the worker was not steady."""
+    return round(2e6 * heartbeat_interval)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from random import getrandbits
 from typing import Any, TypeAlias, TypeVar
 
 import anyio
@@ -124,6 +125,10 @@ class Session:
     def is_shared(self) -> bool:
         """Whether others can write to the database."""
         return self._thread is not None
+
+    def random_step(self) -> int:
+        """How much a claim number grows: at random in a file, of which an older copy may come back."""
+        return 1 if self._thread is None else 1 + getrandbits(31)
 
     async def write(self, action: str, work: Callable[[Transaction], T], *, now: datetime | None = None) -> T:
         """Run `work` in a transaction that holds the write lock from its beginning.

@@ -85,7 +85,7 @@ class Capping:
         await capped.started(await capped.worker(), new_task(1))
         with anyio.fail_after(10):
             async with capped.broker.listen(Topic.WORK) as work:
-                await capped.maintenance.reap(10, now=at(60))
+                await capped.reap(10, now=at(60))
                 assert await heard(work, {"ready:fast"})
 
     async def test_a_paused_queue_is_not_claimed_from(self, stage: Stage) -> None:

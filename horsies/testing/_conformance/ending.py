@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from horsies.abc import (
     CancelOutcome,
     GiveBack,
+    Held,
     Lease,
     Start,
     StartOutcome,
@@ -19,7 +20,7 @@ from horsies.abc import (
     Topic,
 )
 
-from .stage import STEPS, T0, C, P, R, Stage, at, done, heard, ids, new_task
+from .stage import STEPS, T0, C, P, R, Stage, at, done, heard, ids, new_task, requested
 
 
 class Ending:
@@ -110,11 +111,10 @@ class Ending:
         await other.promote(1, now=at(3))
         (again,) = (await other.claim(1, now=at(3))).tasks
         assert again.attempt == 0
-        assert again.overdue == pytest.approx(3)
+        assert again.unknown_for == 0
         await other.give_back([GiveBack(again.lease, 2.0)], now=at(3))
         await other.promote(1, now=at(5))
         (third,) = (await other.claim(1, now=at(5))).tasks
-        assert third.overdue == pytest.approx(5)
         assert (await stage.row(1)).due_at == T0
         await other.start([Start(third.lease)], now=at(5))
         assert (await stage.row(1)).due_at == T0
@@ -156,12 +156,98 @@ class Ending:
     async def test_what_a_lost_claim_has_started_never_began(self, stage: Stage) -> None:
         worker = await stage.worker()
         await stage.send(new_task(1), new_task(2))
-        await stage.begun(worker, 2, now=T0)
-        assert await worker.give_back_unknown([]) == 2
+        leases = await stage.begun(worker, 2, now=T0)
+        assert await worker.give_back_unknown([], heard_until=at(-0.001)) == 2
         rows = [await stage.row(n) for n in (1, 2)]
         assert [(row.status, row.attempt, row.started_at, row.attempts) for row in rows] == [(P, 0, None, ())] * 2
         again = await worker.claim(2, startable={"a_task"}, now=at(1))
-        assert [(task.lease.claim_number, task.attempt) for task in again.tasks] == [(2, 0)] * 2
+        assert [task.attempt for task in again.tasks] == [0, 0]
+        assert {task.lease for task in again.tasks}.isdisjoint(leases)
+
+    async def test_a_task_whose_end_was_lost_with_the_history_gets_its_crash_verdict(self, stage: Stage) -> None:
+        """The worker had the answer to the claim, so the task began, whatever became of its end."""
+        worker = await stage.worker()
+        lost = await stage.started(worker, new_task(1))
+        again = await stage.started(worker, new_task(2), retry_after_crash=3.0)
+        known = await stage.started(worker, new_task(3))
+        await stage.claimed(worker, new_task(4))
+        assert await worker.give_back_unknown([known], heard_until=T0, now=at(1)) == 3
+        rows = [await stage.row(n) for n in range(1, 5)]
+        assert [(row.status, row.error_code, row.attempt, row.retries) for row in rows] == [
+            (TaskStatus.FAILED, "WORKER_CRASHED", 1, 0),
+            (P, None, 1, 1),
+            (R, None, 1, 0),
+            (P, None, 0, 0),
+        ]
+        assert rows[1].due_at == at(4)
+        assert await worker.finish([done(lost), done(again), done(known)], now=at(2)) == [False, False, True]
+
+    async def test_giving_back_what_a_claim_has_started_counts_no_attempt(self, stage: Stage) -> None:
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
+        await stage.send(*(new_task(n) for n in range(1, 5)))
+        leases = await stage.begun(worker, 4, now=T0)
+        await stage.broker.control.cancel([leases[1].task_id], now=T0)
+        gifts = [GiveBack(lease, delay, is_running=True) for lease, delay in zip(leases, (0.0, 0.0, 2.0), strict=False)]
+        assert await other.give_back(gifts, now=at(1)) == [False] * 3
+        assert await worker.give_back([GiveBack(leases[0])], now=at(1)) == [False]
+        async with stage.broker.listen(Topic.FINISHED) as finished, stage.broker.listen(Topic.WORK) as work:
+            assert await worker.give_back(gifts, now=at(1)) == [True] * 3
+            with anyio.fail_after(10):
+                assert await heard(finished, {leases[1].task_id})
+                assert await heard(work, {"ready:fast", "delayed:fast"})
+        rows = [await stage.row(n) for n in range(1, 5)]
+        assert [(row.status, row.attempt, row.started_at, row.finished_at) for row in rows] == [
+            (P, 0, None, None),
+            (TaskStatus.CANCELLED, 0, None, at(1)),
+            (P, 0, None, None),
+            (R, 1, T0, None),
+        ]
+
+    async def test_a_worker_sees_what_it_holds(self, stage: Stage) -> None:
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
+        running = await stage.started(worker, new_task(1))
+        claimed = await stage.claimed(worker, new_task(2))
+        cancelled = await stage.started(worker, new_task(3))
+        await stage.claimed(other, new_task(4))
+        ended = await stage.started(worker, new_task(5))
+        await worker.finish([done(ended)], now=at(1))
+        await stage.broker.control.cancel([cancelled.task_id], now=at(1))
+        assert sorted(await worker.held(), key=lambda held: held.lease.task_id) == [
+            Held(running),
+            Held(claimed),
+            Held(cancelled, is_cancelled=True),
+        ]
+
+    async def test_the_time_of_being_unknown_counts_from_the_first_worker_that_says_so(self, stage: Stage) -> None:
+        """Not from the due time, and not beyond a start."""
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
+        await stage.send(new_task(1))
+        (claimed,) = (await worker.claim(1, now=at(10))).tasks
+        await worker.beat(now=at(10))
+        assert claimed.unknown_for == 0
+        await worker.give_back([GiveBack(claimed.lease, 2.0, unknown=True)], now=at(11))
+        await other.beat(now=at(13))
+        await other.promote(1, now=at(13))
+        (again,) = (await other.claim(1, now=at(13))).tasks
+        assert again.unknown_for == pytest.approx(2)
+        await other.give_back([GiveBack(again.lease, 1.0, unknown=True)], now=at(13))
+        await other.promote(1, now=at(14))
+        (third,) = (await other.claim(1, now=at(14))).tasks
+        assert third.unknown_for == pytest.approx(3)
+        assert await other.start([Start(third.lease)], now=at(14)) == [StartOutcome.STARTED]
+        await other.finish([done(third.lease, TaskStatus.PENDING)], now=at(15))
+        (fourth,) = (await other.claim(1, now=at(15))).tasks
+        assert fourth.unknown_for == 0
+
+    async def test_claim_numbers_never_come_back(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(*(new_task(n) for n in range(1, 4)))
+        numbers: list[int] = []
+        for _ in range(5):
+            claim = await worker.claim(3, now=T0)
+            assert {task.lease.claim_number > (numbers or [0])[-1] for task in claim.tasks[:1]} == {True}
+            numbers.append(claim.tasks[0].lease.claim_number)
+            await worker.give_back([GiveBack(task.lease) for task in claim.tasks], now=T0)
 
     async def test_what_a_lost_claim_has_started_and_somebody_cancelled_is_cancelled(self, stage: Stage) -> None:
         worker = await stage.worker()
@@ -177,7 +263,7 @@ class Ending:
             (TaskStatus.CANCELLED, 0, at(1)),
             (P, 0, None),
         ]
-        assert (await worker.beat(watching=True, now=at(1))).to_cancel == ()
+        assert await requested(worker) == []
 
     async def test_what_never_began_has_burnt_no_attempt(self, stage: Stage) -> None:
         worker = await stage.worker()
@@ -205,12 +291,12 @@ class Ending:
         held = await stage.claimed(dead, new_task(5))
         await stage.claimed(dead, new_task(6, good_until=at(20)))
         await stage.broker.control.cancel([cancelled.task_id], now=at(1))
-        assert (await living.beat(watching=True, now=at(19.999))).alive
-        assert await stage.maintenance.reap(10, now=at(19.999)) == 0
-        assert (await living.beat(watching=True, now=at(20))).alive
-        assert await stage.maintenance.reap(4, now=at(20)) == 4
-        assert await stage.maintenance.reap(10, now=at(20)) == 2
-        assert await stage.maintenance.reap(10, now=at(20)) == 0
+        assert await living.beat(now=at(19.999))
+        assert await stage.reap(10, now=at(19.999)) == 0
+        assert await living.beat(now=at(20))
+        assert await stage.reap(4, now=at(20)) == 4
+        assert await stage.reap(10, now=at(20)) == 2
+        assert await stage.reap(10, now=at(20)) == 0
         rows = [await stage.row(n) for n in range(1, 7)]
         assert [(row.status, row.error_code, row.attempt, row.retries) for row in rows] == [
             (TaskStatus.FAILED, "WORKER_CRASHED", 1, 0),
@@ -228,7 +314,7 @@ class Ending:
         # The living one is still alive, and goes on with what came back.
         assert ids((await living.claim(5, now=at(21))).tasks) == [5]
         # The other was frozen; now it thaws, hears that it is dead, and nothing is its own any more.
-        assert not (await dead.beat(watching=True, now=at(21))).alive
+        assert not await dead.beat(now=at(21))
         assert (await dead.claim(5, now=at(21))).tasks == ()
         assert await dead.finish([done(lease) for lease in (first, again, late, cancelled)], now=at(21)) == [False] * 4
         assert await dead.start([Start(held)], now=at(21)) == [StartOutcome.LOST]
@@ -237,15 +323,15 @@ class Ending:
         """A heartbeat can be of any age: dead is only who was found dead."""
         worker = await stage.worker()
         lease = await stage.started(worker, new_task(1))
-        assert (await worker.beat(watching=True, now=at(1_000))).alive
-        assert await stage.maintenance.reap(10, now=at(1_000)) == 0
+        assert await worker.beat(now=at(1_000))
+        assert await stage.reap(10, now=at(1_000)) == 0
         assert await worker.finish([done(lease)], now=at(1_001)) == [True]
 
     async def test_who_is_not_registered_holds_nothing(self, stage: Stage) -> None:
         gone = await stage.worker()
         await stage.started(gone, new_task(1))
         await gone.leave()
-        assert await stage.maintenance.reap(10, now=at(1)) == 1
+        assert await stage.reap(10, now=at(1)) == 1
         assert await stage.status(1) is TaskStatus.FAILED
 
     async def test_what_has_not_started_is_cancelled_at_once(self, stage: Stage) -> None:
@@ -277,17 +363,17 @@ class Ending:
     ) -> None:
         worker, other = await stage.worker("w1"), await stage.worker("w2")
         lease = await stage.started(worker, new_task(1))
-        assert (await worker.beat(watching=True, now=at(1))).to_cancel == ()
+        assert await requested(worker) == []
         for _ in range(2):
             assert await stage.broker.control.cancel([lease.task_id], now=at(1)) == [CancelOutcome.REQUESTED]
         row = await stage.row(1)
         assert (row.status, row.cancel_requested) == (TaskStatus.RUNNING, True)
-        assert (await worker.beat(watching=True, now=at(2))).to_cancel == (lease,)
-        assert (await other.beat(watching=True, now=at(2))).to_cancel == ()
+        assert await requested(worker) == [lease]
+        assert await requested(other) == []
         assert await worker.finish([done(lease, status, interrupted=status is P)], now=at(3)) == [True]
         row = await stage.row(1)
         assert (row.status, row.attempts) == (ends, ())
-        assert (await worker.beat(watching=True, now=at(3))).to_cancel == ()
+        assert await requested(worker) == []
         assert await stage.broker.control.cancel([lease.task_id]) == [CancelOutcome.ALREADY_FINISHED]
 
     @pytest.mark.parametrize("seed", range(3))

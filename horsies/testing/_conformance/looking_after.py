@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from horsies.abc import Start, StartOutcome, TaskStatus
 
 from .stage import Stage, at, done, new_task
@@ -16,46 +18,104 @@ class LookingAfter:
 
     async def test_one_leads_and_another_when_it_is_silent(self, stage: Stage) -> None:
         one, other = await stage.worker("w1"), await stage.worker("w2")
-        assert [(await worker.beat(watching=True, now=at(1))).leads for worker in (one, other)] == [True, False]
-        assert [(await worker.beat(watching=True, now=at(6))).leads for worker in (other, one)] == [False, True]
+        assert [await worker.lead(now=at(1)) for worker in (one, other)] == [True, False]
+        assert [await worker.lead(now=at(6)) for worker in (other, one)] == [False, True]
         # Renewed at 6 for half of dead_after: free again at 16.
-        assert not (await other.beat(watching=True, now=at(15.999))).leads
-        assert (await other.beat(watching=True, now=at(16))).leads
-        assert not (await one.beat(watching=True, now=at(16))).leads
+        assert not await other.lead(now=at(15.999))
+        assert await other.lead(now=at(16))
+        assert not await one.lead(now=at(16))
 
-    async def test_who_is_watching_takes_over_from_who_is_not(self, stage: Stage) -> None:
-        """A newcomer may lead, but finds nobody dead for a while: whoever can goes first."""
-        new, old = await stage.worker("w1"), await stage.worker("w2")
-        assert (await new.beat(watching=False, now=at(1))).leads
-        assert not (await old.beat(watching=False, now=at(1))).leads
-        assert (await old.beat(watching=True, now=at(1))).leads
-        assert not (await new.beat(watching=False, now=at(2))).leads
-        assert not (await new.beat(watching=True, now=at(2))).leads
+    async def test_a_steady_worker_takes_the_lease_from_a_newcomer(self, stage: Stage) -> None:
+        """A newcomer may lead, but may find no worker dead for a while: a worker that may goes first."""
+        old, new = await stage.worker("w1"), await stage.worker("w2")
+        assert await old.beat(now=at(10))
+        await new.join(now=at(19))
+        assert await new.lead(now=at(19.5))
+        assert not await old.lead(now=at(19.999))
+        assert await old.lead(now=at(20))
+        assert not await new.lead(now=at(20))
+
+    async def test_a_worker_whose_heartbeat_came_late_is_steady_from_then_on(self, stage: Stage) -> None:
+        one, other = await stage.worker("w1"), await stage.worker("w2")
+        assert [await one.beat(now=at(10)), await other.beat(now=at(10.001))] == [True, True]
+        assert await other.lead(now=at(19))
+        assert await one.lead(now=at(20))  # steady for 20 s, which the other is not
+        assert await one.beat(now=at(25))
+        assert await one.lead(now=at(26))
+        assert await other.beat(now=at(20))
+        assert await other.beat(now=at(30))
+        assert not await other.lead(now=at(30))
+        assert await other.lead(now=at(30.001))  # and now one is not
+
+    @pytest.mark.parametrize(
+        ("joined", "beats", "led_at", "found"),
+        [
+            (0, (10, 20, 30), 30, 1),
+            (0, (10, 20), 30, 1),
+            (0, (10, 20), 20.001, 1),
+            (0, (10, 20), 20, 0),
+            (0, (10, 19.999), 30, 0),
+            (0, (10, 20.001, 30), 30, 0),
+            (10, (20, 30), 30, 1),
+            (10.001, (20, 30), 30, 0),
+            (0, (10, 20, 30), None, 0),
+        ],
+        ids=[
+            "a steady leader",
+            "its heartbeat is just fresh",
+            "its lease is just valid",
+            "its lease has expired",
+            "its heartbeat is not fresh",
+            "one of its heartbeats came late",
+            "it is just steady for long enough",
+            "it is not steady for long enough",
+            "it does not lead",
+        ],
+    )
+    async def test_only_a_steady_leader_finds_a_worker_dead(
+        self, stage: Stage, joined: float, beats: tuple[float, ...], led_at: float | None, found: int
+    ) -> None:
+        dead, leader = await stage.worker("w1"), await stage.worker("w0")
+        await stage.started(dead, new_task(1))
+        await leader.join(now=at(joined))
+        for seconds in beats:
+            assert await leader.beat(now=at(seconds))
+        if led_at is not None:
+            assert await leader.lead(now=at(led_at))
+        assert await stage.maintenance.reap(10, now=at(30)) == found
+        assert await dead.beat(now=at(30)) is (found == 0)
+        assert await stage.status(1) is (TaskStatus.FAILED if found else TaskStatus.RUNNING)
+
+    async def test_a_worker_that_is_not_registered_neither_leads_nor_finds_others_dead(self, stage: Stage) -> None:
+        gone, leader = await stage.worker("w1"), await stage.worker("w0")
+        await stage.started(gone, new_task(1))
+        await gone.leave()
+        await leader.leave()
+        assert not await leader.lead(now=at(30))
+        assert await stage.maintenance.reap(10, now=at(30)) == 0
 
     async def test_joining_again_is_a_heartbeat(self, stage: Stage) -> None:
         """The answer to the first may have been lost."""
         worker = await stage.worker()
         lease = await stage.claimed(worker, new_task(1))
         await worker.join(now=at(15))
-        assert await stage.maintenance.reap(10, now=at(34)) == 0
-        assert (await worker.beat(watching=True, now=at(34))).alive
+        assert await stage.reap(10, now=at(34)) == 0
+        assert await worker.beat(now=at(34))
         assert await worker.start([Start(lease)], now=at(34)) == [StartOutcome.STARTED]
 
     async def test_who_leaves_leads_no_more(self, stage: Stage) -> None:
         one, other = await stage.worker("w1"), await stage.worker("w2")
-        assert (await one.beat(watching=True, now=at(1))).leads
+        assert await one.lead(now=at(1))
         await other.leave()
         await other.join(now=at(1))
-        assert not (await other.beat(watching=True, now=at(1))).leads
+        assert not await other.lead(now=at(1))
         await one.leave()
-        assert (await other.beat(watching=True, now=at(1))).leads
+        assert await other.lead(now=at(1))
 
     async def test_the_dead_do_not_lead(self, stage: Stage) -> None:
         one = await stage.worker()
-        await stage.maintenance.reap(1, now=at(20))
-        answer = await one.beat(watching=True, now=at(20))
-        assert (answer.alive, answer.leads) == (False, False)
-        assert (await (await stage.worker("w2")).beat(watching=True, now=at(20))).leads
+        await stage.reap(1, now=at(20))
+        assert (await one.beat(now=at(20)), await one.lead(now=at(20))) == (False, False)
 
     async def test_what_ended_long_ago_is_removed_the_oldest_first(self, stage: Stage) -> None:
         worker = await stage.worker()

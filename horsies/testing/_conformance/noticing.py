@@ -78,6 +78,6 @@ class Noticing:
         await stage.started(dead, new_task(3, queue="slow"), retry_after_crash=5.0)
         with anyio.fail_after(10):
             async with stage.broker.listen(Topic.WORK) as work, stage.broker.listen(Topic.FINISHED) as finished:
-                await stage.maintenance.reap(10, now=at(60))
+                await stage.reap(10, now=at(60))
                 assert await heard(work, {"ready:fast", "delayed:slow"})
                 assert await heard(finished, {str(UUID(int=1))})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
+from horsies import RecoveryConfig
 from horsies.abc import (
     Broker,
     ClaimedTask,
@@ -109,6 +111,11 @@ class Stage:
         await consumer.start([Start(task.lease) for task in tasks if not task.is_running], now=now)
         return [task.lease for task in tasks]
 
+    async def reap(self, limit: int, *, now: datetime) -> int:
+        """`Maintenance.reap` by a worker that has become a steady leader by `now`."""
+        await lead_steadily(await self.worker("w0"), RecoveryConfig(), now=now)
+        return await self.maintenance.reap(limit, now=now)
+
     async def row(self, n: int) -> TaskRow:
         row = await self.broker.reader.read(str(UUID(int=n)))
         assert row is not None
@@ -116,6 +123,34 @@ class Stage:
 
     async def status(self, n: int) -> TaskStatus:
         return (await self.row(n)).status
+
+
+async def lead_steadily(consumer: Consumer, recovery: RecoveryConfig, *, now: datetime) -> None:
+    """Have a worker become a steady leader by `now`, by when the lease must be free."""
+    steps = math.ceil(recovery.dead_after / (2 * recovery.heartbeat_interval))
+    await consumer.join(now=now - timedelta(seconds=recovery.dead_after))
+    for step in reversed(range(steps)):
+        assert await consumer.beat(now=now - timedelta(seconds=recovery.dead_after / steps * step))
+    assert await consumer.lead(now=now)
+
+
+async def bury(broker: Broker, recovery: RecoveryConfig, *, now: datetime | None = None) -> int:
+    """How many tasks a leader takes that finds each worker dead whose heartbeat is too old at `now`.
+
+    Args:
+        now: by default so late that the heartbeats of this moment are.
+    """
+    now = now or datetime.now(UTC) + timedelta(seconds=recovery.dead_after + 1)
+    async with broker.consumer("undertaker", []) as consumer, broker.maintenance("undertaker") as maintenance:
+        await lead_steadily(consumer, recovery, now=now)
+        taken = await maintenance.reap(100, now=now)
+        await consumer.leave()
+        return taken
+
+
+async def requested(consumer: Consumer) -> list[Lease]:
+    """What the worker is asked to cancel."""
+    return [held.lease for held in await consumer.held() if held.is_cancelled]
 
 
 def ids(tasks: Sequence[ClaimedTask]) -> list[int]:

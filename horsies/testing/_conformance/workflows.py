@@ -236,7 +236,7 @@ class Flowing:
     async def test_what_a_claim_sweeps_aside_leaves_a_mark(self, stage: Stage, workflows: Workflows) -> None:
         await workflows.start(begins(FIRST, node(1, good_until=at(5))), now=at(0))
         worker = await stage.worker()
-        await worker.beat(watching=True, now=at(6))
+        await worker.beat(now=at(6))
         assert (await worker.claim(1, now=at(6))).expired == 1
         assert await workflows.unadvanced(5) == [FIRST]
 
@@ -248,7 +248,7 @@ class Flowing:
         worker = await stage.worker()
         (claimed,) = (await worker.claim(1, now=at(0))).tasks
         await worker.start([Start(claimed.lease, 5.0 if retries else None)], now=at(0))
-        assert await stage.maintenance.reap(5, now=at(60)) == 1
+        assert await stage.reap(5, now=at(60)) == 1
         assert await workflows.unadvanced(5) == ([] if retries else [FIRST])
         deciding = Deciding(goes_on())
         await workflows.advance([FIRST], deciding, now=at(60))

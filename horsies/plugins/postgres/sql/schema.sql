@@ -2,7 +2,7 @@
 --
 --   tasks        one row for each task, from its send to the end of its retention; the last attempt lives in it
 --   attempts     one row for each attempt that ended and was followed by another
---   workers      one row for each living worker: when it was last seen
+--   workers      one row for each living worker: when it was last seen, and since when without a gap
 --   leases       one row, 'leader': the worker that looks after what nobody holds, whether it may find others dead, until when
 --   queues       one row for each queue that was ever paused: since when it is, or NULL
 --   schedules    one row for each schedule: its timing, where it stands, what it sent last, and what is wrong with it
@@ -57,6 +57,7 @@ CREATE TABLE {schema}.tasks (
     retry_after_crash float8,
     workflow_id uuid,
     advances boolean,
+    unknown_since timestamptz,
     CONSTRAINT tasks_status_agrees_with_phase CHECK (
         CASE phase
             WHEN 0 THEN status = 'PENDING'
@@ -78,12 +79,14 @@ CREATE TABLE {schema}.tasks (
 
 -- due_at: when it may be claimed; giving back with a delay moves it and keeps the first due time in deferred_from.
 -- attempt: how often user code has started. retries: how many of these were retries that count.
--- claim_number: grows with each claim and never resets; every write by a worker names it.
+-- claim_number: grows with each claim by a random step and never resets; every write by a worker names it.
 -- unique_key: of the tasks of one name that have not ended, at most one has it.
 -- cancel_requested_at: somebody cancelled the task while it was running; it is not tried again.
 -- retry_after_crash: the verdict stored at the start: seconds to the retry if the worker dies; NULL: the task FAILED.
 -- advances: true from the insert of a workflow's task on, NULL for all others. On a task that has ended it is the mark of
 -- an end that has not been followed up, and the advance that does so makes it NULL.
+-- unknown_since: a worker gave the task back because it did not know the task or something the task needs; the start clears
+-- it.
 
 CREATE INDEX tasks_delayed ON {schema}.tasks (due_at) WHERE phase = 0;
 CREATE INDEX tasks_ready ON {schema}.tasks (queue, priority, due_at, id) WHERE phase = 1;
@@ -108,7 +111,8 @@ CREATE TABLE {schema}.attempts (
 
 CREATE TABLE {schema}.workers (
     worker_id text PRIMARY KEY,
-    seen_at timestamptz NOT NULL
+    seen_at timestamptz NOT NULL,
+    steady_since timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 
 CREATE TABLE {schema}.leases (

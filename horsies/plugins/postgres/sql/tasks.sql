@@ -94,6 +94,9 @@ FROM clock CROSS JOIN (
 -- queue is `alone`, and no cap is over all, nothing need be counted.
 -- What is `startable` goes on to RUNNING at once, with no verdict for a crash; but not what was deferred, whose first due
 -- time a start restores.
+-- The claim number grows by a random step. A part of the history can be taken back (a failover to an asynchronous standby,
+-- a restored backup); then the same claim number is never given twice, and a write that belongs to the lost part fits no
+-- row.
 -- Of a worker whose claims start nothing they are `relaxed`, they do not wait for the disk: the commit of the start, which
 -- user code waits for, brings them there as well, and one that a crash of the server undoes was never started, so that its
 -- fence stops whoever still believes in it.
@@ -178,7 +181,7 @@ taken AS (
             WHEN good_until <= now THEN 0
             ELSE (task_name = ANY (%(startable)s::text[]) AND deferred_from IS NULL)::int
         END,
-        claim_number = claim_number + 1,
+        claim_number = claim_number + 1 + floor(random() * 2147483647)::bigint,
         retry_after_crash = NULL
     FROM alive
     WHERE ctid = ANY (ARRAY(
@@ -194,8 +197,8 @@ taken AS (
         ) AS next
     ))
     RETURNING
-        id, status, queue, priority, due_at, claim_number, envelope, sha, task_name, attempt, retries, good_until,
-        now - coalesce(deferred_from, due_at) AS overdue
+        id, status, queue, priority, due_at, claim_number, envelope, sha, task_name, attempt, retries, good_until, now,
+        unknown_since
 ),
 told AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_finished', ids)) AS finished
@@ -207,7 +210,7 @@ told AS MATERIALIZED (
 )
 SELECT
     id::text, status, queue, priority, due_at, claim_number, CASE WHEN status <> 'EXPIRED' THEN envelope END, sha,
-    task_name, attempt, retries, good_until, extract(epoch FROM overdue)::float8, finished
+    task_name, attempt, retries, good_until, now, unknown_since, finished
 FROM taken CROSS JOIN told
 
 -- name: start
@@ -225,6 +228,7 @@ started AS (
         attempt = CASE WHEN task.good_until <= clock.now THEN task.attempt ELSE task.attempt + 1 END,
         due_at = coalesce(task.deferred_from, task.due_at),
         deferred_from = NULL,
+        unknown_since = NULL,
         retry_after_crash = given.retry_after_crash
     FROM clock CROSS JOIN (
         SELECT
@@ -329,40 +333,62 @@ SELECT
 FROM told CROSS JOIN called CROSS JOIN (SELECT count(*) AS rows FROM ended) AS written
 
 -- name: give_back
--- CLAIMED -> PENDING. Without a delay the task keeps its place in the order.
+-- CLAIMED, or RUNNING without user code -> PENDING; a task that was RUNNING and is asked to be cancelled -> CANCELLED.
+-- Without a delay the task keeps its place in the order. The first worker that does not know the task sets `unknown_since`,
+-- and the start clears it.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 returned AS (
     UPDATE {schema}.tasks AS task SET
-        phase = CASE WHEN given.delay > 0 THEN 0 ELSE 1 END,
-        status = 'PENDING',
+        phase = CASE
+            WHEN given.is_running AND task.cancel_requested_at IS NOT NULL THEN 3 WHEN given.delay > 0 THEN 0 ELSE 1
+        END,
+        status = CASE WHEN given.is_running AND task.cancel_requested_at IS NOT NULL THEN 'CANCELLED' ELSE 'PENDING' END,
+        finished_at = CASE WHEN given.is_running AND task.cancel_requested_at IS NOT NULL THEN clock.now END,
         due_at = CASE
             WHEN given.delay > 0 THEN clock.now + make_interval(secs => given.delay) ELSE task.due_at
         END,
         deferred_from = CASE
             WHEN given.delay > 0 THEN coalesce(task.deferred_from, task.due_at) ELSE task.deferred_from
         END,
+        unknown_since = CASE
+            WHEN given.is_unknown THEN coalesce(task.unknown_since, clock.now) ELSE task.unknown_since
+        END,
         worker_id = NULL,
-        claimed_at = NULL
+        claimed_at = NULL,
+        started_at = NULL,
+        attempt = CASE WHEN given.is_running THEN task.attempt - 1 ELSE task.attempt END
     FROM clock CROSS JOIN (
         SELECT
             unnest(%(ids)s::uuid[]) AS id, unnest(%(claim_numbers)s::bigint[]) AS claim_number,
-            unnest(%(delays)s::float8[]) AS delay
+            unnest(%(delays)s::float8[]) AS delay, unnest(%(unknown)s::boolean[]) AS is_unknown,
+            unnest(%(running)s::boolean[]) AS is_running
     ) AS given
-    WHERE task.id = given.id AND task.claim_number = given.claim_number
-        AND task.worker_id = %(worker)s AND task.status = 'CLAIMED'
+    WHERE task.id = given.id AND task.claim_number = given.claim_number AND task.worker_id = %(worker)s
+        AND task.status = CASE WHEN given.is_running THEN 'RUNNING' ELSE 'CLAIMED' END
     RETURNING task.id, task.claim_number, task.queue, task.phase
 ),
 told AS MATERIALIZED (
+    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
+    FROM (
+        SELECT string_agg(id::text, ',') AS ids
+        FROM (SELECT id, row_number() OVER () - 1 AS n FROM returned WHERE phase = 3) AS numbered
+        GROUP BY n / 150
+    ) AS notices
+),
+called AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_work', notice)) AS queues
     FROM (
-        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice FROM returned
+        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice
+        FROM returned WHERE phase < 3
     ) AS notices
 )
-SELECT returned.id::text, returned.claim_number, told.queues FROM returned CROSS JOIN told
+SELECT returned.id::text, returned.claim_number, told.finished, called.queues
+FROM returned CROSS JOIN told CROSS JOIN called
 
 -- name: give_back_unknown
--- What the worker holds without knowing, since the answer to a claim was lost -> PENDING. What that claim has started never
--- began; where somebody has asked to cancel it meanwhile -> CANCELLED.
+-- Tasks that the worker holds and does not know, because the answer to a claim was lost -> PENDING. A task that such a claim
+-- started never began; with a request to cancel it -> CANCELLED. A task that an earlier claim started did begin: `begun`
+-- finds it.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 returned AS (
     UPDATE {schema}.tasks AS task SET
@@ -377,6 +403,7 @@ returned AS (
     WHERE task.ctid = ANY (ARRAY(
         SELECT ctid FROM {schema}.tasks
         WHERE phase = 2 AND worker_id = %(worker)s AND id <> ALL (%(ids)s::uuid[])
+            AND (status = 'CLAIMED' OR claimed_at > coalesce(%(heard_until)s::timestamptz, '-infinity'))
         FOR NO KEY UPDATE SKIP LOCKED
     ))
     RETURNING task.id, task.queue, task.phase
@@ -394,6 +421,18 @@ called AS MATERIALIZED (
     FROM (SELECT DISTINCT queue FROM returned WHERE phase = 1) AS names
 )
 SELECT (SELECT count(*) FROM returned), told.finished, called.queues FROM told CROSS JOIN called
+
+-- name: begun
+-- Tasks that the worker holds and does not know although it had the answer to their claim: their ends were lost with a part
+-- of the history. `reap` gives each the verdict that its start stored.
+SELECT id::text, claim_number FROM {schema}.tasks
+WHERE phase = 2 AND worker_id = %(worker)s AND status = 'RUNNING' AND id <> ALL (%(ids)s::uuid[])
+    AND claimed_at <= %(heard_until)s::timestamptz
+
+-- name: holdings
+-- Everything that the worker holds, and whether it is RUNNING with a request to cancel it.
+SELECT id::text, claim_number, status = 'RUNNING' AND cancel_requested_at IS NOT NULL FROM {schema}.tasks
+WHERE phase = 2 AND worker_id = %(worker)s
 
 -- name: leave
 -- Everything still CLAIMED by the worker -> PENDING, found by the worker's name and not by what it remembers; then the
@@ -441,22 +480,33 @@ FROM (
 ) AS told
 
 -- name: orphans
--- Whoever's last heartbeat is too old is dead: registered no more, unless it is writing a heartbeat just now. The answer
--- is what the dead hold, and whoever else is not registered. A claim's worker was registered when it claimed, so a claim
--- that this snapshot shows without one is an orphan for good: its number is all that `reap` needs.
-WITH buried AS (
+-- A worker is dead once its row in `workers` was deleted because the heartbeat was too old; a row that is being written is
+-- passed over. The answer is what the dead hold, and what any other worker holds that is not registered. A claim's worker
+-- was registered when it claimed, so a claim that this snapshot shows without its worker is an orphan for good: its number
+-- is all that `reap` needs.
+-- `finder` is the worker that asks, if it may find others dead at this instant, whatever it was told before: it holds the
+-- lease, its own heartbeat is fresh, and it has been steady for as long as a heartbeat may be old. After an outage or a
+-- lock of such length everybody's heartbeat is old, its own too.
+WITH finder AS MATERIALIZED (
+    SELECT clock.now - make_interval(secs => %(dead_after)s::float8) AS long_ago
+    FROM (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now) AS clock
+    JOIN {schema}.workers AS me ON me.worker_id = %(worker)s
+    JOIN {schema}.leases AS lease ON lease.name = 'leader' AND lease.holder = me.worker_id
+    WHERE lease.expires_at > clock.now AND me.seen_at >= clock.now - make_interval(secs => %(gap)s::float8)
+        AND me.steady_since <= clock.now - make_interval(secs => %(dead_after)s::float8)
+),
+buried AS (
     DELETE FROM {schema}.workers
     WHERE worker_id = ANY (ARRAY(
         SELECT worker_id FROM {schema}.workers
-        WHERE seen_at
-            <= coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(dead_after)s::float8)
+        WHERE seen_at <= (SELECT long_ago FROM finder)
         FOR UPDATE SKIP LOCKED
     ))
     RETURNING worker_id
 )
 SELECT task.id::text, task.claim_number
 FROM {schema}.tasks AS task
-WHERE task.phase = 2 AND task.id <> ALL (%(skipped)s::uuid[]) AND (
+WHERE EXISTS (SELECT FROM finder) AND task.phase = 2 AND task.id <> ALL (%(skipped)s::uuid[]) AND (
     NOT EXISTS (SELECT FROM {schema}.workers AS worker WHERE worker.worker_id = task.worker_id)
     OR EXISTS (SELECT FROM buried WHERE buried.worker_id = task.worker_id)
 )

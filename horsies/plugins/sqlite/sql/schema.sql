@@ -2,7 +2,7 @@
 --
 --   tasks      one row for each task, from its send to the end of its retention; the last attempt lives in it
 --   attempts   one row for each attempt that ended and was followed by another
---   workers    one row for each living worker: when it was last seen
+--   workers    one row for each living worker: when it was last seen, and since when without a gap
 --   leases     one row, 'leader': the worker that looks after what nobody holds, whether it may find others dead, until when
 --   queues     one row for each queue that was ever paused: since when it is, or NULL
 --   schedules  one row for each schedule: its timing, where it stands, what it sent last, and what is wrong with it
@@ -25,6 +25,8 @@
 -- retry_after_crash: the verdict stored at the start: seconds to the retry if the worker dies; NULL: the task FAILED.
 -- advances: true from the insert of a workflow's task on, NULL for all others. On a task that has ended it is the mark of
 -- an end that has not been followed up, and the advance that does so makes it NULL.
+-- unknown_since: a worker gave the task back because it did not know the task or something the task needs; the start clears
+-- it.
 -- timing: everything a schedule's slots follow from, as text; one with another timing begins anew.
 -- next_slot: the first that has not been dealt with; NULL: there is none left.
 -- last_slot, last_task_id: of the last task sent. problem: why nothing was sent for the slot last dealt with.
@@ -61,6 +63,7 @@ CREATE TABLE tasks (
     retry_after_crash REAL,
     workflow_id TEXT,
     advances INTEGER,
+    unknown_since INTEGER,
     CONSTRAINT tasks_status_agrees_with_phase CHECK (
         CASE phase
             WHEN 0 THEN status = 'PENDING'
@@ -96,7 +99,8 @@ CREATE TABLE attempts (
 
 CREATE TABLE workers (
     worker_id TEXT NOT NULL PRIMARY KEY,
-    seen_at INTEGER NOT NULL
+    seen_at INTEGER NOT NULL,
+    steady_since INTEGER NOT NULL DEFAULT 9223372036854775807
 ) WITHOUT ROWID;
 
 CREATE TABLE leases (

@@ -50,13 +50,13 @@ SELECT count(*) FROM tasks WHERE phase = 2
 SELECT count(*) FROM tasks WHERE phase = 2 AND queue = :queue
 
 -- name: claim
--- PENDING -> CLAIMED.
+-- PENDING -> CLAIMED. The claim number grows by a random step in a file, which may be an older copy of itself: then the same
+-- number is never given twice.
 UPDATE tasks SET
-    phase = 2, status = 'CLAIMED', claimed_at = :now, worker_id = :worker, claim_number = claim_number + 1
+    phase = 2, status = 'CLAIMED', claimed_at = :now, worker_id = :worker, claim_number = claim_number + :step
 WHERE id = :id
 RETURNING
-    claim_number, envelope, sha, task_name, queue, priority, attempt, retries, good_until,
-    coalesce(deferred_from, due_at)
+    claim_number, envelope, sha, task_name, queue, priority, attempt, retries, good_until, unknown_since
 
 -- name: held
 -- The fence: what a worker holds by one claim.
@@ -68,7 +68,7 @@ WHERE id = :id AND claim_number = :claim_number AND worker_id = :worker AND phas
 -- whoever finds the worker dead knows neither tasks nor policies.
 UPDATE tasks SET
     status = 'RUNNING', started_at = :now, attempt = attempt + 1, due_at = coalesce(deferred_from, due_at),
-    deferred_from = NULL, retry_after_crash = :retry_after_crash
+    deferred_from = NULL, unknown_since = NULL, retry_after_crash = :retry_after_crash
 WHERE id = :id
 
 -- name: unbegun
@@ -96,6 +96,10 @@ WHERE id = :id
 -- CLAIMED -> PENDING, in its old place in the order.
 UPDATE tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = NULL WHERE id = :id
 
+-- name: not_known
+-- The first worker that does not know the task says since when; the start clears it.
+UPDATE tasks SET unknown_since = coalesce(unknown_since, :now) WHERE id = :id
+
 -- name: defer
 -- CLAIMED -> PENDING, for later.
 UPDATE tasks SET
@@ -104,14 +108,28 @@ UPDATE tasks SET
 WHERE id = :id
 
 -- name: give_back_unknown
--- What the worker holds without knowing, since the answer to a claim was lost -> PENDING. What that claim has started never
--- began; where somebody has asked to cancel it meanwhile -> CANCELLED.
+-- Tasks that the worker holds and does not know, because the answer to a claim was lost -> PENDING. A task that such a claim
+-- started never began; with a request to cancel it -> CANCELLED. A task that an earlier claim started did begin: `begun`
+-- finds it.
 UPDATE tasks SET
     phase = iif(cancel_requested_at IS NULL, 1, 3), status = iif(cancel_requested_at IS NULL, 'PENDING', 'CANCELLED'),
     finished_at = iif(cancel_requested_at IS NULL, NULL, :now),
     worker_id = NULL, claimed_at = NULL, started_at = NULL, attempt = attempt - (status = 'RUNNING')
 WHERE phase = 2 AND worker_id = :worker AND id NOT IN (SELECT value FROM json_each(:ids))
+    AND (status = 'CLAIMED' OR :heard_until IS NULL OR claimed_at > :heard_until)
 RETURNING id, queue, phase
+
+-- name: begun
+-- Tasks that the worker holds and does not know although it had the answer to their claim: their ends were lost with a part
+-- of the history.
+SELECT id, status, queue, good_until, attempt, started_at, cancel_requested_at, worker_id, retry_after_crash FROM tasks
+WHERE phase = 2 AND worker_id = :worker AND status = 'RUNNING' AND id NOT IN (SELECT value FROM json_each(:ids))
+    AND claimed_at <= :heard_until
+
+-- name: holdings
+-- Everything that the worker holds, and whether it is RUNNING with a request to cancel it.
+SELECT id, claim_number, status = 'RUNNING' AND cancel_requested_at IS NOT NULL FROM tasks
+WHERE phase = 2 AND worker_id = :worker
 
 -- name: leave
 -- Everything still CLAIMED by the worker -> PENDING, found by the worker's name and not by what it remembers.
@@ -145,11 +163,6 @@ LIMIT :limit
 -- name: expire_one
 -- PENDING or CLAIMED -> EXPIRED. The start of one that was CLAIMED finds its claim gone.
 UPDATE tasks SET phase = 3, status = 'EXPIRED', worker_id = NULL, claimed_at = NULL, finished_at = :now WHERE id = :id
-
--- name: to_cancel
--- What the worker is asked to cancel.
-SELECT id, claim_number FROM tasks
-WHERE phase = 2 AND worker_id = :worker AND cancel_requested_at IS NOT NULL
 
 -- name: orphans
 -- What is held by workers that are not registered.

@@ -193,7 +193,7 @@ def decode(data: bytes) -> Envelope:
 
 def _version_of(data: bytes) -> int:
     """The version that `data` begins with, of an array of any length; 0 for other bytes."""
-    head = data[0] if data else 0
+    head = data[0] if isinstance(data, bytes) and data else 0
     at = 1 if 0x90 <= head <= 0x9F else 3 if head == 0xDC else 0
     return data[at] if 0 < at < len(data) and data[at] < 0x80 else 0
 

@@ -65,7 +65,7 @@ async def test_a_change_between_two_receives_is_not_missed(tmp_path: Path) -> No
     async with Runtime(app) as rt, rt.broker.listen(Topic.WORK) as listener:
         for n in range(2):
             with closing(sqlite3.connect(path)) as other, other:
-                other.execute("INSERT INTO workers VALUES (?, 0)", (f"w{n}",))
+                other.execute("INSERT INTO workers (worker_id, seen_at) VALUES (?, 0)", (f"w{n}",))
             with anyio.fail_after(5):
                 assert await listener.receive() == [""]
 

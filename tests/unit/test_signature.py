@@ -93,6 +93,6 @@ class TestSignature:
         def f(a: int) -> None: ...
 
         data = SERIALIZERS["msgpack"].dumps({"a": 1, "b" * 10_000: 2})
-        with pytest.raises(ArgumentError, match="no longer takes") as caught:
+        with pytest.raises(ArgumentError, match="does not take") as caught:
             signature_of(f).decode(SERIALIZERS["msgpack"], data)
         assert len(str(caught.value)) < 200

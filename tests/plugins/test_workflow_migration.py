@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 UNDO = {
-    7: """
+    8: """
         ALTER TABLE workers DROP COLUMN steady_since;
         ALTER TABLE tasks DROP COLUMN unknown_since;
     """,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
 from contextlib import closing
@@ -14,6 +15,7 @@ from horsies import AppConfig, Horsies, HorsiesError, Ok, Runtime
 from horsies.abc import Topic
 from horsies.plugins import sqlite
 from horsies.plugins.sqlite.queries import named_queries
+from horsies.plugins.sqlite.schema import migrations
 
 pytestmark = pytest.mark.anyio
 PACKAGE = Path(sqlite.__file__).parent
@@ -26,6 +28,30 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HorsiesError, match=r"HRS-218[\s\S]*version 99"):
         async with Runtime(Horsies(AppConfig.for_database_url(f"sqlite:///{path}"))):
             pass
+
+
+@pytest.mark.parametrize(("readable_from", "opens"), [(1, True), (max(migrations()), True), (99, False)])
+async def test_a_newer_schema_opens_if_it_says_that_this_version_can_use_it(
+    readable_from: int, opens: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "newer.db"
+    app = Horsies(AppConfig.for_database_url(f"sqlite:///{path}"))
+    async with Runtime(app):
+        pass
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO migrations VALUES (98, 1), (99, ?)", (readable_from,))
+        connection.execute("PRAGMA user_version = 99")
+    if opens:
+        with caplog.at_level(logging.INFO, "horsies"):
+            async with Runtime(app):
+                pass
+        assert len([record for record in caplog.records if "version 99" in record.getMessage()]) == 1
+    else:
+        with pytest.raises(HorsiesError, match=r"HRS-218[\s\S]*version 99"):
+            async with Runtime(app):
+                pass
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (99,)
 
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -15,16 +17,31 @@ from pgbouncer import PgBouncer
 from sessions import opened
 
 from horsies import AppConfig, HorsiesError, PoolConfig
+from horsies.abc import Migrating
+from horsies.plugins.postgres import horsies_brokers, upgrade
 from horsies.plugins.postgres import schema as schema_module
-from horsies.plugins.postgres import upgrade
 from horsies.plugins.postgres.queries import read_sql
-from horsies.plugins.postgres.schema import Step, migrations, newest_version, record_sql, steps
+from horsies.plugins.postgres.schema import Step, migrations, newest_version, record_sql, steps, upgrade_sql
 
 pytestmark = pytest.mark.anyio
 
 INSERT = """
 INSERT INTO {}.tasks (id, phase, status, queue, priority, due_at, sent_at, task_name, envelope, sha)
 VALUES (gen_random_uuid(), 1, 'PENDING', 'default', 50, now(), now(), 'x', '', '')
+"""
+
+BROKEN = """
+-- step: short names
+ALTER TABLE {schema}.tasks
+    DROP CONSTRAINT IF EXISTS tasks_short, DROP CONSTRAINT IF EXISTS tasks_long,
+    ADD CONSTRAINT tasks_short CHECK (length(task_name) > 3) NOT VALID,
+    ADD CONSTRAINT tasks_long CHECK (length(task_name) < 3) NOT VALID;
+
+-- step: short names hold (validate)
+ALTER TABLE {schema}.tasks VALIDATE CONSTRAINT tasks_short;
+
+-- step: long names hold (validate)
+ALTER TABLE {schema}.tasks VALIDATE CONSTRAINT tasks_long;
 """
 
 
@@ -217,22 +234,7 @@ async def test_rows_that_break_a_new_constraint_leave_it_unvalidated(
 ) -> None:
     await open_and_close(config)
     connection.execute(INSERT.format(config.schema).encode())
-    added = add_migration(
-        monkeypatch,
-        """
--- step: short names
-ALTER TABLE {schema}.tasks
-    DROP CONSTRAINT IF EXISTS tasks_short, DROP CONSTRAINT IF EXISTS tasks_long,
-    ADD CONSTRAINT tasks_short CHECK (length(task_name) > 3) NOT VALID,
-    ADD CONSTRAINT tasks_long CHECK (length(task_name) < 3) NOT VALID;
-
--- step: short names hold (validate)
-ALTER TABLE {schema}.tasks VALIDATE CONSTRAINT tasks_short;
-
--- step: long names hold (validate)
-ALTER TABLE {schema}.tasks VALIDATE CONSTRAINT tasks_long;
-""",
-    )
+    added = add_migration(monkeypatch, BROKEN)
     await open_and_close(config)
     assert version(connection, config.schema) == added
     query = "SELECT conname, convalidated FROM pg_constraint WHERE conname IN ('tasks_short', 'tasks_long') ORDER BY 1"
@@ -311,6 +313,132 @@ async def test_a_role_that_may_not_change_the_schema_is_told_what_to_run(
         connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {config.schema} TO {role}")
     with pytest.raises(HorsiesError, match=r"HRS-218[\s\S]*horsies migrate --sql"):
         await open_and_close(as_role(config, role))
+
+
+PSQL = shutil.which("psql")
+FACTORY = horsies_brokers()["postgresql"]
+assert isinstance(FACTORY, Migrating)
+
+
+def psql(config: AppConfig, script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    assert PSQL is not None
+    return subprocess.run([PSQL, "-q", *options, config.url], input=script, capture_output=True, text=True)
+
+
+needs_psql = pytest.mark.skipif(PSQL is None, reason="psql is not installed here")
+both_ways = pytest.mark.parametrize("options", [("-v", "ON_ERROR_STOP=1"), ()], ids=["stops", "goes on"])
+
+
+@needs_psql
+@both_ways
+@pytest.mark.parametrize("there", range(newest_version()))
+async def test_a_printed_script_leads_from_any_version_to_the_newest(
+    there: int, options: tuple[str, ...], config: AppConfig, connection: psycopg.Connection
+) -> None:
+    if there:
+        make(connection, config.schema, there)
+    done = psql(config, await FACTORY.upgrade_sql(config, print), *options)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert version(connection, config.schema) == newest_version()
+    before = connection.execute(f"SELECT * FROM {config.schema}.migrations").fetchall()
+    await open_and_close(config)
+    assert connection.execute(f"SELECT * FROM {config.schema}.migrations").fetchall() == before
+
+
+@needs_psql
+@both_ways
+@pytest.mark.parametrize(("there", "printed_at"), [(4, 5), (5, 4), (0, 4), (4, 0), (newest_version(), 0)])
+async def test_a_printed_script_changes_nothing_at_another_version(
+    there: int, printed_at: int, options: tuple[str, ...], config: AppConfig, connection: psycopg.Connection
+) -> None:
+    if there:
+        make(connection, config.schema, there)
+    tables = "SELECT relname, relnatts FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace WHERE nspname = %s"
+    before = connection.execute(tables, (config.schema,)).fetchall()
+    done = psql(config, upgrade_sql(config.schema, printed_at), *options)
+    assert "ERROR" in done.stderr
+    assert connection.execute(tables, (config.schema,)).fetchall() == before
+    if there:
+        assert version(connection, config.schema) == there
+
+
+@needs_psql
+@both_ways
+async def test_a_printed_script_that_fails_on_its_way_changes_nothing(
+    options: tuple[str, ...], config: AppConfig, connection: psycopg.Connection
+) -> None:
+    make(connection, config.schema, 4)
+    connection.execute(f"CREATE VIEW {config.schema}.workflows AS SELECT 1 AS a")
+    done = psql(config, await FACTORY.upgrade_sql(config, print), *options)
+    assert "ERROR" in done.stderr
+    assert version(connection, config.schema) == 4
+    assert "tasks_of_workflow" not in indexes(connection, config.schema)
+
+
+@needs_psql
+async def test_a_printed_script_leaves_a_constraint_unvalidated_that_rows_break(
+    config: AppConfig, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await open_and_close(config)
+    connection.execute(INSERT.format(config.schema).encode())
+    added = add_migration(monkeypatch, BROKEN)
+    done = psql(config, await FACTORY.upgrade_sql(config, print))
+    assert done.returncode == 0
+    assert "tasks_short, which stays unvalidated" in done.stderr
+    assert version(connection, config.schema) == added
+    (problem,) = (await FACTORY.schema_state(config)).problems
+    assert "tasks_short" in problem
+
+
+async def test_nothing_is_printed_to_run_when_the_schema_is_up_to_date(config: AppConfig) -> None:
+    await open_and_close(config)
+    script = await FACTORY.upgrade_sql(config, print)
+    assert "nothing to do" in script
+    assert all(line.startswith("--") for line in script.splitlines())
+
+
+async def test_the_whole_schema_is_printed_without_a_database(schema: str) -> None:
+    said: list[str] = []
+    nowhere = AppConfig.for_database_url("postgresql://me:s3cret@127.0.0.1:1/app", schema=schema)
+    assert await FACTORY.upgrade_sql(nowhere, said.append) == FACTORY.schema_sql(nowhere)
+    assert len(said) == 1
+    assert "HRS-211" in said[0]
+    assert "s3cret" not in said[0]
+
+
+async def test_the_state_names_what_is_missing_and_what_is_broken(
+    config: AppConfig, connection: psycopg.Connection
+) -> None:
+    state = await FACTORY.schema_state(config)
+    assert (state.version, state.is_usable, state.missing) == (0, False, tuple(migrations().values()))
+    make(connection, config.schema, 5)
+    state = await FACTORY.schema_state(config)
+    assert (state.version, state.readable_from, state.is_usable) == (5, 5, False)
+    assert state.missing == tuple(migrations()[number] for number in migrations() if number > 5)
+    await FACTORY.migrate(config, print)
+    state = await FACTORY.schema_state(config)
+    assert (state.version, state.newest, state.is_usable) == (newest_version(), newest_version(), True)
+    assert (state.missing, state.problems) == ((), ())
+    connection.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass", (f"{config.schema}.tasks_done",)
+    )
+    (problem,) = (await FACTORY.schema_state(config)).problems
+    assert "REINDEX INDEX CONCURRENTLY" in problem
+
+
+async def test_migrating_apart_waits_for_as_long_as_it_takes(
+    config: AppConfig, connection: psycopg.Connection, other: psycopg.Connection
+) -> None:
+    make(connection, config.schema, 4)
+    other.execute(f"SELECT count(*) FROM {config.schema}.tasks")
+    hasty = AppConfig.for_database_url(config.url, schema=config.schema, pool=PoolConfig(timeout=0.5))
+    said: list[str] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(FACTORY.migrate, hasty, said.append)
+        await anyio.sleep(1)  # more than pool.timeout
+        await until(lambda: any(f"process {other.info.backend_pid} " in sentence for sentence in said))
+        other.rollback()
+    assert version(connection, config.schema) == newest_version()
 
 
 @pytest.mark.parametrize("number", range(1, newest_version() + 1))

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+import psycopg
+
 from horsies import HorsiesError
 
 from .connection import AnyioConnection
@@ -86,8 +88,8 @@ async def version_of(connection: AnyioConnection[Row], schema: str) -> int:
         HorsiesError: HRS-218, the schema is newer, and says that the code of this version cannot use it.
         psycopg.Error: the database failed.
     """
-    version, readable_from = await _versions(connection, schema)
     newest = newest_version()
+    version, readable_from = await versions_of(connection, schema, above=newest)
     if version > newest and readable_from > newest:
         raise HorsiesError(
             "HRS-218",
@@ -101,20 +103,34 @@ async def version_of(connection: AnyioConnection[Row], schema: str) -> int:
     return version
 
 
-async def _versions(connection: AnyioConnection[Row], schema: str) -> tuple[int, int]:
-    """The newest migration applied, and the oldest version whose code can use what those after ours have left."""
+async def versions_of(connection: AnyioConnection[Row], schema: str, *, above: int = 0) -> tuple[int, int]:
+    """The newest migration applied, and the oldest version whose code can use what those after `above` have left.
+
+    Raises:
+        HorsiesError: HRS-218, this role may not look.
+    """
     # Not to_regclass(): it answers from the session's cache, which may be older than the lock that was waited for.
     if not await exists(
         connection, "SELECT FROM pg_catalog.pg_tables WHERE schemaname = %s AND tablename = 'migrations'", schema
     ):
         return 0, 0
     # As JSON, because the column is not there before version 7. A row without a number is readable by its own version.
-    cursor = await connection.execute(
+    query = (
         "SELECT coalesce(max(version), 0),"
         " coalesce(max(coalesce((to_jsonb(m) ->> 'readable_from')::int, version)) FILTER (WHERE version > %s), 0)"
-        f" FROM {quoted(schema)}.migrations AS m",
-        (newest_version(),),
+        f" FROM {quoted(schema)}.migrations AS m"
     )
+    try:
+        cursor = await connection.execute(query, (above,))
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise HorsiesError(
+            "HRS-218",
+            f"schema {schema!r} is there, and this role may not use it",
+            [
+                str(error.diag.message_primary),
+                "grant it USAGE on the schema and SELECT, INSERT, UPDATE and DELETE on the tables in it",
+            ],
+        ) from None
     ((version, readable_from),) = await cursor.fetchall()
     return int(version), int(readable_from)
 
@@ -148,12 +164,18 @@ def schema_sql(schema: str) -> str:
 
 
 def upgrade_sql(schema: str, version: int) -> str:
-    """A script that leads `schema` from `version` to the newest one, or changes nothing."""
+    """A script that leads `schema` from `version` to the newest one, or changes nothing.
+
+    If there is nothing to do, the schema is shown in comments.
+    """
     if version == 0:
         return schema_sql(schema)
     newest = newest_version()
     if version >= newest:
-        return f"-- Schema {schema} is up to date at version {version}: there is nothing to do.\n"
+        shown = "\n".join(f"-- {line}".rstrip() for line in read_sql("sql/schema.sql", schema).splitlines())
+        return (
+            f"-- Schema {schema} is up to date at version {version}: there is nothing to do. This is it:\n--\n{shown}\n"
+        )
     body: list[str] = []
     for number, name in migrations().items():
         if number > version:

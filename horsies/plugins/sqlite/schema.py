@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from importlib import resources
 
 from horsies import HorsiesError
+from horsies.abc import SchemaState
 
 from .queries import read_sql
 
@@ -95,7 +96,7 @@ def version_of(connection: sqlite3.Connection) -> int:
     ((version,),) = connection.execute("PRAGMA user_version").fetchall()
     ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     newest = max(migrations())
-    if version > newest and (readable_from := _readable_from(connection, version)) > newest:
+    if version > newest and (readable_from := _readable_from(connection, version, above=newest)) > newest:
         raise HorsiesError(
             "HRS-218",
             "the database is newer than this version of horsies",
@@ -114,13 +115,12 @@ def version_of(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _readable_from(connection: sqlite3.Connection, version: int) -> int:
-    """The oldest version whose code can use what the migrations after ours have left."""
+def _readable_from(connection: sqlite3.Connection, version: int, *, above: int = 0) -> int:
+    """The oldest version whose code can use what the migrations after `above` have left."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migrations'").fetchall():
         return version
-    ((found,),) = connection.execute(
-        "SELECT max(readable_from) FROM migrations WHERE version > ?", (max(migrations()),)
-    ).fetchall()
+    query = "SELECT max(readable_from) FROM migrations WHERE version > ?"
+    ((found,),) = connection.execute(query, (above,)).fetchall()
     return version if found is None else int(found)
 
 
@@ -137,3 +137,48 @@ def statements(script: str) -> Iterator[str]:
 def schema_sql() -> str:
     """What makes the newest schema in an empty database, as `migrate` would leave it."""
     return f"{read_sql('sql/schema.sql')}\n{_marks(0)}"
+
+
+def upgrade_sql(version: int) -> str:
+    """A script for the shell `sqlite3` that leads a database from `version` to the newest one, or changes nothing.
+
+    If there is nothing to do, the schema is shown in comments.
+    """
+    newest = max(migrations())
+    if version >= newest:
+        shown = "\n".join(f"-- {line}".rstrip() for line in read_sql("sql/schema.sql").splitlines())
+        return f"-- The database is up to date at version {version}: there is nothing to do. This is it:\n--\n{shown}\n"
+    if version == 0:
+        about, body = "Makes the schema in an empty database.", schema_sql()
+        holds, refusal = "(SELECT count(*) FROM sqlite_master) = 0", "the database is not empty"
+    else:
+        about, body = f"Leads the database from version {version} to version {newest}.", _changes(version)
+        holds = (
+            f"(SELECT user_version FROM pragma_user_version) = {version}"
+            f" AND (SELECT application_id FROM pragma_application_id) = {APPLICATION_ID}"
+        )
+        refusal = f"the database is not at version {version}"
+    return f"""\
+-- {about}
+-- One transaction: where a statement fails, the shell stops, and nothing is changed.
+
+.bail on
+BEGIN IMMEDIATE;
+CREATE TEMP TABLE horsies_guard (holds INTEGER CONSTRAINT "{refusal}; print the statements again" CHECK (holds));
+INSERT INTO horsies_guard SELECT {holds};
+DROP TABLE temp.horsies_guard;
+
+{body}
+COMMIT;
+"""
+
+
+def state_of(connection: sqlite3.Connection) -> SchemaState:
+    """See `horsies.abc.Migrating.schema_state`."""
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    return SchemaState(
+        version=version,
+        newest=max(migrations()),
+        readable_from=_readable_from(connection, version),
+        missing=tuple(name for number, name in migrations().items() if number > version),
+    )

@@ -282,7 +282,7 @@ class Migrating(Protocol):
     """
 
     async def migrate(self, config: AppConfig, tell: Callable[[str], object]) -> None:
-        """Bring the schema up to date, however long that takes; `tell` is handed what it waits for, in sentences.
+        """Bring the schema up to date, for as long as it gets on; `tell` is handed what it waits for, in sentences.
 
         Raises:
             HorsiesError: HRS-218, as for `BrokerFactory.open`.

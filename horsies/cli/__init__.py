@@ -146,7 +146,7 @@ def migrate(
     ] = False,
     backend: Annotated[Backend, typer.Option(help="the event loop")] = Backend.asyncio,
 ) -> None:
-    """Bring the database's schema up to date, however long it takes. A runtime does it too, within `pool.timeout`."""
+    """Bring the database's schema up to date, for as long as that takes. A runtime does it within `pool.timeout`."""
     found = load_app(locator)
     if sql or status:
         (print_sql if sql else print_state)(found, backend.value)

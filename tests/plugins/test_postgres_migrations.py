@@ -18,7 +18,7 @@ from sessions import opened
 
 from horsies import AppConfig, HorsiesError, PoolConfig
 from horsies.abc import Migrating
-from horsies.plugins.postgres import horsies_brokers, upgrade
+from horsies.plugins.postgres import horsies_brokers, migrating, upgrade
 from horsies.plugins.postgres import schema as schema_module
 from horsies.plugins.postgres.queries import read_sql
 from horsies.plugins.postgres.schema import Step, migrations, newest_version, record_sql, steps, upgrade_sql
@@ -426,7 +426,29 @@ async def test_the_state_names_what_is_missing_and_what_is_broken(
     assert "REINDEX INDEX CONCURRENTLY" in problem
 
 
-async def test_migrating_apart_waits_for_as_long_as_it_takes(
+@pytest.mark.parametrize(("there", "step"), [(2, "ended tasks"), (4, "columns of tasks")])
+async def test_migrating_apart_gives_up_on_what_does_not_end(
+    there: int,
+    step: str,
+    config: AppConfig,
+    connection: psycopg.Connection,
+    other: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(migrating, "PATIENCE", 0.5)
+    make(connection, config.schema, there)
+    other.execute(INSERT.format(config.schema).encode())
+    with pytest.raises(HorsiesError) as caught:
+        await FACTORY.migrate(config, print)
+    assert caught.value.code == "HRS-211"
+    assert f"'{step}' waits for process {other.info.backend_pid} " in str(caught.value)
+    other.rollback()
+    await FACTORY.migrate(config, print)
+    assert version(connection, config.schema) == newest_version()
+    assert all(indexes(connection, config.schema).values())
+
+
+async def test_migrating_apart_waits_longer_than_an_opening(
     config: AppConfig, connection: psycopg.Connection, other: psycopg.Connection
 ) -> None:
     make(connection, config.schema, 4)

@@ -18,6 +18,9 @@ from .session import Row
 from .target import describe, require_conninfo
 from .upgrade import Progress, migrate
 
+PATIENCE = 60.0
+"""Seconds that one step waits for the transactions of others, before a person is asked to end them."""
+
 _UNVALIDATED = """
 SELECT conname, relname FROM pg_catalog.pg_constraint AS c JOIN pg_catalog.pg_class AS t ON t.oid = c.conrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace WHERE nspname = %s AND NOT convalidated ORDER BY 1
@@ -31,7 +34,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = relnamespace WHERE nspname = %s AND
 async def migrate_database(config: AppConfig, tell: Callable[[str], object]) -> None:
     """See `horsies.abc.Migrating.migrate`."""
     async with _connected(config) as connection:
-        await migrate(connection, config, Progress(tell))
+        await migrate(connection, config, Progress(tell, patience=PATIENCE))
 
 
 async def upgrade_script(config: AppConfig, tell: Callable[[str], object]) -> str:

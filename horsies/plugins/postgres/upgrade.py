@@ -12,6 +12,7 @@ process that is killed leaves no transaction open. `Progress` names the processe
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -80,15 +81,17 @@ class Progress:
 
     Args:
         tell: is handed each sentence that a person should read.
+        patience: seconds that one step may be held up by other processes. A step that only takes long is not held up.
 
     Attributes:
         reason: what is being done now, or waited for; None: nothing.
     """
 
-    def __init__(self, tell: Callable[[str], object] = _logger.warning) -> None:
+    def __init__(self, tell: Callable[[str], object] = _logger.warning, *, patience: float = math.inf) -> None:
         self.tell = tell
+        self.patience = patience
         self.reason: str | None = None
-        self._told_at = -_TELL
+        self._told_at = -math.inf
 
     def waits_for(self, reason: str) -> None:
         """Note `reason`, and tell it unless it has just been told."""
@@ -107,11 +110,11 @@ async def migrate(connection: AnyioConnection[Row], config: AppConfig, progress:
 
     Args:
         connection: to `config.url`, in autocommit.
-        progress: hears what the upgrade waits for. It waits until it is cancelled.
+        progress: hears what the upgrade waits for.
 
     Raises:
         HorsiesError: HRS-218, the schema is newer than this version of horsies can use, or this role may not make or
-            alter it, or a step failed.
+            alter it, or a step failed. HRS-211, others have held a step up for longer than `progress.patience`.
         psycopg.Error: the database failed.
     """
     schema, newest = config.schema, newest_version()
@@ -224,13 +227,21 @@ class _Upgrade:
         cursor = await self._connection.execute("SELECT pg_backend_pid()", prepare=False)
         ((self._pid,),) = await cursor.fetchall()
         failure: psycopg.Error | None = None
+        done = False
         async with anyio.create_task_group() as group:
-            group.start_soon(self._look)
+            group.start_soon(self._look, group.cancel_scope.cancel)
             try:
                 await act()
+                done = True
             except psycopg.Error as error:  # not from inside of the group, which would wrap it
                 failure = error
             group.cancel_scope.cancel()
+        if not done and failure is None:
+            raise HorsiesError(
+                "HRS-211",
+                f"schema {self._schema!r} was not brought up to date: {self._progress.reason}",
+                [f"it waited for {self._progress.patience:g} s; run `horsies migrate` again, which goes on from there"],
+            )
         self._progress.reason = None
         if failure is None:
             return
@@ -243,25 +254,32 @@ class _Upgrade:
             [told.message, "mend the cause and run `horsies migrate` again: it goes on from there"],
         ) from None
 
-    async def _look(self) -> None:
-        """Note which processes hold up the connection that the steps run on.
+    async def _look(self, give_up: Callable[[], object]) -> None:
+        """Note which processes hold up the connection that the steps run on, and call `give_up` if they do for long.
 
         The connection of the lock must not look: an index that is built concurrently would wait for its transaction.
         """
-        await anyio.sleep(_LOOK)
-        with suppress(psycopg.Error):
-            looking = await _connect(self._config)
-            try:
-                while True:
-                    cursor = await looking.execute(_BLOCKERS, (self._pid,))
-                    if rows := await cursor.fetchall():
-                        self._progress.waits_for(
-                            f"{self._doing} waits for {', '.join(named for (named,) in rows)}: let its transaction "
-                            "end, or end it with pg_terminate_backend(pid)"
-                        )
-                    await anyio.sleep(_LOOK)
-            finally:
-                looking.finish()
+        since, last = math.inf, -math.inf
+        while True:
+            await anyio.sleep(_LOOK)
+            with suppress(psycopg.Error):
+                looking = await _connect(self._config)
+                try:
+                    while True:
+                        cursor = await looking.execute(_BLOCKERS, (self._pid,))
+                        if rows := await cursor.fetchall():
+                            now = anyio.current_time()
+                            since = min(since, now) if now - last < 2 * _LONGEST_PAUSE else now
+                            last = now
+                            self._progress.waits_for(
+                                f"{self._doing} waits for {', '.join(named for (named,) in rows)}: let its transaction "
+                                "end, or end it with pg_terminate_backend(pid)"
+                            )
+                            if now - since >= self._progress.patience:
+                                give_up()
+                        await anyio.sleep(_LOOK)
+                finally:
+                    looking.finish()
 
     async def _send(self, sql: str) -> None:
         """Several statements in one message are one transaction."""

@@ -18,7 +18,7 @@ from .urls import masked, scheme_of
 
 PRIORITY_FIRST, PRIORITY_LAST, PRIORITY_DEFAULT = 1, 100, 50
 NAME_BYTES = 255
-_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}\Z")
+_SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,47}\Z")
 
 
 def is_name(value: object) -> bool:
@@ -264,7 +264,7 @@ class AppConfig:
             yield HorsiesError(
                 "HRS-203",
                 f"schema {self.schema!r} cannot name a schema",
-                ["use lower-case letters, digits and _, 48 at most, not starting with a digit"],
+                ["use lower-case letters, digits and _, 48 at most, not starting with a digit or with pg_"],
             )
 
     def _queue_problems(self) -> Iterator[HorsiesError]:

@@ -31,6 +31,7 @@ from .records import (
     NewTask,
     Promotion,
     QueueRow,
+    SchemaState,
     Start,
     StartOutcome,
     StoredResult,
@@ -303,6 +304,37 @@ class Transactional(Protocol):
         Raises:
             ValueError: `connection` is none that this broker can join, and what would be.
         """
+        ...
+
+
+@runtime_checkable
+class Migrating(Protocol):
+    """A `BrokerFactory` whose schema can be brought up to date, printed and looked at without opening a broker.
+
+    All of it raises HorsiesError HRS-203 and HRS-211 as `BrokerFactory.open` does, except where it says otherwise.
+    """
+
+    async def migrate(self, config: AppConfig, tell: Callable[[str], object]) -> None:
+        """Bring the schema up to date, for as long as it gets on; `tell` is handed what it waits for, in sentences.
+
+        Raises:
+            HorsiesError: HRS-218, as for `BrokerFactory.open`.
+        """
+        ...
+
+    async def upgrade_sql(self, config: AppConfig, tell: Callable[[str], object]) -> str:
+        """A script that leads the schema from where it stands to the newest version, or changes nothing.
+
+        It checks by itself that the schema stands where it did. If the database cannot be reached, it is the script for
+        an empty one, and `tell` is handed why.
+
+        Raises:
+            HorsiesError: HRS-218, the schema is newer than this version can use.
+        """
+        ...
+
+    async def schema_state(self, config: AppConfig) -> SchemaState:
+        """Where the schema stands; nothing is changed."""
         ...
 
 

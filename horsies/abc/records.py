@@ -16,6 +16,27 @@ import msgspec
 from .._core.status import TaskStatus
 
 
+@dataclass(frozen=True, slots=True)
+class SchemaState:
+    """Where the schema of a database stands.
+
+    `version` is that of the newest migration applied (0: there is no schema), `newest` the newest that this code knows,
+    and `readable_from` the oldest version whose code can use the schema. `missing` names the migrations that are still
+    to be applied. `problems` are sentences about what was applied and needs a person: each says what to do.
+    """
+
+    version: int
+    newest: int
+    readable_from: int
+    missing: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether this code can use the schema as it is."""
+        return self.version >= self.newest and (self.version == self.newest or self.readable_from <= self.newest)
+
+
 class NewTask(msgspec.Struct, frozen=True, gc=False):
     """A task to insert. Every field but `due_in` and `workflow_id` is derived from `envelope`, whose SHA-256 is `sha`.
 

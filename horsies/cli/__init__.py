@@ -19,8 +19,9 @@ import typer
 from horsies import BrokerError, HorsiesError, Runtime, TaskSendError, WorkerConfig
 
 from .apart import carry_out, read_apart
-from .locate import Locator, factory_for, load_app
+from .locate import Locator, load_app
 from .logs import LogFormat, LogLevel
+from .migrate import bring_up_to_date, print_sql, print_state
 from .queues import app as queue_commands
 from .scheduler import run_scheduler
 from .schedules import app as schedule_commands
@@ -139,14 +140,18 @@ async def _check_live(runtime: Runtime) -> str:
 @app.command()
 def migrate(
     locator: Locator,
-    sql: Annotated[bool, typer.Option("--sql", help="print the statements instead of running them")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="print the statements that are missing instead")] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="print where the schema stands; exit code 1 if it is out of date")
+    ] = False,
     backend: Annotated[Backend, typer.Option(help="the event loop")] = Backend.asyncio,
 ) -> None:
-    """Bring the database's schema up to date; opening a runtime does the same."""
+    """Bring the database's schema up to date, for as long as that takes. A runtime does it within `pool.timeout`."""
     found = load_app(locator)
-    if sql:
-        typer.echo(factory_for(found).schema_sql(found.config))
+    if sql or status:
+        (print_sql if sql else print_state)(found, backend.value)
         return
+    bring_up_to_date(found, backend.value)
     typer.echo(f"the schema is up to date: {anyio.run(_check_live, Runtime(found), backend=backend.value)}")
 
 

@@ -55,9 +55,20 @@ def test_check_and_migrate(shell: Shell) -> None:
     assert live.returncode == 0
     assert len(live.stdout.splitlines()) == 2
     assert "CREATE TABLE" in shell.run("migrate", "shop:app", "--sql").stdout
+    state = shell.run("migrate", "shop:app", "--status")
+    assert (state.returncode, state.stderr) == (0, "")
+    assert state.stdout.startswith("up to date: version ")
     done = shell.run("migrate", "shop:app")
     assert (done.returncode, done.stderr) == (0, "")
     assert "up to date" in done.stdout
+
+
+@stored
+def test_the_status_of_a_database_without_a_schema(shell: Shell) -> None:
+    state = shell.run("migrate", "shop:app", "--status", "--backend", "trio")
+    assert (state.returncode, state.stderr) == (1, "")
+    assert "there is no schema yet" in state.stdout
+    assert "missing: 001_tasks.sql" in state.stdout
 
 
 @once

@@ -11,11 +11,24 @@ from datetime import UTC, datetime
 from importlib import resources
 from secrets import token_hex
 
+import anyio
 import psycopg
 import pytest
 from psycopg._queries import MAX_CACHED_STATEMENT_LENGTH
 
-from horsies import AppConfig, HorsiesError, PoolConfig
+from horsies import (
+    AppConfig,
+    CancelOutcome,
+    Horsies,
+    HorsiesError,
+    NodeRef,
+    Ok,
+    PoolConfig,
+    ResilienceConfig,
+    Runtime,
+    WorkflowBuilder,
+)
+from horsies.abc import Migrating
 from horsies.plugins import postgres
 from horsies.plugins.postgres import horsies_brokers
 from horsies.plugins.postgres.queries import named_queries
@@ -169,6 +182,49 @@ async def test_a_newer_schema_is_refused(postgres_url: str, connection: psycopg.
     assert caught.value.code == "HRS-218"
     assert "version 999" in str(caught.value)
     assert versions(connection, schema) == [*migrations(), 999]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("word", ["user", "order", "select", "current_catalog", "end", "natural"])
+async def test_a_reserved_word_can_name_the_schema(
+    word: str, postgres_url: str, connection: psycopg.Connection
+) -> None:
+    connection.execute(f'DROP SCHEMA IF EXISTS "{word}" CASCADE')
+    config = AppConfig.for_database_url(
+        postgres_url, schema=word, cluster_wide_cap=5, resilience=ResilienceConfig(poll_interval=60.0)
+    )
+    app = Horsies(config)
+
+    @app.task
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    @app.workflow("sum")
+    def total(wf: WorkflowBuilder, n: int) -> NodeRef[int]:
+        first = wf.task(add.node(n, 1))
+        return wf.task(add.node(first, first))
+
+    async with Runtime(app) as rt:
+        rt.start_worker()
+        with anyio.fail_after(30):
+            handle = (await add.handle(rt).schedule(0.05, 1, 2)).unwrap()
+            assert await handle.get() == Ok(3)
+            assert await handle.cancel() == Ok(CancelOutcome.ALREADY_FINISHED)
+            assert await (await total.handle(rt).start(1)).unwrap().get() == Ok(4)
+            assert await rt.pause_queue("default") == Ok(True)
+            assert await rt.resume_queue("default") == Ok(True)
+    assert isinstance(FACTORY, Migrating)
+    assert (await FACTORY.schema_state(config)).is_usable
+    connection.execute(f'DROP SCHEMA "{word}" CASCADE')
+    connection.execute(FACTORY.schema_sql(config).encode())
+    assert (await FACTORY.schema_state(config)).is_usable
+    connection.execute(f'DROP SCHEMA "{word}" CASCADE')
+
+
+@pytest.mark.parametrize("name", ["pg_app", "pg_", "Select", "a-b", "1a", "s" * 49, "", "s\n", 'a"b', "ü"])
+def test_a_name_that_postgres_takes_for_another_is_refused(name: str) -> None:
+    with pytest.raises(HorsiesError, match="HRS-203"):
+        AppConfig.for_database_url("postgresql://localhost/app", schema=name)
 
 
 @pytest.mark.anyio

@@ -51,6 +51,7 @@ def rewind(config: AppConfig, version: int) -> None:
     """Make the database what it was at `version`."""
     undo = "".join(UNDO[later] for later in sorted(UNDO, reverse=True) if later > version)
     if config.url.startswith("sqlite"):
+        undo = f"DROP TABLE migrations; {undo}"
         with closing(sqlite3.connect(config.url.removeprefix("sqlite:///"))) as connection:
             connection.executescript(f"{undo} PRAGMA user_version = {version}")
     else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from horsies import AppConfig
-from horsies.abc import Broker, BrokerFactory, Clock
+from horsies.abc import Broker, BrokerFactory, Clock, SchemaState
 from horsies.hookspecs import hookimpl
 
 
@@ -31,3 +31,21 @@ class PostgresBrokerFactory:
         from .schema import schema_sql
 
         return schema_sql(config.schema)
+
+    async def migrate(self, config: AppConfig, tell: Callable[[str], object]) -> None:
+        """See `horsies.abc.Migrating.migrate`."""
+        from .migrating import migrate_database
+
+        await migrate_database(config, tell)
+
+    async def upgrade_sql(self, config: AppConfig, tell: Callable[[str], object]) -> str:
+        """See `horsies.abc.Migrating.upgrade_sql`."""
+        from .migrating import upgrade_script
+
+        return await upgrade_script(config, tell)
+
+    async def schema_state(self, config: AppConfig) -> SchemaState:
+        """See `horsies.abc.Migrating.schema_state`."""
+        from .migrating import schema_state
+
+        return await schema_state(config)

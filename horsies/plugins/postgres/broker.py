@@ -39,9 +39,9 @@ from .producer import PostgresProducer
 from .queries import named_queries
 from .reader import PostgresReader
 from .schedules import PostgresSchedules
-from .schema import migrate
 from .session import Connections, Row, Session, Target
 from .target import describe, require_conninfo
+from .upgrade import Progress, migrate
 from .workflows import PostgresWorkflows
 
 LOCK_WAIT = 0.25
@@ -193,16 +193,23 @@ class _Way:
 
 async def _bring_up_to_date(config: AppConfig) -> _Way:
     timeout = config.pool.timeout
+    progress = Progress()
     try:
         with anyio.fail_after(timeout):
             connection = await connect(config.url, timeout=timeout, prepare_threshold=None)
             try:
-                await migrate(connection, config.schema)
+                await migrate(connection, config, progress)
                 return await _look_at_way(connection, config)
             finally:
                 connection.finish()
     except TimeoutError:
-        raise _unreachable(config, f"no answer within pool.timeout ({config.pool.timeout:g} s)") from None
+        late = f"within pool.timeout ({timeout:g} s)"
+        if progress.reason is None:
+            raise _unreachable(config, f"no answer {late}") from None
+        remedy = "run `horsies migrate`, which waits as long as it must"
+        raise _unreachable(
+            config, f"the schema was not brought up to date {late}: {progress.reason}; {remedy}"
+        ) from None
     except psycopg.Error as error:
         raise _unreachable(config, broker_error("connect", error).message) from None
     except OSError as error:

@@ -11,10 +11,23 @@ _NAME = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 _COMMENT = re.compile(r"^--.*\n?", re.MULTILINE)
 
 
+_KEYWORD_BYTES = 31
+"""No keyword of SQL is longer. A longer name stays unquoted, or the longest query would pass psycopg's 4,096 bytes."""
+
+
+def quoted(schema: str) -> str:
+    """`schema` as an identifier. `AppConfig` has checked its letters, so it can only be a reserved word."""
+    return f'"{schema}"' if len(schema) <= _KEYWORD_BYTES else schema
+
+
+def fill_in(text: str, schema: str) -> str:
+    """`text` for `schema`: an identifier, except where it is the beginning of a channel's name."""
+    return text.replace("{schema}_", f"{schema}_").replace("{schema}", quoted(schema))
+
+
 def read_sql(path: str, schema: str) -> str:
-    """A file of this package, for `schema`. The name was checked by `AppConfig`: nothing in it needs quoting."""
-    text = resources.files(__package__).joinpath(path).read_text(encoding="utf-8")
-    return text.replace("{schema}", schema)
+    """A file of this package, for `schema`."""
+    return fill_in(resources.files(__package__).joinpath(path).read_text(encoding="utf-8"), schema)
 
 
 @cache

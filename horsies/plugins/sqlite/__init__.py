@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 
 from horsies import AppConfig
-from horsies.abc import Broker, BrokerFactory, Clock
+from horsies.abc import Broker, BrokerFactory, Clock, SchemaState
 from horsies.hookspecs import hookimpl
 
 
@@ -30,3 +31,20 @@ class SqliteBrokerFactory:
         from .schema import schema_sql
 
         return schema_sql()
+
+    async def migrate(self, config: AppConfig, tell: Callable[[str], object]) -> None:
+        """See `horsies.abc.Migrating.migrate`. Opening does it, and waits for other processes up to `pool.timeout`."""
+        async with self.open(config, clock=lambda: datetime.now(UTC)):
+            pass
+
+    async def upgrade_sql(self, config: AppConfig, tell: Callable[[str], object]) -> str:
+        """See `horsies.abc.Migrating.upgrade_sql`. The script is for the shell `sqlite3`."""
+        from .migrating import upgrade_script
+
+        return await upgrade_script(config)
+
+    async def schema_state(self, config: AppConfig) -> SchemaState:
+        """See `horsies.abc.Migrating.schema_state`."""
+        from .migrating import schema_state
+
+        return await schema_state(config)

@@ -1,6 +1,6 @@
 -- Where each schedule stands. sql/schema.sql explains the columns.
 
-CREATE TABLE {schema}.schedules (
+CREATE TABLE IF NOT EXISTS {schema}.schedules (
     name text PRIMARY KEY,
     timing text NOT NULL,
     next_slot timestamptz,

@@ -1,13 +1,18 @@
 -- Workflows, and which ends of their tasks have not been followed up. sql/schema.sql explains the columns.
 
+-- step: columns of tasks
 ALTER TABLE {schema}.tasks
-    ADD COLUMN workflow_id uuid,
-    ADD COLUMN advances boolean;
+    ADD COLUMN IF NOT EXISTS workflow_id uuid,
+    ADD COLUMN IF NOT EXISTS advances boolean;
 
-CREATE INDEX tasks_of_workflow ON {schema}.tasks (workflow_id) WHERE workflow_id IS NOT NULL;
-CREATE INDEX tasks_unadvanced ON {schema}.tasks (workflow_id) WHERE phase = 3 AND advances;
+-- step: tasks of a workflow (concurrently)
+CREATE INDEX IF NOT EXISTS tasks_of_workflow ON {schema}.tasks (workflow_id) WHERE workflow_id IS NOT NULL;
 
-CREATE TABLE {schema}.workflows (
+-- step: ends to advance (concurrently)
+CREATE INDEX IF NOT EXISTS tasks_unadvanced ON {schema}.tasks (workflow_id) WHERE phase = 3 AND advances;
+
+-- step: workflows
+CREATE TABLE IF NOT EXISTS {schema}.workflows (
     id uuid PRIMARY KEY,
     sha bytea NOT NULL,
     name text NOT NULL,
@@ -24,4 +29,4 @@ CREATE TABLE {schema}.workflows (
     )
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 
-CREATE INDEX workflows_done ON {schema}.workflows (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS workflows_done ON {schema}.workflows (finished_at) WHERE finished_at IS NOT NULL;

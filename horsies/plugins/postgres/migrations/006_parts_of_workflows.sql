@@ -1,15 +1,20 @@
 -- Workflows that are parts of others, what they tell each other, and deadlines. sql/schema.sql explains the columns.
 
+-- step: columns of workflows
 ALTER TABLE {schema}.workflows
-    ADD COLUMN parent_id uuid,
-    ADD COLUMN root_id uuid,
-    ADD COLUMN good_until timestamptz,
-    ADD COLUMN problem text;
+    ADD COLUMN IF NOT EXISTS parent_id uuid,
+    ADD COLUMN IF NOT EXISTS root_id uuid,
+    ADD COLUMN IF NOT EXISTS good_until timestamptz,
+    ADD COLUMN IF NOT EXISTS problem text;
 
-CREATE INDEX workflows_overdue ON {schema}.workflows (good_until) WHERE finished_at IS NULL AND good_until IS NOT NULL;
-CREATE INDEX workflows_sent ON {schema}.workflows (sent_at, id) WHERE parent_id IS NULL;
+-- step: overdue workflows (concurrently)
+CREATE INDEX IF NOT EXISTS workflows_overdue ON {schema}.workflows (good_until) WHERE finished_at IS NULL AND good_until IS NOT NULL;
 
-CREATE TABLE {schema}.workflow_signals (
+-- step: workflows by age (concurrently)
+CREATE INDEX IF NOT EXISTS workflows_sent ON {schema}.workflows (sent_at, id) WHERE parent_id IS NULL;
+
+-- step: signals
+CREATE TABLE IF NOT EXISTS {schema}.workflow_signals (
     workflow_id uuid NOT NULL,
     id bigint GENERATED ALWAYS AS IDENTITY,
     data bytea NOT NULL,

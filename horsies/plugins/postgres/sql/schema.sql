@@ -7,7 +7,7 @@
 --   queues       one row for each queue that was ever paused: since when it is, or NULL
 --   schedules    one row for each schedule: its timing, where it stands, what it sent last, and what is wrong with it
 --   workflows    one row for each workflow: what it consists of, where it stands, and how it ended
---   migrations   which numbered files have been applied
+--   migrations   which numbered files have been applied, and the oldest version whose code can use what they lead to
 --
 -- How a task moves (the status is for people, the phase is what the indexes go by):
 --
@@ -27,7 +27,8 @@ CREATE SCHEMA IF NOT EXISTS {schema};
 
 CREATE TABLE {schema}.migrations (
     version integer PRIMARY KEY,
-    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    readable_from integer
 );
 
 CREATE TABLE {schema}.tasks (

@@ -7,6 +7,7 @@
 --   queues     one row for each queue that was ever paused: since when it is, or NULL
 --   schedules  one row for each schedule: its timing, where it stands, what it sent last, and what is wrong with it
 --   workflows  one row for each workflow: what it consists of, where it stands, and how it ended
+--   migrations one row for each migration from 7 on: the oldest version whose code can use what it leads to
 --
 -- How a task moves (the status is for people, the phase is what the indexes go by):
 --
@@ -158,3 +159,8 @@ CREATE TABLE workflow_signals (
 );
 
 CREATE INDEX signals_of_workflow ON workflow_signals (workflow_id);
+
+CREATE TABLE migrations (
+    version INTEGER PRIMARY KEY,
+    readable_from INTEGER NOT NULL
+);

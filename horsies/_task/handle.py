@@ -162,6 +162,8 @@ def result_of(host: Host, stored: StoredResult, *, is_plain: bool = False) -> Ta
         return Err(TaskError(TaskErrorCode.TASK_CANCELLED, "the task was cancelled"))
     if stored.result is None and stored.error_code == TaskErrorCode.WORKER_CRASHED:
         return Err(CRASHED)
+    if stored.result is None and stored.error_code == TaskErrorCode.WORKER_SERIALIZATION_ERROR:
+        return Err(TaskError(TaskErrorCode.WORKER_SERIALIZATION_ERROR, "the stored row of the task cannot be used"))
     if stored.result is None:
         return Err(TaskError(TaskErrorCode.RESULT_NOT_AVAILABLE, f"task {stored.task_id} has no stored result"))
     task = None if is_plain else host.app.tasks.get(stored.task_name)

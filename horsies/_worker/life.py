@@ -63,6 +63,7 @@ class Life:
         self._abandoned = abandoned
         self.pump: Pump | None = None
         self.leader: Leader | None = None
+        self.services: Services | None = None
         self.found_dead = False
         self.left_behind = False
         self._is_stopping = False
@@ -158,7 +159,9 @@ class Life:
                 counts=self._counts,
                 log=self._log,
             )
-            services = Services(host.broker, consumer, pump, leader, host.environment, app, self._log, self.die)
+            self.services = services = Services(
+                host.broker, consumer, pump, leader, host.environment, app, self._log, self.die
+            )
             with self._joining:
                 await self._sign_on(services, consumer)
             if self._joining.cancelled_caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import AbstractAsyncContextManager, closing
 
@@ -47,12 +48,29 @@ UNDO = {
 """What takes back the migration of each version: the statements of today cannot write to a schema of then."""
 
 
+BOUNDS = re.compile(
+    r",\s*CONSTRAINT \w+_(?:in_calendar|have_bounds|expire) CHECK \((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
+)
+
+
+def loosen(connection: sqlite3.Connection) -> None:
+    """Take back the bounds of version 9: SQLite has no statement for that."""
+    tables = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql LIKE '% STRICT%'").fetchall()
+    with connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        for name, sql in tables:
+            loose = BOUNDS.sub("", sql).replace(" STRICT, WITHOUT", " WITHOUT").replace(" STRICT", "")
+            connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (loose, name))
+        connection.execute("PRAGMA writable_schema = RESET")
+
+
 def rewind(config: AppConfig, version: int) -> None:
     """Make the database what it was at `version`."""
     undo = "".join(UNDO[later] for later in sorted(UNDO, reverse=True) if later > version)
     if config.url.startswith("sqlite"):
         undo = f"DROP TABLE migrations; {undo}"
         with closing(sqlite3.connect(config.url.removeprefix("sqlite:///"))) as connection:
+            loosen(connection)
             connection.executescript(f"{undo} PRAGMA user_version = {version}")
     else:
         with psycopg.connect(config.url) as other:

@@ -30,6 +30,7 @@ from .connection import AnyioConnection, connect
 from .consumer import PostgresConsumer
 from .control import PostgresControl
 from .failures import broker_error, translated
+from .instants import register_bounded_instants
 from .joining import JoiningProducer
 from .listener import Listening, warn_of_polling
 from .maintenance import PostgresMaintenance
@@ -143,7 +144,9 @@ class PostgresBroker:
         with translated(action):
             async with self._pool.connection() as connection:
                 with anyio.fail_after(self._statement_timeout):
-                    cursor = await connection.execute(query, parameters, prepare=False, binary=True)
+                    cursor = connection.cursor(binary=True)
+                    register_bounded_instants(cursor.adapters)
+                    await cursor.execute(query, parameters, prepare=False)
                     return await cursor.fetchall()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +25,7 @@ from horsies.abc import (
 
 from .advancing import advance_locked, deciding
 from .caps import Caps
+from .damage import Damage, is_damage
 from .floors import Floors
 from .session import Fetch, Row, Session, in_utc
 
@@ -65,6 +67,7 @@ class PostgresConsumer:
         self._dead_after = float(recovery.dead_after)
         self._beat_interval = float(recovery.heartbeat_interval)
         self._caps = caps
+        self._damage = Damage(intake, worker_id, list(self._ranks), sql)
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
@@ -94,7 +97,8 @@ class PostgresConsumer:
 
     async def promote(self, limit: int, *, now: datetime | None = None) -> Promotion:
         """See `horsies.abc.Consumer.promote`."""
-        rows = await self._intake.fetch("promote", self._sql["promote"], {"limit": limit, "now": now})
+        async with self._passing_over(now):
+            rows = await self._intake.fetch("promote", *self._over("promote", {"limit": limit, "now": now}))
         promoted, next_due_in, _ = rows[0]
         return Promotion(promoted, 0.0 if promoted == limit else next_due_in)
 
@@ -105,24 +109,46 @@ class PostgresConsumer:
         what stands behind a million of them is reached at once, and each claim finds fewer. See `floors` for where it
         begins; only what looked from the front finds nothing.
         """
-        if self._floors.hold:
-            claim = await self._take(limit, startable, now)
-            if claim.tasks or claim.expired:
-                return claim
-        self._floors.lift()
-        return await self._take(limit, startable, now)
+        async with self._passing_over(now):
+            if self._floors.hold:
+                claim = await self._take(limit, startable, now)
+                if claim.tasks or claim.expired:
+                    return claim
+            self._floors.lift()
+            return await self._take(limit, startable, now)
+
+    @asynccontextmanager
+    async def _passing_over(self, now: datetime | None) -> AsyncIterator[None]:
+        """Around what may meet a row that it fails on: see `damage`."""
+        await self._damage.look(now=now)
+        try:
+            yield
+        except BrokerError as error:
+            raise self._damage.expect(error) from None
+        self._damage.passed()
+
+    def _over(self, name: str, given: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
+        """The query `name` and its parameters, passing over what this worker cannot write."""
+        query = self._damage.over(self._sql[name])
+        return query, {**given, "skipped": self._damage.skipped} if self._damage.skipped else given
 
     async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
-        """See `horsies.abc.Consumer.start`. A batch that meets a locked row is halved until that row stands alone."""
+        """See `horsies.abc.Consumer.start`.
+
+        A batch that meets a locked row, or a row that it fails on, is halved until that row stands alone.
+        """
         if not starts:
             return []
         try:
             return await self._start(starts, now)
         except BrokerError as error:
-            if not error.locked:
+            if not (error.locked or is_damage(error)):
                 raise
-            if len(starts) == 1:
+            if len(starts) == 1 and error.locked:
                 return [StartOutcome.LOCKED]
+            if len(starts) == 1:
+                await self._damage.set_aside(starts[0].lease.task_id, error.message, now=now)
+                return [StartOutcome.LOST]
             middle = len(starts) // 2
             return [*await self.start(starts[:middle], now=now), *await self.start(starts[middle:], now=now)]
 
@@ -188,7 +214,8 @@ class PostgresConsumer:
 
     async def has_due(self, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Consumer.has_due`."""
-        rows = await self._intake.fetch("has_due", self._sql["has_due"], {"queues": list(self._ranks), "now": now})
+        given = {"queues": list(self._ranks), "now": now}
+        rows = await self._intake.fetch("has_due", *self._over("has_due", given))
         due: bool = rows[0][0]
         return due
 
@@ -198,7 +225,7 @@ class PostgresConsumer:
         rows, expired = await self._claim(limit, startable, now, step_over=False)
         if expired and len(rows) < limit:
             given = {"limit": _SWEEP, "now": now}
-            ((swept, _),) = await self._intake.fetch("claim", self._sql["sweep"], given)
+            ((swept, _),) = await self._intake.fetch("claim", *self._over("sweep", given))
             more, _ = await self._claim(limit - len(rows), startable, now, step_over=True)
             rows += more
         rows.sort(key=self._order)
@@ -211,26 +238,22 @@ class PostgresConsumer:
         self, limit: int, startable: Collection[str], now: datetime | None, *, step_over: bool
     ) -> tuple[list[Row], int]:
         """The rows that are CLAIMED or RUNNING now, and how many others became EXPIRED."""
-        rows = await self._intake.fetch(
-            "claim",
-            self._sql["claim"],
-            {
-                "worker": self._worker_id,
-                "dead_after": self._dead_after,
-                "queues": list(self._ranks),
-                "ranks": list(self._ranks.values()),
-                "floors": self._floors.priorities,
-                "sinces": self._floors.due_ats,
-                "limit": limit,
-                "caps": list(self._caps.queues),
-                "cluster_cap": self._caps.cluster,
-                "step_over": step_over,
-                "startable": startable,
-                "relaxed": not startable,
-                "now": now,
-            },
-            locks=self._caps.locks,
-        )
+        given = {
+            "worker": self._worker_id,
+            "dead_after": self._dead_after,
+            "queues": list(self._ranks),
+            "ranks": list(self._ranks.values()),
+            "floors": self._floors.priorities,
+            "sinces": self._floors.due_ats,
+            "limit": limit,
+            "caps": list(self._caps.queues),
+            "cluster_cap": self._caps.cluster,
+            "step_over": step_over,
+            "startable": startable,
+            "relaxed": not startable,
+            "now": now,
+        }
+        rows = await self._intake.fetch("claim", *self._over("claim", given), locks=self._caps.locks)
         claimed = [row for row in rows if row[1] != TaskStatus.EXPIRED]
         return claimed, len(rows) - len(claimed)
 

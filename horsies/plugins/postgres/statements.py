@@ -90,7 +90,11 @@ class Statements:
             del self._prepared[query]
             result = yield from self._execute(query, statement, values)
         self._rows.set_pgresult(result)
-        return self._rows.load_rows(0, result.ntuples, tuple)
+        try:
+            return self._rows.load_rows(0, result.ntuples, tuple)
+        except (ValueError, OverflowError, DataError):
+            # It may quote what it cannot read.
+            raise errors.DataException("a stored value cannot be read") from None
 
     def _execute(self, query: str, statement: _Statement, values: list[bytes | None]) -> PQGen[PGresult]:
         pgconn = self.connection.pgconn

@@ -1,4 +1,4 @@
-"""The broker for SQLite 3.35 and later: one file and no server, or the memory of this process."""
+"""The broker for SQLite 3.37 and later: one file and no server, or the memory of this process."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ from .session import Session, open_session
 from .target import database_path, describe
 from .workflows import SqliteWorkflows
 
-_OLDEST = (3, 35, 0)
-"""The first SQLite with RETURNING."""
+_OLDEST = (3, 37, 0)
+"""The first SQLite with STRICT tables."""
 
 
 class SqliteBroker:
@@ -90,7 +90,7 @@ async def open_broker(config: AppConfig, clock: Clock) -> AsyncIterator[Broker]:
     """See `horsies.abc.BrokerFactory.open`. A file goes by the clock of the machine, memory by `clock`."""
     path = database_path(config.url)
     if sqlite3.sqlite_version_info < _OLDEST:
-        raise _unusable(path, f"this Python has SQLite {sqlite3.sqlite_version}, 3.35 is needed")
+        raise _unusable(path, f"this Python has SQLite {sqlite3.sqlite_version}, 3.37 is needed")
     subscriptions = Subscriptions()
     opening = open_session(
         path,

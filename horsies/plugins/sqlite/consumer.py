@@ -7,9 +7,11 @@ Nobody can come in between, because the transaction has the database's only writ
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import groupby
+from typing import TypeVar
 
 from horsies import RecoveryConfig
 from horsies.abc import (
@@ -29,9 +31,12 @@ from horsies.abc import (
 )
 
 from .advancing import advance, deciding
+from .damage import Bad, Damage
 from .queries import named_queries
 from .rows import Past, end_task, expire_one, gap_of, take_orphan, try_again
 from .session import Row, Session, Transaction, after, instant, microseconds
+
+T = TypeVar("T")
 
 _SWEEP = 5_000
 
@@ -58,6 +63,7 @@ class SqliteConsumer:
         self._caps = caps
         self._cluster_cap = cluster_cap
         self._sql = named_queries()
+        self._damage = Damage(worker_id, self._sql)
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
@@ -115,15 +121,16 @@ class SqliteConsumer:
     async def promote(self, limit: int, *, now: datetime | None = None) -> Promotion:
         """See `horsies.abc.Consumer.promote`."""
 
-        def work(transaction: Transaction) -> Promotion:
-            promoted = transaction.fetch(self._sql["promote"], {"limit": limit, "now": transaction.now})
-            for (queue,) in promoted:
-                transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
-            ((next_due_at,),) = transaction.fetch(self._sql["next_due_at"], {})
+        def work(transaction: Transaction) -> tuple[Promotion, list[Bad]]:
+            bad: list[Bad] = []
+            given = {"limit": limit, "skipped": self._damage.skipped, "now": transaction.now}
+            due = [task_id for (task_id,) in transaction.fetch(self._sql["delayed"], given)]
+            promoted = self._damage.each(transaction, due, lambda task_id: self._promote(transaction, task_id), bad)
+            ((next_due_at,),) = transaction.fetch(self._sql["next_due_at"], {"now": transaction.now})
             next_due_in = None if next_due_at is None else max(next_due_at - transaction.now, 0) / 1e6
-            return Promotion(len(promoted), next_due_in)
+            return Promotion(len(promoted), 0.0 if len(due) == limit else next_due_in), bad
 
-        return await self._session.write("promote", work, now=now)
+        return self._told(await self._session.write("promote", work, now=now))
 
     async def claim(self, limit: int, *, startable: Collection[str] = (), now: datetime | None = None) -> Claim:
         """See `horsies.abc.Consumer.claim`.
@@ -131,15 +138,23 @@ class SqliteConsumer:
         A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
         what stands behind a million of them is reached at once, and each claim finds fewer.
         """
-        return await self._session.write(
-            "claim", lambda transaction: self._claim(transaction, limit, frozenset(startable)), now=now
-        )
+        names = frozenset(startable)
+        answer = await self._session.write("claim", lambda transaction: self._claim(transaction, limit, names), now=now)
+        return self._told(answer)
 
     async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
         """See `horsies.abc.Consumer.start`."""
-        return await self._session.write(
-            "start", lambda transaction: [self._start(transaction, start) for start in starts], now=now
-        )
+
+        def work(transaction: Transaction) -> tuple[list[StartOutcome], list[Bad]]:
+            bad: list[Bad] = []
+            outcomes = []
+            for start in starts:
+                act = partial(self._start, transaction, start)
+                found = self._damage.each(transaction, [start.lease.task_id], act, bad)
+                outcomes.append(found[0][1] if found else StartOutcome.LOST)
+            return outcomes, bad
+
+        return self._told(await self._session.write("start", work, now=now))
 
     async def finish(
         self, ends: Sequence[Finish], *, decide: Decide | None = None, now: datetime | None = None
@@ -191,33 +206,52 @@ class SqliteConsumer:
 
         def work(transaction: Transaction) -> bool:
             return any(
-                transaction.fetch(self._sql["has_due"], {"queue": queue, "now": transaction.now})
+                transaction.fetch(
+                    self._sql["has_due"], {"queue": queue, "skipped": self._damage.skipped, "now": transaction.now}
+                )
                 for tier in self._served(transaction)
                 for queue in tier
             )
 
         return await self._session.read("has_due", work, now=now)
 
-    def _claim(self, transaction: Transaction, limit: int, startable: frozenset[str]) -> Claim:
+    def _told(self, answer: tuple[T, list[Bad]]) -> T:
+        """The answer of a transaction that has committed, once its bad rows are logged."""
+        self._damage.tell(answer[1])
+        return answer[0]
+
+    def _promote(self, transaction: Transaction, task_id: str) -> None:
+        ((queue,),) = transaction.fetch(self._sql["promote"], {"id": task_id})
+        transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
+
+    def _claim(self, transaction: Transaction, limit: int, startable: frozenset[str]) -> tuple[Claim, list[Bad]]:
         now = transaction.now
         alive_since = after(now, -self._dead_after)
         if not transaction.fetch(self._sql["alive"], {"worker": self._worker_id, "since": alive_since}):
-            return Claim((), 0)
+            return Claim((), 0), []
+        bad: list[Bad] = []
+
+        def take(task_ids: Iterable[str]) -> list[ClaimedTask]:
+            taken = self._damage.each(transaction, task_ids, lambda one: self._take(transaction, one, startable), bad)
+            return [task for _, task in taken]
+
+        def expire(task_ids: Iterable[str]) -> int:
+            expired = self._damage.each(
+                transaction, task_ids, lambda task_id: expire_one(self._sql, transaction, task_id), bad
+            )
+            return len(expired)
+
         heads = self._heads(transaction, limit, step_over=False)
         late = [task_id for *_, task_id, good_until in heads if good_until is not None and good_until <= now]
         passed_over = set(late)
-        tasks = [self._take(transaction, task_id, startable) for *_, task_id, _ in heads if task_id not in passed_over]
-        for task_id in late:
-            expire_one(self._sql, transaction, task_id)
-        expired = len(late)
+        tasks = take(task_id for *_, task_id, _ in heads if task_id not in passed_over)
+        expired = expire(late)
         if late:
-            swept = transaction.fetch(self._sql["sweep"], {"limit": _SWEEP, "now": transaction.now})
-            for (task_id,) in swept:
-                transaction.notify(Topic.FINISHED, task_id)
-            expired += len(swept)
+            given = {"limit": _SWEEP, "skipped": self._damage.skipped, "now": now}
+            expired += expire([task_id for (task_id,) in transaction.fetch(self._sql["to_sweep"], given)])
             heads = self._heads(transaction, limit - len(tasks), step_over=True)
-            tasks += [self._take(transaction, task_id, startable) for *_, task_id, _ in heads]
-        return Claim(tuple(tasks), expired, instant(now) if tasks else None)
+            tasks += take(task_id for *_, task_id, _ in heads)
+        return Claim(tuple(tasks), expired, instant(now) if tasks else None), bad
 
     def _heads(self, transaction: Transaction, limit: int, *, step_over: bool) -> list[Row]:
         """The `limit` ready tasks that come first: priority, due time, id and deadline of each."""
@@ -233,6 +267,7 @@ class SqliteConsumer:
             for queue in tier:
                 most = self._room(transaction, queue, room)
                 given = {"queue": queue, "now": transaction.now, "limit": most, "step_over": step_over}
+                given["skipped"] = self._damage.skipped
                 rows += transaction.fetch(self._sql["heads"], given)
             rows.sort(key=lambda row: row[:3])
             heads += rows[:room]
@@ -257,9 +292,7 @@ class SqliteConsumer:
             {"id": task_id, "worker": self._worker_id, "step": self._session.random_step(), "now": transaction.now},
         )
         claim_number, envelope, sha, name, queue, priority, attempt, retries, good_until, unknown_since = row
-        if name in startable:
-            self._begin(transaction, task_id, None)
-        return ClaimedTask(
+        task = ClaimedTask(
             lease=Lease(task_id, claim_number),
             envelope=envelope,
             sha=sha,
@@ -272,9 +305,11 @@ class SqliteConsumer:
             unknown_for=0.0 if unknown_since is None else (transaction.now - unknown_since) / 1e6,
             is_running=name in startable,
         )
+        if task.is_running:  # last: whatever is refused is refused while it is CLAIMED
+            self._begin(transaction, task_id, None)
+        return task
 
-    def _start(self, transaction: Transaction, start: Start) -> StartOutcome:
-        task_id = start.lease.task_id
+    def _start(self, transaction: Transaction, start: Start, task_id: str) -> StartOutcome:
         held = self._held(transaction, start.lease)
         if held is None or held[0] != TaskStatus.CLAIMED:
             return StartOutcome.LOST

@@ -212,6 +212,8 @@ def _connect(path: str) -> sqlite3.Connection:
     # Worker threads take turns, one at a time; isolation_level=None is sqlite3's word for autocommit.
     connection = sqlite3.connect(path, timeout=_LOCK_WAIT, isolation_level=None, check_same_thread=False)
     try:
+        # Text that is no UTF-8 must not make the whole answer unreadable.
+        connection.text_factory = partial(str, encoding="utf-8", errors="replace")
         # In WAL mode readers and the writer do not wait for each other; each commit reaches the disk all the same.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")

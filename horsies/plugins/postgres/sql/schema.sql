@@ -69,7 +69,25 @@ CREATE TABLE {schema}.tasks (
         END
     ),
     CONSTRAINT tasks_held_by_somebody CHECK (phase <> 2 OR worker_id IS NOT NULL),
-    CONSTRAINT tasks_done_at_some_time CHECK ((phase = 3) = (finished_at IS NOT NULL))
+    CONSTRAINT tasks_done_at_some_time CHECK ((phase = 3) = (finished_at IS NOT NULL)),
+    CONSTRAINT tasks_instants_in_calendar CHECK (
+        least(
+            due_at, deferred_from, good_until, sent_at, claimed_at, started_at, finished_at, cancel_requested_at,
+            unknown_since
+        ) >= '0001-01-01 00:00:00+00'
+        AND greatest(
+            due_at, deferred_from, good_until, sent_at, claimed_at, started_at, finished_at, cancel_requested_at,
+            unknown_since
+        ) < '10000-01-01 00:00:00+00'
+    ),
+    CONSTRAINT tasks_names_have_bounds CHECK (
+        octet_length(queue) BETWEEN 1 AND 255 AND octet_length(task_name) BETWEEN 1 AND 255
+        AND octet_length(unique_key) BETWEEN 1 AND 255 AND octet_length(worker_id) <= 1000
+    ),
+    CONSTRAINT tasks_numbers_have_bounds CHECK (
+        priority BETWEEN 1 AND 100 AND attempt BETWEEN 0 AND 2000000000 AND retries BETWEEN 0 AND 2000000000
+        AND claim_number BETWEEN 0 AND 4611686018427387904 AND retry_after_crash BETWEEN 0 AND 315360000000
+    )
 ) WITH (
     fillfactor = 60,
     autovacuum_vacuum_scale_factor = 0.02,
@@ -107,26 +125,38 @@ CREATE TABLE {schema}.attempts (
     finished_at timestamptz NOT NULL,
     error_code text,
     result bytea,
-    PRIMARY KEY (task_id, attempt)
+    PRIMARY KEY (task_id, attempt),
+    CONSTRAINT attempts_instants_in_calendar CHECK (
+        least(started_at, finished_at) >= '0001-01-01 00:00:00+00' AND greatest(started_at, finished_at) < '10000-01-01 00:00:00+00'
+    )
 );
 
 CREATE TABLE {schema}.workers (
     worker_id text PRIMARY KEY,
     seen_at timestamptz NOT NULL,
-    steady_since timestamptz NOT NULL DEFAULT clock_timestamp()
+    steady_since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT workers_instants_in_calendar CHECK (
+        least(seen_at, steady_since) >= '0001-01-01 00:00:00+00' AND greatest(seen_at, steady_since) < '10000-01-01 00:00:00+00'
+    )
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 
 CREATE TABLE {schema}.leases (
     name text PRIMARY KEY,
     holder text,
     watching boolean NOT NULL DEFAULT false,
-    expires_at timestamptz NOT NULL
+    expires_at timestamptz NOT NULL,
+    CONSTRAINT leases_expire CHECK (
+        expires_at < '10000-01-01 00:00:00+00'
+    )
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 INSERT INTO {schema}.leases (name, expires_at) VALUES ('leader', '-infinity');
 
 CREATE TABLE {schema}.queues (
     name text PRIMARY KEY,
-    paused_at timestamptz
+    paused_at timestamptz,
+    CONSTRAINT queues_instants_in_calendar CHECK (
+        paused_at >= '0001-01-01 00:00:00+00' AND paused_at < '10000-01-01 00:00:00+00'
+    )
 );
 
 -- timing: everything its slots follow from, as text; one with another timing begins anew.
@@ -140,7 +170,10 @@ CREATE TABLE {schema}.schedules (
     paused_at timestamptz,
     last_slot timestamptz,
     last_task_id uuid,
-    problem text
+    problem text,
+    CONSTRAINT schedules_instants_in_calendar CHECK (
+        least(next_slot, paused_at, last_slot) >= '0001-01-01 00:00:00+00' AND greatest(next_slot, paused_at, last_slot) < '10000-01-01 00:00:00+00'
+    )
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 
 -- sha: tells a replay of the start from another one. spec: what the workflow consists of. state: where each node stands,
@@ -166,6 +199,9 @@ CREATE TABLE {schema}.workflows (
     CONSTRAINT workflows_status_agrees_with_end CHECK (
         CASE WHEN finished_at IS NULL THEN status IN ('RUNNING', 'PAUSED')
         ELSE status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED') END
+    ),
+    CONSTRAINT workflows_instants_in_calendar CHECK (
+        least(sent_at, finished_at, good_until) >= '0001-01-01 00:00:00+00' AND greatest(sent_at, finished_at, good_until) < '10000-01-01 00:00:00+00'
     )
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
 

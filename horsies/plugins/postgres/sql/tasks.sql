@@ -4,8 +4,8 @@
 -- its LIMIT is a true bound, and a row that changed since the statement began is passed over, never taken twice.
 -- Phases stand as literals, because only so does the planner see that a partial index applies.
 -- pg_notify is joined to the result, since what a WITH query only reads is not run unless somebody asks for it, and
--- MATERIALIZED, or the join would call it again for each row. One payload holds 150 ids at most: beyond 8,000 bytes
--- pg_notify raises. Where tasks are named by id, the fence is their status and not their phase: it comes to the same,
+-- MATERIALIZED, or the join would call it again for each row. Beyond 8,000 bytes pg_notify raises: one payload holds 150 ids
+-- at most, and 1,000 characters of a queue's name, which is longer than any that a worker serves. Where tasks are named by id, the fence is their status and not their phase: it comes to the same,
 -- and leaves the planner no index but that of the ids.
 -- Arrays that belong together are unnested in a SELECT list, which takes them in step. Unnested in FROM each is first put
 -- into a store of its own, which for a single row takes longer than anything else.
@@ -39,7 +39,7 @@ inserted AS (
 told AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_work', notice)) AS queues
     FROM (
-        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice FROM inserted
+        SELECT DISTINCT left(CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue, 1000) AS notice FROM inserted
     ) AS notices
 )
 SELECT
@@ -74,11 +74,12 @@ promoted AS (
 SELECT
     (SELECT count(*) FROM promoted),
     extract(epoch FROM (
-        SELECT min(due_at) FROM {schema}.tasks WHERE phase = 0 AND due_at > (SELECT now FROM clock)
+        SELECT min(due_at) FROM {schema}.tasks
+        WHERE phase = 0 AND due_at > (SELECT now FROM clock) AND due_at < '10000-01-01 00:00:00+00'
     ) - clock.now)::float8,
     told.queues
 FROM clock CROSS JOIN (
-    SELECT count(pg_notify('{schema}_work', 'ready:' || queue)) AS queues
+    SELECT count(pg_notify('{schema}_work', left('ready:' || queue, 1000))) AS queues
     FROM (SELECT DISTINCT queue FROM promoted) AS names
 ) AS told
 
@@ -322,7 +323,7 @@ told AS MATERIALIZED (
 called AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_work', notice)) AS queues
     FROM (
-        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice
+        SELECT DISTINCT left(CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue, 1000) AS notice
         FROM ended WHERE phase < 3 OR queue = ANY (%(capped)s::text[])
     ) AS notices
 )
@@ -378,7 +379,7 @@ told AS MATERIALIZED (
 called AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_work', notice)) AS queues
     FROM (
-        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice
+        SELECT DISTINCT left(CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue, 1000) AS notice
         FROM returned WHERE phase < 3
     ) AS notices
 )
@@ -417,7 +418,7 @@ told AS MATERIALIZED (
     ) AS notices
 ),
 called AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_work', 'ready:' || queue)) AS queues
+    SELECT count(pg_notify('{schema}_work', left('ready:' || queue, 1000))) AS queues
     FROM (SELECT DISTINCT queue FROM returned WHERE phase = 1) AS names
 )
 SELECT (SELECT count(*) FROM returned), told.finished, called.queues FROM told CROSS JOIN called
@@ -450,7 +451,7 @@ gone AS (DELETE FROM {schema}.workers WHERE worker_id = %(worker)s),
 resigned AS (UPDATE {schema}.leases SET holder = NULL, expires_at = '-infinity' WHERE holder = %(worker)s)
 SELECT (SELECT count(*) FROM returned), told.queues
 FROM (
-    SELECT count(pg_notify('{schema}_work', 'ready:' || queue)) AS queues
+    SELECT count(pg_notify('{schema}_work', left('ready:' || queue, 1000))) AS queues
     FROM (SELECT DISTINCT queue FROM returned) AS names
 ) AS told
 
@@ -580,7 +581,7 @@ told AS MATERIALIZED (
 called AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_work', notice)) AS queues
     FROM (
-        SELECT DISTINCT CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue AS notice FROM reaped
+        SELECT DISTINCT left(CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue, 1000) AS notice FROM reaped
     ) AS notices
 )
 SELECT (SELECT count(*) FROM reaped), told.finished, called.queues FROM told CROSS JOIN called
@@ -761,3 +762,80 @@ FROM {schema}.tasks AS task CROSS JOIN LATERAL (
     FROM {schema}.attempts WHERE task_id = task.id
 ) AS past
 WHERE task.id = %(id)s::uuid
+
+-- name: suspects
+-- What a claim, a promotion or a sweep may have met that failed on some row: the rows each of them begins with.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
+SELECT ready.id::text
+FROM unnest(%(queues)s::text[]) AS given (queue) CROSS JOIN LATERAL (
+    SELECT id FROM {schema}.tasks
+    WHERE phase = 1 AND queue = given.queue AND due_at <= (SELECT now FROM clock)
+        AND id <> ALL (%(skipped)s::uuid[])
+    ORDER BY priority, due_at, id
+    LIMIT %(limit)s::bigint
+) AS ready
+UNION
+(
+    SELECT id::text FROM {schema}.tasks
+    WHERE phase = 0 AND due_at <= (SELECT now FROM clock) AND id <> ALL (%(skipped)s::uuid[])
+    ORDER BY due_at
+    LIMIT %(limit)s::bigint
+)
+UNION
+(
+    SELECT id::text FROM {schema}.tasks
+    WHERE phase < 2 AND good_until <= (SELECT now FROM clock) AND id <> ALL (%(skipped)s::uuid[])
+    ORDER BY good_until
+    LIMIT %(limit)s::bigint
+)
+
+-- name: rehearse
+-- What a claim does to these rows, and all that it reads of them, for a transaction that is rolled back: whatever refuses
+-- a row there refuses it here.
+UPDATE {schema}.tasks SET
+    phase = 2, status = 'RUNNING', worker_id = %(worker)s, claimed_at = clock_timestamp(), started_at = clock_timestamp(),
+    attempt = attempt + 1, claim_number = claim_number + 2147483648
+WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM {schema}.tasks WHERE id = ANY (%(ids)s::uuid[]) AND status = 'PENDING' FOR NO KEY UPDATE SKIP LOCKED
+))
+RETURNING
+    id::text, queue, priority, due_at, claim_number, envelope, sha, task_name, attempt, retries, good_until, claimed_at,
+    unknown_since
+
+-- name: set_aside
+-- PENDING, or CLAIMED by this worker -> FAILED, for a row that nothing else can be done with. What is out of bounds is cut
+-- to the bounds, or the row could not be written at all.
+WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+failed AS (
+    UPDATE {schema}.tasks AS task SET
+        phase = 3, status = 'FAILED', finished_at = clock.now, error_code = 'WORKER_SERIALIZATION_ERROR', result = NULL,
+        worker_id = NULL, claimed_at = NULL, started_at = NULL, deferred_from = NULL, unknown_since = NULL,
+        cancel_requested_at = NULL, retry_after_crash = NULL,
+        due_at = CASE
+            WHEN due_at >= '0001-01-01 00:00:00+00' AND due_at < '10000-01-01 00:00:00+00' THEN due_at ELSE clock.now
+        END,
+        sent_at = CASE
+            WHEN sent_at >= '0001-01-01 00:00:00+00' AND sent_at < '10000-01-01 00:00:00+00' THEN sent_at ELSE clock.now
+        END,
+        good_until = CASE
+            WHEN good_until >= '0001-01-01 00:00:00+00' AND good_until < '10000-01-01 00:00:00+00' THEN good_until
+        END,
+        queue = CASE
+            WHEN octet_length(queue) BETWEEN 1 AND 255 THEN queue ELSE coalesce(nullif(left(queue, 60), ''), '?')
+        END,
+        task_name = CASE
+            WHEN octet_length(task_name) BETWEEN 1 AND 255 THEN task_name
+            ELSE coalesce(nullif(left(task_name, 60), ''), '?')
+        END,
+        unique_key = CASE WHEN octet_length(unique_key) BETWEEN 1 AND 255 THEN unique_key END,
+        priority = least(greatest(priority, 1), 100),
+        attempt = least(greatest(attempt, 0), 2000000000),
+        retries = least(greatest(retries, 0), 2000000000),
+        claim_number = least(greatest(claim_number, 0), 4611686018427387904)
+    FROM clock
+    WHERE task.id = ANY (%(ids)s::uuid[])
+        AND (task.status = 'PENDING' OR task.status = 'CLAIMED' AND task.worker_id = %(worker)s)
+    RETURNING task.id
+)
+SELECT (SELECT count(*) FROM failed), told.finished
+FROM (SELECT count(pg_notify('{schema}_finished', id::text)) AS finished FROM failed) AS told

@@ -75,8 +75,27 @@ CREATE TABLE tasks (
         END
     ),
     CONSTRAINT tasks_held_by_somebody CHECK (phase <> 2 OR worker_id IS NOT NULL),
-    CONSTRAINT tasks_done_at_some_time CHECK ((phase = 3) = (finished_at IS NOT NULL))
-);
+    CONSTRAINT tasks_done_at_some_time CHECK ((phase = 3) = (finished_at IS NOT NULL)),
+    CONSTRAINT tasks_instants_in_calendar CHECK (
+        due_at BETWEEN -62135596800000000 AND 253402300799999999
+        AND deferred_from BETWEEN -62135596800000000 AND 253402300799999999
+        AND good_until BETWEEN -62135596800000000 AND 253402300799999999
+        AND sent_at BETWEEN -62135596800000000 AND 253402300799999999
+        AND claimed_at BETWEEN -62135596800000000 AND 253402300799999999
+        AND started_at BETWEEN -62135596800000000 AND 253402300799999999
+        AND finished_at BETWEEN -62135596800000000 AND 253402300799999999
+        AND cancel_requested_at BETWEEN -62135596800000000 AND 253402300799999999
+        AND unknown_since BETWEEN -62135596800000000 AND 253402300799999999
+    ),
+    CONSTRAINT tasks_names_have_bounds CHECK (
+        length(CAST(queue AS BLOB)) BETWEEN 1 AND 255 AND length(CAST(task_name AS BLOB)) BETWEEN 1 AND 255
+        AND length(CAST(unique_key AS BLOB)) BETWEEN 1 AND 255 AND length(CAST(worker_id AS BLOB)) <= 1000
+    ),
+    CONSTRAINT tasks_numbers_have_bounds CHECK (
+        priority BETWEEN 1 AND 100 AND attempt BETWEEN 0 AND 2000000000 AND retries BETWEEN 0 AND 2000000000
+        AND claim_number BETWEEN 0 AND 4611686018427387904 AND retry_after_crash BETWEEN 0 AND 315360000000
+    )
+) STRICT;
 
 CREATE INDEX tasks_delayed ON tasks (due_at) WHERE phase = 0;
 CREATE INDEX tasks_ready ON tasks (queue, priority, due_at, id) WHERE phase = 1;
@@ -95,27 +114,39 @@ CREATE TABLE attempts (
     finished_at INTEGER NOT NULL,
     error_code TEXT,
     result BLOB,
-    PRIMARY KEY (task_id, attempt)
-) WITHOUT ROWID;
+    PRIMARY KEY (task_id, attempt),
+    CONSTRAINT attempts_instants_in_calendar CHECK (
+        started_at BETWEEN -62135596800000000 AND 253402300799999999
+        AND finished_at BETWEEN -62135596800000000 AND 253402300799999999
+    )
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE workers (
     worker_id TEXT NOT NULL PRIMARY KEY,
     seen_at INTEGER NOT NULL,
-    steady_since INTEGER NOT NULL DEFAULT 9223372036854775807
-) WITHOUT ROWID;
+    steady_since INTEGER NOT NULL DEFAULT 253402300799999999,
+    CONSTRAINT workers_instants_in_calendar CHECK (
+        seen_at BETWEEN -62135596800000000 AND 253402300799999999
+        AND steady_since BETWEEN -62135596800000000 AND 253402300799999999
+    )
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE leases (
     name TEXT NOT NULL PRIMARY KEY,
     holder TEXT,
     watching INTEGER NOT NULL DEFAULT 0,
-    expires_at INTEGER NOT NULL
-) WITHOUT ROWID;
+    expires_at INTEGER NOT NULL,
+    CONSTRAINT leases_expire CHECK (expires_at <= 253402300799999999)
+) STRICT, WITHOUT ROWID;
 INSERT INTO leases (name, holder, expires_at) VALUES ('leader', NULL, 0);
 
 CREATE TABLE queues (
     name TEXT NOT NULL PRIMARY KEY,
-    paused_at INTEGER
-) WITHOUT ROWID;
+    paused_at INTEGER,
+    CONSTRAINT queues_instants_in_calendar CHECK (
+        paused_at BETWEEN -62135596800000000 AND 253402300799999999
+    )
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE schedules (
     name TEXT NOT NULL PRIMARY KEY,
@@ -124,8 +155,13 @@ CREATE TABLE schedules (
     paused_at INTEGER,
     last_slot INTEGER,
     last_task_id TEXT,
-    problem TEXT
-) WITHOUT ROWID;
+    problem TEXT,
+    CONSTRAINT schedules_instants_in_calendar CHECK (
+        next_slot BETWEEN -62135596800000000 AND 253402300799999999
+        AND paused_at BETWEEN -62135596800000000 AND 253402300799999999
+        AND last_slot BETWEEN -62135596800000000 AND 253402300799999999
+    )
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE workflows (
     id TEXT NOT NULL PRIMARY KEY,
@@ -145,8 +181,13 @@ CREATE TABLE workflows (
     CONSTRAINT workflows_status_agrees_with_end CHECK (
         CASE WHEN finished_at IS NULL THEN status IN ('RUNNING', 'PAUSED')
         ELSE status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED') END
+    ),
+    CONSTRAINT workflows_instants_in_calendar CHECK (
+        sent_at BETWEEN -62135596800000000 AND 253402300799999999
+        AND finished_at BETWEEN -62135596800000000 AND 253402300799999999
+        AND good_until BETWEEN -62135596800000000 AND 253402300799999999
     )
-);
+) STRICT;
 
 CREATE INDEX workflows_done ON workflows (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX workflows_overdue ON workflows (good_until) WHERE finished_at IS NULL AND good_until IS NOT NULL;
@@ -156,7 +197,7 @@ CREATE TABLE workflow_signals (
     id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     workflow_id TEXT NOT NULL,
     data BLOB NOT NULL
-);
+) STRICT;
 
 CREATE INDEX signals_of_workflow ON workflow_signals (workflow_id);
 

@@ -23,21 +23,26 @@ SELECT sha FROM tasks WHERE id = :id
 -- The unfinished task that has the unique key.
 SELECT id FROM tasks WHERE phase < 3 AND task_name = :task_name AND unique_key = :unique_key
 
+-- name: delayed
+-- What has fallen due and is to be promoted.
+SELECT id FROM tasks
+WHERE phase = 0 AND due_at <= :now AND id NOT IN (SELECT value FROM json_each(:skipped))
+ORDER BY due_at LIMIT :limit
+
 -- name: promote
--- Delayed -> ready for what has fallen due.
-UPDATE tasks SET phase = 1
-WHERE rowid IN (SELECT rowid FROM tasks WHERE phase = 0 AND due_at <= :now ORDER BY due_at LIMIT :limit)
-RETURNING queue
+-- Delayed -> ready.
+UPDATE tasks SET phase = 1 WHERE id = :id RETURNING queue
 
 -- name: next_due_at
 -- When the next delayed task is due.
-SELECT min(due_at) FROM tasks WHERE phase = 0
+SELECT min(due_at) FROM tasks WHERE phase = 0 AND due_at > :now AND due_at <= 253402300799999999
 
 -- name: heads
 -- The ready tasks of one queue that come first; with `step_over` without those past their deadline.
 SELECT priority, due_at, id, good_until FROM tasks
 WHERE phase = 1 AND queue = :queue AND due_at <= :now
     AND (NOT :step_over OR good_until IS NULL OR good_until > :now)
+    AND id NOT IN (SELECT value FROM json_each(:skipped))
 ORDER BY priority, due_at, id
 LIMIT :limit
 
@@ -137,11 +142,11 @@ UPDATE tasks SET phase = 1, status = 'PENDING', worker_id = NULL, claimed_at = N
 WHERE phase = 2 AND worker_id = :worker AND status = 'CLAIMED'
 RETURNING queue
 
--- name: sweep
--- PENDING -> EXPIRED, oldest deadline first: what a claim met in its way, and what is behind it.
-UPDATE tasks SET phase = 3, status = 'EXPIRED', finished_at = :now
-WHERE rowid IN (SELECT rowid FROM tasks WHERE phase < 2 AND good_until <= :now ORDER BY good_until LIMIT :limit)
-RETURNING id
+-- name: to_sweep
+-- PENDING past the deadline, oldest deadline first: what a claim met in its way, and what is behind it.
+SELECT id FROM tasks
+WHERE phase < 2 AND good_until <= :now AND id NOT IN (SELECT value FROM json_each(:skipped))
+ORDER BY good_until LIMIT :limit
 
 -- name: overdue
 -- What is past its deadline and has not started: PENDING ones, the oldest deadline first, then those CLAIMED whose worker
@@ -208,8 +213,13 @@ UPDATE tasks SET cancel_requested_at = coalesce(cancel_requested_at, :now) WHERE
 
 -- name: has_due
 -- A row if anything PENDING and due is in this queue, promoted or not.
-SELECT 1 WHERE EXISTS (SELECT 1 FROM tasks WHERE phase = 1 AND queue = :queue AND due_at <= :now)
-    OR EXISTS (SELECT 1 FROM tasks WHERE phase = 0 AND queue = :queue AND due_at <= :now)
+SELECT 1 WHERE EXISTS (
+    SELECT 1 FROM tasks
+    WHERE phase = 1 AND queue = :queue AND due_at <= :now AND id NOT IN (SELECT value FROM json_each(:skipped))
+) OR EXISTS (
+    SELECT 1 FROM tasks
+    WHERE phase = 0 AND queue = :queue AND due_at <= :now AND id NOT IN (SELECT value FROM json_each(:skipped))
+)
 
 -- name: depths
 -- How much of each queue is unfinished, and since when the first of what is due waits.
@@ -244,3 +254,22 @@ FROM tasks WHERE id = :id
 -- The attempts that went before its last.
 SELECT attempt, worker_id, started_at, finished_at, error_code, result FROM attempts
 WHERE task_id = :id ORDER BY attempt
+
+-- name: set_aside
+-- PENDING, or CLAIMED by this worker -> FAILED, for a row that nothing else can be done with. What is out of bounds is cut
+-- to the bounds, or the row could not be written at all.
+UPDATE tasks SET
+    phase = 3, status = 'FAILED', finished_at = :now, error_code = 'WORKER_SERIALIZATION_ERROR', result = NULL,
+    worker_id = NULL, claimed_at = NULL, started_at = NULL, deferred_from = NULL, unknown_since = NULL,
+    cancel_requested_at = NULL, retry_after_crash = NULL,
+    due_at = iif(due_at BETWEEN -62135596800000000 AND 253402300799999999, due_at, :now),
+    sent_at = iif(sent_at BETWEEN -62135596800000000 AND 253402300799999999, sent_at, :now),
+    good_until = iif(good_until BETWEEN -62135596800000000 AND 253402300799999999, good_until, NULL),
+    queue = iif(length(CAST(queue AS BLOB)) BETWEEN 1 AND 255, queue, coalesce(nullif(substr(queue, 1, 60), ''), '?')),
+    task_name = iif(
+        length(CAST(task_name AS BLOB)) BETWEEN 1 AND 255, task_name, coalesce(nullif(substr(task_name, 1, 60), ''), '?')
+    ),
+    unique_key = iif(length(CAST(unique_key AS BLOB)) BETWEEN 1 AND 255, unique_key, NULL),
+    priority = min(max(priority, 1), 100), attempt = min(max(attempt, 0), 2000000000),
+    retries = min(max(retries, 0), 2000000000), claim_number = min(max(claim_number, 0), 4611686018427387904)
+WHERE id = :id AND (phase < 2 OR worker_id = :worker AND status = 'CLAIMED')

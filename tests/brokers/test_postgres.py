@@ -224,12 +224,12 @@ async def test_a_cancel_request_between_the_decision_and_the_write_of_a_retry_is
         answers.append(await worker.finish([end], now=at(2)))
 
     request = f"UPDATE {config.schema}.tasks SET cancel_requested_at = %s WHERE id = %s"
-    async with anyio.create_task_group() as group:
-        with psycopg.connect(config.url) as connection:
-            connection.execute(request.encode(), (at(1), lease.task_id))
-            group.start_soon(finish)
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
-            with anyio.fail_after(10), psycopg.connect(config.url, autocommit=True) as observer:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
+    with psycopg.connect(config.url, autocommit=True) as observer:
+        async with anyio.create_task_group() as group:
+            with psycopg.connect(config.url) as connection, anyio.fail_after(10):
+                connection.execute(request.encode(), (at(1), lease.task_id))
+                group.start_soon(finish)
                 while observer.execute(waiting, (f"%{config.schema}.tasks%",)).fetchone() == (0,):
                     await anyio.sleep(0.01)
     assert answers == [[True]]

@@ -191,12 +191,12 @@ def test_the_migrations_lead_to_the_schema() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "promote",
+        "delayed",
         "next_due_at",
         "heads",
         "held",
         "leave",
-        "sweep",
+        "to_sweep",
         "overdue",
         "orphans",
         "old",

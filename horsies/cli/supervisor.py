@@ -35,6 +35,9 @@ logger = logging.getLogger("horsies.supervisor")
 
 LAST_PORT = 65_535
 OK, FAILED, USAGE = 0, 1, 2
+IN_ORDER = 80
+"""The exit code of a child whose worker has stopped in order. 0 proves nothing: a module of the application that calls
+`sys.exit(0)` or `os._exit(0)` ends a child with it, and such children would follow each other without a pause."""
 GRACE = 10.0
 """Seconds beyond `drain_timeout` that a child gets to write results, sign off and end."""
 STEADY = 60.0
@@ -90,8 +93,21 @@ def pause(failures: int, random: Random) -> float:
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures, 16)) * random.uniform(0.75, 1.25)
 
 
+def outcome(code: int, *, stopping: bool) -> int:
+    """What `after_end` is told for the exit code of a child."""
+    if code == IN_ORDER:
+        return OK
+    return FAILED if code == OK and not stopping else code
+
+
 def described(code: int) -> str:
     """An exit code in words."""
+    if code == IN_ORDER:
+        return "has stopped in order"
+    if code == OK:
+        return (
+            "ended with exit code 0, but its worker had not stopped: application code called sys.exit() or os._exit()"
+        )
     if code >= 0:
         return f"ended with exit code {code}"
     with contextlib.suppress(ValueError):
@@ -208,7 +224,7 @@ class Supervisor:
             began = anyio.current_time()
             code = await self._run_child(number, lifeline)
             follows = after_end(
-                code,
+                outcome(code, stopping=self._stopping.is_set()),
                 lived=anyio.current_time() - began,
                 failures=failures,
                 stopping=self._stopping.is_set(),

@@ -203,6 +203,8 @@ async def _bring_up_to_date(config: AppConfig) -> _Way:
         raise _unreachable(config, broker_error("connect", error).message) from None
     except OSError as error:
         raise _unreachable(config, f"{type(error).__name__}: {error.strerror or error.errno}") from None
+    except UnicodeError:
+        raise _unreachable(config, "its host is not a name that can be looked up") from None
 
 
 async def _look_at_way(connection: AnyioConnection[Row], config: AppConfig) -> _Way:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import Conninfo
+from psycopg.pq import Conninfo, ConninfoOption
 
 from horsies import HorsiesError
 
 
 def require_conninfo(field: str, url: str) -> None:
-    """Raise HRS-203 unless libpq can read `url`; its own message would quote parts of it."""
+    """Raise HRS-203 unless libpq can read `url`; its own message would quote parts of it.
+
+    What libpq fills in from the environment has to be text as well.
+    """
     try:
         conninfo_to_dict(url)
+    except UnicodeDecodeError:
+        what = f"{field} holds bytes that are not UTF-8, written as %XX"
+        raise HorsiesError("HRS-203", what, ["write each byte of the UTF-8 form as %XX, for example %C3%BC"]) from None
     except psycopg.ProgrammingError:
         raise HorsiesError(
             "HRS-203",
@@ -22,6 +28,17 @@ def require_conninfo(field: str, url: str) -> None:
                 "write special characters in a part as %XX; options after ? are libpq's",
             ],
         ) from None
+    strange = [(option.envvar or option.keyword).decode() for option in Conninfo.get_defaults() if not _is_text(option)]
+    if strange:
+        raise HorsiesError("HRS-203", f"{', '.join(strange)} of the environment holds bytes that are not UTF-8")
+
+
+def _is_text(option: ConninfoOption) -> bool:
+    try:
+        (option.val or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def describe(url: str) -> str:

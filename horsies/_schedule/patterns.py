@@ -15,6 +15,7 @@ import calendar
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta, tzinfo
+from difflib import get_close_matches
 from itertools import count
 from typing import Literal, TypeAlias
 from zoneinfo import available_timezones
@@ -306,11 +307,14 @@ def _short(value: object) -> str:
 def _zone(pattern: str, tz: object) -> list[HorsiesError]:
     if isinstance(tz, str) and zone_named(tz) is not None:
         return []
-    if isinstance(tz, str) and tz and not available_timezones():
+    names = available_timezones() if isinstance(tz, str) else set()
+    if isinstance(tz, str) and not names:
         what = f"time zone {_short(tz)} cannot be read: this system has no database of time zones"
         return [_bad(pattern, what, "pip install tzdata", "or give tz='UTC', which needs none")]
-    remedy = "IANA names, such as Europe/Paris; where the system has none at all: pip install tzdata"
-    return [_bad(pattern, f"there is no time zone {_short(tz)}", remedy)]
+    near = get_close_matches(tz.title(), names, 1) if isinstance(tz, str) else []
+    remedies = [f"the nearest name is {name!r}" for name in near]
+    remedies.append("IANA names, such as Europe/Paris; pip install tzdata brings those that this system lacks")
+    return [_bad(pattern, f"there is no time zone {_short(tz)}", *remedies)]
 
 
 def _time(pattern: str, at: object) -> list[HorsiesError]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import re
 import site
 import sys
 import sysconfig
@@ -15,6 +16,7 @@ from types import FrameType, ModuleType
 import horsies
 from horsies import HorsiesError
 
+_NOT_IN_MODULE = re.compile(r"cannot import name '([^']+)' from '([^']+)'")
 LONGEST = 2_000
 """Characters of an exception's own text."""
 
@@ -31,6 +33,8 @@ def import_error(module_name: str, error: BaseException) -> HorsiesError:
     if isinstance(error, (ImportError, AttributeError)) and "partially initialized module" in str(error):
         chain = " -> ".join(dict.fromkeys(f"{file}, line {line}" for file, line in _users(module_name, error)))
         notes.append(f"it is a circular import: {chain}")
+    else:
+        notes += _nearest_to_missing(error)
     if isinstance(error, SystemExit):
         notes.append('an imported module must not end the program: put that under `if __name__ == "__main__":`')
     notes.append(f'for the traceback: python -c "import {module_name}"')
@@ -95,15 +99,30 @@ def _where_to_look(module_name: str, missing: str) -> Iterator[str]:
     if module_name.endswith(".py"):
         yield "give the name of a module, such as pkg.mod, and not the path of a file"
         return
-    package_name, _, name = missing.rpartition(".")
-    package = sys.modules.get(package_name)
+    package = sys.modules.get(missing.rpartition(".")[0])
     if package is not None:
         yield f"looked in {described(package)}"
-        folders = list(getattr(package, "__path__", ()))
     else:
         yield f"looked in {os.getcwd()} and on sys.path; run horsies in the folder that holds it, or set PYTHONPATH"
-        folders = [os.getcwd()]
-    yield from nearest(name, [found.name for found in pkgutil.iter_modules(folders)])
+    yield from _nearest_module(missing)
+
+
+def _nearest_to_missing(error: BaseException) -> list[str]:
+    """A hint at what the user's code may have meant by the module or the name that is not there."""
+    if isinstance(error, ModuleNotFoundError):
+        return _nearest_module(error.name or "")
+    if isinstance(error, ImportError) and (named := _NOT_IN_MODULE.match(str(error))) is not None:
+        return nearest(named[1], dir(sys.modules.get(named[2])))
+    if isinstance(error, AttributeError) and error.name is not None:
+        return nearest(error.name, dir(error.obj))
+    return []
+
+
+def _nearest_module(missing: str) -> list[str]:
+    package_name, _, name = missing.rpartition(".")
+    package = sys.modules.get(package_name)
+    folders = [os.getcwd()] if package is None else list(getattr(package, "__path__", ()))
+    return nearest(name, [found.name for found in pkgutil.iter_modules(folders)])
 
 
 def _users(module_name: str, error: BaseException) -> Iterator[tuple[str, int]]:

@@ -81,6 +81,22 @@ def test_a_circular_import_is_called_one(folder: Path) -> None:
     assert f"it is a circular import: {chain}" in error.notes
 
 
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [
+        ("import json\njson.lods('1')\n", "loads"),
+        ("from json import dmps\n", "dumps"),
+        ("import wares\nwares.sels\n", "sells"),
+        ("from wares import sels\n", "sells"),
+        ("import ware\n", "wares"),
+    ],
+)
+def test_a_name_that_is_not_there_suggests_the_nearest(folder: Path, source: str, meant: str) -> None:
+    (folder / "wares.py").write_text("sells = 1\n")
+    (folder / "failing.py").write_text(source)
+    assert f"the nearest name there is {meant!r}" in refused("failing:app", "HRS-210").notes
+
+
 def test_an_interrupt_stays_an_interrupt(folder: Path) -> None:
     (folder / "interrupted.py").write_text("raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):

@@ -83,7 +83,7 @@ class Scheduler:
                 self._leave_alone(schedule)
             elif row.next_slot is not None and row.paused_at is None and schedule.enabled:
                 slot = self._slot_of_now(schedule, row, row.next_slot)
-                if slot is not None and slot + lag > book.now:
+                if slot is not None and slot > book.now - lag:
                     next_slots.append(slot)
                 elif slot is not None:
                     firings.append(self._firing(schedule, row.next_slot, slot, book.now))

@@ -42,6 +42,8 @@ GRACE = 10.0
 """Seconds beyond `drain_timeout` that a child gets to write results, sign off and end."""
 STEADY = 60.0
 """A child that lived for so many seconds had started well: what ended it does not count with what came before."""
+AT_ONCE = 0.5
+"""A child that lived for less than so many seconds did nothing, whatever its exit code says."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 
@@ -82,7 +84,7 @@ def after_end(
         return GiveUp()
     if until_idle:
         return Leave(failed=code != OK)
-    if code == OK:
+    if code == OK and lived >= AT_ONCE:
         return Replace(0.0, 0)
     failures = 0 if lived >= STEADY else failures
     return Replace(pause(failures, random), failures + 1)

@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 from horsies.cli.supervisor import (
+    AT_ONCE,
     FAILED,
     FIRST_PAUSE,
     IN_ORDER,
@@ -50,6 +51,10 @@ def follows(
 class TestAfterEnd:
     def test_one_that_recycled_itself_is_replaced_at_once_and_its_failures_are_forgotten(self) -> None:
         assert follows(0, failures=5) == Replace(0.0, 0)
+
+    @pytest.mark.parametrize("code", [0, 1, KILL])
+    def test_one_that_ended_at_once_is_replaced_later_whatever_its_code(self, code: int) -> None:
+        assert follows(code, lived=AT_ONCE / 2, failures=2) == Replace(FIRST_PAUSE * 4, 3)
 
     @pytest.mark.parametrize("code", [1, 3, KILL, TERM])
     def test_one_that_failed_is_replaced_later_each_time(self, code: int) -> None:

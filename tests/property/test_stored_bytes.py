@@ -22,7 +22,7 @@ from horsies._workflow import spec
 from horsies._workflow.engine import NodeEnded
 from horsies._workflow.follow import _encode_signal, _read_signal
 from horsies._workflow.plan import State
-from horsies._workflow.stored import encode_state, read_spec, read_state
+from horsies._workflow.stored import encode_state, read_state
 from horsies._workflow.validate import resolve
 from horsies.plugins.serializers import JsonSerializer, MsgpackSerializer
 
@@ -94,7 +94,7 @@ READERS = {
     "value": Reader(lambda data: result.decode_result(data, None, SERIALIZERS), VALUE),
     "typed value": Reader(lambda data: result.decode_result(data, codec_for(list[Any]), SERIALIZERS), VALUE),
     "error": Reader(lambda data: result.decode_result(data, None, {}), ERROR),
-    "spec": Reader(read_spec, one_node()),
+    "spec": Reader(spec.decode, one_node()),
     "state": Reader(read_state, encode_state(STATE)),
     "signal": Reader(_read_signal, _encode_signal(NodeEnded(0, 0, True))),
     "arguments": arguments("msgpack", {"value": 1, "names": ["a"], "deep": {"b": []}}),

@@ -41,7 +41,7 @@ from .reader import PostgresReader
 from .schedules import PostgresSchedules
 from .schema import migrate
 from .session import Connections, Row, Session, Target
-from .target import describe, require_conninfo
+from .target import describe, require_conninfo, require_text
 from .workflows import PostgresWorkflows
 
 LOCK_WAIT = 0.25
@@ -150,8 +150,10 @@ async def _take_arrays(connection: AnyioConnection[Row]) -> None:
 @asynccontextmanager
 async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
     """See `horsies.abc.BrokerFactory.open`."""
+    require_text("url", config.url)
     require_conninfo("url", config.url)
     if config.listen_url is not None:
+        require_text("listen_url", config.listen_url)
         require_conninfo("listen_url", config.listen_url)
     way = await _bring_up_to_date(config)
     target = Target(

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote_to_bytes
+
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import Conninfo, ConninfoOption
+from psycopg.pq import Conninfo
 
 from horsies import HorsiesError
 
 
 def require_conninfo(field: str, url: str) -> None:
-    """Raise HRS-203 unless libpq can read `url`; its own message would quote parts of it.
-
-    What libpq fills in from the environment has to be text as well.
-    """
+    """Raise HRS-203 unless libpq can read `url`; its own message would quote parts of it."""
     try:
         conninfo_to_dict(url)
-    except UnicodeDecodeError:
-        what = f"{field} holds bytes that are not UTF-8, written as %XX"
-        raise HorsiesError("HRS-203", what, ["write each byte of the UTF-8 form as %XX, for example %C3%BC"]) from None
     except psycopg.ProgrammingError:
         raise HorsiesError(
             "HRS-203",
@@ -28,17 +24,6 @@ def require_conninfo(field: str, url: str) -> None:
                 "write special characters in a part as %XX; options after ? are libpq's",
             ],
         ) from None
-    strange = [(option.envvar or option.keyword).decode() for option in Conninfo.get_defaults() if not _is_text(option)]
-    if strange:
-        raise HorsiesError("HRS-203", f"{', '.join(strange)} of the environment holds bytes that are not UTF-8")
-
-
-def _is_text(option: ConninfoOption) -> bool:
-    try:
-        (option.val or b"").decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def describe(url: str) -> str:
@@ -49,3 +34,19 @@ def describe(url: str) -> str:
     role = given.get("user") or "?"
     port, database, tls = given.get("port"), given.get("dbname") or role, given.get("sslmode")
     return f"host {host}, port {port}, role {role}, database {database}, TLS {tls}"
+
+
+def require_text(field: str, url: str) -> None:
+    """Raise HRS-203 unless everything in `url`, and what libpq adds from the environment, is UTF-8."""
+    try:
+        unquote_to_bytes(url).decode()
+    except UnicodeDecodeError:
+        what = f"{field} holds bytes that are not UTF-8, written as %XX"
+        raise HorsiesError("HRS-203", what, ["write each byte of the UTF-8 form as %XX, for example %C3%BC"]) from None
+    for option in Conninfo.get_defaults():
+        try:
+            (option.val or b"").decode()
+        except UnicodeDecodeError:
+            variable = (option.envvar or option.keyword).decode()
+            what = f"the environment variable {variable} holds bytes that are not UTF-8"
+            raise HorsiesError("HRS-203", what, ["libpq reads it; unset it, or write it in UTF-8"]) from None

@@ -141,14 +141,13 @@ class _Server:
                 await listener.serve(self.serve, self._group)
             except (OSError, anyio.BrokenResourceError) as error:
                 logger.warning("cannot accept a health probe, trying again: %s", error.__cause__ or error)
+                self._close_oldest()  # it may be what holds the last file descriptor
                 await anyio.sleep(ACCEPT_PAUSE)
 
     async def serve(self, stream: anyio.abc.SocketStream) -> None:
         """Answer one connection and close it."""
         if len(self._open) >= MOST_CONNECTIONS:
-            oldest = next(iter(self._open))
-            del self._open[oldest]
-            oldest.cancel()
+            self._close_oldest()
         scope = anyio.move_on_after(PATIENCE)
         self._open[scope] = None
         try:
@@ -160,6 +159,12 @@ class _Server:
             return  # the client has gone
         finally:
             self._open.pop(scope, None)
+
+    def _close_oldest(self) -> None:
+        for oldest in self._open:
+            del self._open[oldest]
+            oldest.cancel()
+            return
 
 
 async def _see_it_off(stream: anyio.abc.SocketStream) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import socket
@@ -173,6 +174,24 @@ class TestServer:
                     await stream.send(b"GET /live")
             for _ in range(3):
                 assert b"200 OK" in await probe(connect)
+
+    async def test_a_listener_out_of_descriptors_closes_the_oldest(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "PATIENCE", 1_000.0)
+
+        class Exhausted:
+            async def serve(self, handler: object, group: object) -> None:
+                raise OSError(errno.EMFILE, "Too many open files")
+
+        ours, theirs = socket.socketpair()
+        stream = await anyio.abc.SocketStream.from_socket(ours)
+        probing = module._Server(lambda: READY, None)  # type: ignore[arg-type]  # its listener starts no tasks
+        with anyio.fail_after(20):
+            async with await anyio.abc.SocketStream.from_socket(theirs) as client, anyio.create_task_group() as group:
+                group.start_soon(probing.serve, stream)
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(probing.listen, Exhausted())
+                assert await everything(client) == b""
+                group.cancel_scope.cancel()
 
     async def test_a_client_that_keeps_what_it_has_asked_open_keeps_no_probe_out(
         self, monkeypatch: pytest.MonkeyPatch

@@ -24,6 +24,7 @@ from .._core.config import is_name, is_priority
 from .._core.errors import HorsiesError
 from .._core.retry import RetryPolicy
 from .ids import is_task_id
+from .plain import UNDECODABLE
 
 VERSION = 1
 OF_A_WORKFLOW = 2
@@ -181,7 +182,7 @@ def decode(data: bytes) -> Envelope:
         if fields[0] != known:
             raise ValueError(f"the envelope is of version {fields[0]}, not {known}")
         is_canonical = _encoder.encode(fields) == data and _is_read_in_full(fields, envelope)
-    except (msgspec.MsgspecError, UnicodeError, TypeError, OverflowError, HorsiesError) as error:
+    except (msgspec.MsgspecError, UnicodeError, TypeError, OverflowError, RecursionError, HorsiesError) as error:
         raise ValueError(f"the bytes are no envelope of version {known}") from error
     if not is_canonical:
         raise ValueError("the bytes are no canonical envelope")
@@ -354,7 +355,7 @@ class TaskSendPayload:
         """
         try:
             version, sha, envelope = _payload_decoder.decode(data)
-        except (msgspec.MsgspecError, UnicodeError, TypeError) as error:
+        except UNDECODABLE as error:
             raise ValueError("these bytes are no TaskSendPayload") from error
         if version != VERSION:
             raise ValueError(f"these bytes are a TaskSendPayload of version {version}, not {VERSION}")

@@ -33,6 +33,11 @@ canonical: Callable[[Plain], bytes] = msgspec.msgpack.Encoder().encode
 """The bytes that sets are sorted by."""
 
 
+UNDECODABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+"""What decoding stored bytes raises: text that is not UTF-8 is a ValueError, a map as a key a TypeError, and deep
+nesting a RecursionError."""
+
+
 class CodecError(Exception):
     """A value does not fit its type, or cannot be written without loss. The message never shows the value."""
 

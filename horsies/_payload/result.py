@@ -13,6 +13,7 @@ from .._core.errors import ErrorCause, HorsiesError, TaskError
 from .._core.result import Err, Ok
 from ..abc import Plain, Serializer
 from .codec import Codec, CodecError, plain_codec
+from .plain import UNDECODABLE
 from .same import is_same
 
 VERSION = 1
@@ -82,7 +83,7 @@ def _fields_of(data: bytes) -> list[Any]:
         begins_well = isinstance(fields, list) and [type(field) for field in fields[:2]] == [int, bool]
         if begins_well and _encoder.encode(fields) == data:
             return cast(list[Any], fields)
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ValueError(UNREADABLE) from error
     raise ValueError(UNREADABLE)
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from .envelope import instant_of, micros_of
+from .plain import UNDECODABLE
 
 _FORMAT, _ARGUMENTS = 1, "arguments"
 _encode = msgspec.msgpack.Encoder().encode
@@ -65,7 +66,7 @@ class WorkflowStartPayload:
         """The payload that `to_bytes` wrote. Raises: ValueError, `data` is something else, or has been changed."""
         try:
             version, sha, start = _stored.decode(data)
-        except (msgspec.MsgspecError, UnicodeError) as error:
+        except UNDECODABLE as error:
             raise ValueError("these bytes are no WorkflowStartPayload") from error
         payload = cls(start, sha)
         if version != _FORMAT or not payload.is_intact() or payload.to_bytes() != data:
@@ -77,7 +78,7 @@ class WorkflowStartPayload:
         """Raises: ValueError, the bytes cannot be read."""
         try:
             fields = _decoder.decode(self.data)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise ValueError("the payload is no start of a workflow") from error
         if fields[0] != _FORMAT:
             raise ValueError(f"the payload is of format {fields[0]}, not {_FORMAT}")

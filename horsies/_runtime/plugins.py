@@ -51,8 +51,10 @@ def load_plugins(extra: Iterable[object] = (), blocked: Iterable[str] = ()) -> P
         raise HorsiesError(
             "HRS-217", f"a plugin does not fit: {error}", ["horsies.hookspecs lists every hook and its arguments"]
         ) from error
-    except (ImportError, ValueError) as error:
-        raise HorsiesError("HRS-217", f"a plugin cannot be loaded: {error}") from error
+    except HorsiesError:
+        raise
+    except (Exception, SystemExit) as error:  # loading a plugin imports its module, which may do anything
+        raise HorsiesError("HRS-217", f"a plugin cannot be loaded: {type(error).__name__}: {error}") from error
     return Plugins(
         brokers=_merged(manager, "horsies_brokers", "broker for URL scheme"),
         serializers=_merged(manager, "horsies_serializers", "serializer"),
@@ -67,7 +69,7 @@ def _merged(manager: pluggy.PluginManager, hook: str, kind: str) -> Mapping[str,
         owner = implementation.plugin_name
         try:
             offered = dict(implementation.function())
-        except Exception as error:  # the plugin's own function
+        except (Exception, SystemExit) as error:  # the plugin's own function
             raise HorsiesError(
                 "HRS-217", f"plugin {owner!r} failed in {hook}: {type(error).__name__}: {error}"
             ) from error

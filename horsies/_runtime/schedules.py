@@ -11,6 +11,7 @@ from typing import Any
 from .._core.errors import BrokerError, HorsiesError, TaskSendError
 from .._core.limits import SEND_ROWS
 from .._core.result import Err, Ok
+from .._schedule.due import slot_of_now
 from .._schedule.scheduler import first_slot
 from .._schedule.slot_tasks import tasks_for
 from .._task.app import Horsies
@@ -68,7 +69,9 @@ def schedule_infos(app: Horsies, book: ScheduleBook) -> list[ScheduleInfo]:
 def standing(schedule: Schedule, row: ScheduleRow | None, now: datetime) -> ScheduleRow:
     """Where a schedule stands, or will once it has begun."""
     if row is not None and row.timing == schedule.timing:
-        return row
+        if row.next_slot is None or not schedule.enabled:
+            return row
+        return replace(row, next_slot=slot_of_now(schedule, row.next_slot, row.last_slot))
     begun = row or ScheduleRow(schedule.name, schedule.timing, None, None, None, None, None)
     return replace(begun, timing=schedule.timing, next_slot=first_slot(schedule, now))
 

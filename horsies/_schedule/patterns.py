@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import calendar
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from difflib import get_close_matches
 from itertools import count
 from typing import Literal, TypeAlias
-from zoneinfo import ZoneInfo
+from zoneinfo import available_timezones
 
 from cronsim import CronSim, CronSimError
 
 from .._core.errors import HorsiesError, raise_all
+from .cron import ALIASES, read_cron
 from .zones import Times, next_each, next_once, zone_named
 
 ShortMonths: TypeAlias = Literal["skip", "last"]
-Reading: TypeAlias = Callable[[datetime, ZoneInfo, Times], datetime | None]
+Reading: TypeAlias = Callable[[datetime, tzinfo, Times], datetime | None]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SHORTEST = timedelta(milliseconds=100)
@@ -219,40 +221,54 @@ class Monthly:
 class Cron:
     """A cron expression of five fields: minute, hour, day of month, month, day of week.
 
-    Numbers, names (`jan`, `mon`), `*`, lists, ranges and steps, and for days `L`, `LW`, `5L` (the last Friday) and
-    `1#2` (the second Monday); read by cronsim, as Debian's cron does.
+    A field is a list of terms, separated by commas. A term is `*`, a value or a range, each with or without a step:
+    `*/5`, `10-30/5`, `10/5` (from 10 to the end). A step beyond the range leaves its first value. Months and
+    weekdays have names of three letters in any case; 0 and 7 are Sunday, and a range may end there: `fri-sun`. No
+    other range ends before it begins. Days of the month also take `L` and `LW` (the last day, the last workday),
+    days of the week `5L` (the last Friday) and `1#2` (the second Monday). If both day fields are given, a day that
+    either names counts; if one of them begins with a star, a day counts that both name.
+
+    The grammar is that of crontab(5); cronsim steps through the dates.
 
     Args:
         expression: for example `*/15 9-17 * * mon-fri`.
         tz: IANA time zone.
 
     Raises:
-        HorsiesError: HRS-205, it cannot be read, or names no date that ever comes.
+        HorsiesError: HRS-205: a field breaks a rule, or no date that the expression names ever comes.
     """
 
     expression: str
     tz: str = "UTC"
+    _text: str = field(init=False, repr=False, compare=False, default="")
 
     def __post_init__(self) -> None:
         problems = _zone("Cron", self.tz)
-        text = self.expression
-        if not isinstance(text, str) or len(text.split()) != 5:
-            fields = "minute, hour, day of month, month, day of week"
-            problems.append(_bad("Cron", f"{text!r} is not five fields", fields))
+        if isinstance(self.expression, str) and len(fields := self.expression.split()) == 5:
+            object.__setattr__(self, "expression", " ".join(fields).lower())
+            problems += self._read(fields)
         else:
-            object.__setattr__(self, "expression", " ".join(text.lower().split()))
-            try:
-                if next(CronSim(text, _EPOCH.replace(tzinfo=None)), None) is None:
-                    problems.append(_bad("Cron", f"{text!r} names no date that ever comes"))
-            except (CronSimError, ValueError, AssertionError) as error:
-                problems.append(_bad("Cron", f"{text!r} cannot be read: {error}"))
+            problems.append(_not_five_fields(self.expression))
         raise_all(problems)
+
+    def _read(self, fields: list[str]) -> list[HorsiesError]:
+        reading, shown = read_cron(fields), _short(" ".join(fields))
+        object.__setattr__(self, "_text", reading.text)
+        if reading.problems:
+            forms = "a field is a list of *, 5, 1-5, */5, 1-5/2; days of the month also L, LW, of the week 5L, 1#2"
+            return [_bad("Cron", f"{shown} cannot be read: {problem}", forms) for problem in reading.problems]
+        try:
+            if next(CronSim(reading.text, _EPOCH.replace(tzinfo=None)), None) is not None:
+                return []
+        except CronSimError:
+            return [_bad("Cron", f"{shown} cannot be read: Bad day-of-month: none of its months has such a day")]
+        return [_bad("Cron", f"{shown} names no date that ever comes")]
 
     def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
         """The first slot later than `after`."""
         minute, hour, *_ = self.expression.split()
         reading = next_each if minute.startswith("*") or hour.startswith("*") else next_once
-        return _next(reading, after, start, self.tz, lambda wall: CronSim(self.expression, wall))
+        return _next(reading, after, start, self.tz, lambda wall: CronSim(self._text, wall))
 
     def __str__(self) -> str:
         return f"cron {self.expression} {self.tz}"
@@ -276,11 +292,29 @@ def _days(wall: datetime, at: time) -> Iterator[datetime]:
     return (first + days * _DAY for days in count(int(first <= wall)))
 
 
+def _not_five_fields(expression: object) -> HorsiesError:
+    fields = "minute, hour, day of month, month, day of week"
+    if isinstance(expression, str) and (meant := ALIASES.get(expression.strip().lower())) is not None:
+        return _bad("Cron", f"{expression!r} is not five fields", fields, f"write Cron({meant!r})")
+    return _bad("Cron", f"{_short(expression)} is not five fields", fields)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def _zone(pattern: str, tz: object) -> list[HorsiesError]:
     if isinstance(tz, str) and zone_named(tz) is not None:
         return []
-    remedy = "IANA names, such as Europe/Paris; where the system has none at all: pip install tzdata"
-    return [_bad(pattern, f"there is no time zone {tz!r}", remedy)]
+    names = available_timezones() if isinstance(tz, str) else set()
+    if isinstance(tz, str) and not names:
+        what = f"time zone {_short(tz)} cannot be read: this system has no database of time zones"
+        return [_bad(pattern, what, "pip install tzdata", "or give tz='UTC', which needs none")]
+    near = get_close_matches(tz.title(), names, 1) if isinstance(tz, str) else []
+    remedies = [f"the nearest name is {name!r}" for name in near]
+    remedies.append("IANA names, such as Europe/Paris; pip install tzdata brings those that this system lacks")
+    return [_bad(pattern, f"there is no time zone {_short(tz)}", *remedies)]
 
 
 def _time(pattern: str, at: object) -> list[HorsiesError]:

@@ -22,7 +22,7 @@ from .._core.result import Err
 from .._task.host import Host
 from .._task.recurring import Schedule
 from ..abc import Firing, NewSchedule, ScheduleRow, Schedules
-from .due import due
+from .due import due, slot_of_now
 from .slot_tasks import tasks_for
 
 LAG = timedelta(seconds=2)
@@ -45,6 +45,7 @@ class Scheduler:
         self._was_first = False
         self._has_declared = False
         self._left_alone: set[str] = set()
+        self._replaced: dict[str, tuple[ScheduleRow, datetime | None]] = {}
 
     async def run(self) -> None:
         """Send until cancelled.
@@ -81,10 +82,11 @@ class Scheduler:
             elif row.timing != schedule.timing:
                 self._leave_alone(schedule)
             elif row.next_slot is not None and row.paused_at is None and schedule.enabled:
-                if row.next_slot + lag > book.now:
-                    next_slots.append(row.next_slot)
-                else:
-                    firings.append(self._firing(schedule, row, row.next_slot, book.now))
+                slot = self._slot_of_now(schedule, row, row.next_slot)
+                if slot is not None and slot > book.now - lag:
+                    next_slots.append(slot)
+                elif slot is not None:
+                    firings.append(self._firing(schedule, row.next_slot, slot, book.now))
         if fresh:
             await self._store.declare(fresh)
         self._has_declared = True
@@ -101,8 +103,25 @@ class Scheduler:
     def _lag(self) -> timedelta:
         return timedelta(0) if self._was_first or self._goes_first() else LAG
 
-    def _firing(self, schedule: Schedule, row: ScheduleRow, slot: datetime, now: datetime) -> Firing:
-        found = due(schedule, slot, now)
+    def _slot_of_now(self, schedule: Schedule, row: ScheduleRow, stored: datetime) -> datetime | None:
+        """The slot that stands for the stored one. It is not written before it is sent for, so that two versions of
+        the application do not write against each other."""
+        known = self._replaced.get(schedule.name)
+        if known is not None and known[0] == row:
+            return known[1]
+        slot = slot_of_now(schedule, stored, row.last_slot)
+        self._replaced[schedule.name] = row, slot
+        if slot != stored:
+            logger.warning(
+                "schedule %r: its rules have changed and no longer give the slot %s; %s",
+                schedule.name,
+                stored,
+                "no other follows" if slot is None else f"it comes at {slot}",
+            )
+        return slot
+
+    def _firing(self, schedule: Schedule, stored: datetime, slot: datetime, now: datetime) -> Firing:
+        found = due(schedule, slot, now, stored=None if slot == stored else stored)
         if found.missed_from is not None:
             logger.warning(
                 "schedule %r: slots from %s on were missed, and catch_up=%r leaves them out",
@@ -112,7 +131,7 @@ class Scheduler:
             )
         # Of several at once all but the last would be cancelled as they come.
         slots = found.slots[-1:] if schedule.overlap == "cancel_previous" else found.slots
-        firing = Firing(schedule.name, row.timing, slot, found.next_slot)
+        firing = Firing(schedule.name, schedule.timing, stored, found.next_slot)
         if not slots:
             return firing
         tasks = tasks_for(self._host, schedule, slots, now)

@@ -13,7 +13,7 @@ Both are pure, and whatever they give is later than where they began.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import TypeAlias
 from zoneinfo import ZoneInfo
@@ -30,15 +30,17 @@ than there are minutes in two days."""
 
 
 @lru_cache(maxsize=256)
-def zone_named(name: str) -> ZoneInfo | None:
-    """The IANA time zone; None where there is none of that name."""
+def zone_named(name: str) -> tzinfo | None:
+    """The IANA time zone; None where there is none of that name. UTC needs no database of time zones."""
+    if name in ("UTC", "Etc/UTC"):
+        return UTC
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         return None
 
 
-def next_once(after: datetime, zone: ZoneInfo, times: Times) -> datetime | None:
+def next_once(after: datetime, zone: tzinfo, times: Times) -> datetime | None:
     """The first instant after `after` that one of `times` means, each of them once."""
     for count, wall in enumerate(times(_wall(after, zone))):
         found = _shown(wall, zone)
@@ -50,7 +52,7 @@ def next_once(after: datetime, zone: ZoneInfo, times: Times) -> datetime | None:
     return None
 
 
-def next_each(after: datetime, zone: ZoneInfo, times: Times) -> datetime | None:
+def next_each(after: datetime, zone: tzinfo, times: Times) -> datetime | None:
     """The first instant after `after` at which the wall clock shows one of `times`."""
     begins = [_wall(after, zone)]
     soon = after + _NEAR
@@ -61,7 +63,7 @@ def next_each(after: datetime, zone: ZoneInfo, times: Times) -> datetime | None:
     return min(found, default=None)
 
 
-def _first_shown(after: datetime, zone: ZoneInfo, walls: Iterator[datetime]) -> datetime | None:
+def _first_shown(after: datetime, zone: tzinfo, walls: Iterator[datetime]) -> datetime | None:
     for count, wall in enumerate(walls):
         for instant in _shown(wall, zone):
             if instant > after:
@@ -71,27 +73,27 @@ def _first_shown(after: datetime, zone: ZoneInfo, walls: Iterator[datetime]) -> 
     return None
 
 
-def _wall(instant: datetime, zone: ZoneInfo) -> datetime:
+def _wall(instant: datetime, zone: tzinfo) -> datetime:
     return instant.astimezone(zone).replace(tzinfo=None, fold=0)
 
 
-def _readings(wall: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
+def _readings(wall: datetime, zone: tzinfo) -> tuple[datetime, datetime]:
     """The instant by the offset before a clock change, and by the one after it; mostly they are the same."""
     by_old, by_new = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
     return by_old, by_new
 
 
-def _shown(wall: datetime, zone: ZoneInfo) -> list[datetime]:
+def _shown(wall: datetime, zone: tzinfo) -> list[datetime]:
     """The instants at which the clock shows `wall`, in order: one, two, or in a gap none."""
     return sorted({instant for instant in _readings(wall, zone) if _wall(instant, zone) == wall})
 
 
-def _end_of_gap(wall: datetime, zone: ZoneInfo) -> datetime:
+def _end_of_gap(wall: datetime, zone: tzinfo) -> datetime:
     by_old, by_new = _readings(wall, zone)
     return _change(by_new, by_old, zone)
 
 
-def _change(earlier: datetime, later: datetime, zone: ZoneInfo) -> datetime:
+def _change(earlier: datetime, later: datetime, zone: tzinfo) -> datetime:
     """The first instant after `earlier`, in whole seconds, with another offset than there; it is not after `later`."""
     offset, begin = _offset(earlier, zone), earlier.replace(microsecond=0)
     low, high = 0, -(-(later - begin) // _SECOND)
@@ -104,7 +106,7 @@ def _change(earlier: datetime, later: datetime, zone: ZoneInfo) -> datetime:
     return begin + high * _SECOND
 
 
-def _offset(instant: datetime, zone: ZoneInfo) -> timedelta:
+def _offset(instant: datetime, zone: tzinfo) -> timedelta:
     offset = instant.astimezone(zone).utcoffset()
     assert offset is not None
     return offset

@@ -16,6 +16,7 @@ from .._core.codes import TaskErrorCode
 from .._core.status import NodeStatus, TaskStatus, WorkflowStatus
 from .._payload.envelope import instant_of, sha_of
 from .._payload.ids import node_of, node_task_id
+from .._payload.plain import UNDECODABLE
 from .._task.host import Host
 from ..abc import EndedTask, News, NewTask, NewWorkflow, Signal, Step, WorkflowRow
 from .engine import (
@@ -222,5 +223,5 @@ def _signal(row: WorkflowRow, index: int, run: int, event: Event) -> Signal:
 def _read_signal(data: bytes) -> Event:
     try:
         return _signals.decode(data)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise ValueError("a signal to the workflow cannot be read") from error

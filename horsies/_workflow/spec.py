@@ -16,7 +16,7 @@ import msgspec
 from .._core.config import is_name, is_priority
 from .._core.errors import HorsiesError
 from .._payload.envelope import micros_of, policy_of, stored_retry
-from .._payload.plain import INT_MAX, CodecError, plain
+from .._payload.plain import INT_MAX, UNDECODABLE, CodecError, plain
 from .._task.workflow import LAST_VERSION
 from .graph import cycles_in
 
@@ -122,7 +122,7 @@ def decode(data: bytes) -> Spec:
     """
     try:
         version, spec = _decoder.decode(data)
-    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ValueError(f"the bytes are no workflow of format {FORMAT}") from error
     if version != FORMAT:
         raise ValueError(f"the workflow is of format {version}, not {FORMAT}")

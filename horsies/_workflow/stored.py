@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import msgspec
 
+from .._payload.plain import UNDECODABLE
 from .plan import Plan, PlanNode, State
 from .spec import Spec, decode
 
@@ -30,5 +31,5 @@ def read_state(data: bytes) -> State:
     """A stored state. Raises: ValueError."""
     try:
         return _states.decode(data)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise ValueError("the state of the workflow cannot be read") from error

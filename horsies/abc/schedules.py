@@ -56,7 +56,8 @@ class Firing:
     """Dealing with slots of one schedule.
 
     Attributes:
-        slot: where the schedule is expected to stand: the first of the slots that are dealt with.
+        slot: where the schedule is expected to stand: the first of the slots that are dealt with, unless the rules that
+            slots follow from have changed since it was stored.
         next_slot: where it stands afterwards.
         tasks: what is sent for them, in order, each with its slot as `sent_at`; none when they are left out.
         cancel_previous: the task sent last is to be cancelled, unless it has ended.

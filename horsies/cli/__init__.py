@@ -193,7 +193,7 @@ def _run(command: Callable[[], object]) -> None:
 
 def _told(error: BaseException) -> int:
     """Say what is wrong; the exit code for it."""
-    typer.echo(f"horsies: {error}", err=True)
+    typer.echo("\n  ".join([f"horsies: {error}", *getattr(error, "__notes__", ())]), err=True)
     return 2 if isinstance(error, HorsiesError) and error.code in USAGE else 1
 
 

@@ -2,7 +2,8 @@
 
 The server lives on the worker's own event loop, so that an answer proves that the loop turns. It is no web server: one
 request a connection, answered from memory, bounded in size, time and number, and nothing that a client sends or fails
-to send ends more than its own connection.
+to send ends more than its own connection. Clients that connect and say nothing keep no probe out: at the bound the
+oldest connection makes room for the newest.
 """
 
 from __future__ import annotations
@@ -25,11 +26,21 @@ LONGEST_REQUEST = 8192
 PATIENCE = 5.0
 """Seconds for one connection, from its first byte to its last."""
 MOST_CONNECTIONS = 64
-"""Connections at once; further ones are closed at once."""
+"""Connections at once; a further one closes the oldest, because a probe is answered as soon as it has asked."""
+LINGER, MOST_UNREAD = 1.0, 1024 * 1024
+"""Seconds and bytes for which an answered client may go on sending. To close a socket with bytes of the client unread
+resets the connection, and the client can lose the answer."""
 ACCEPT_PAUSE = 1.0
 """Seconds before the next connection is accepted after one could not be, for want of file descriptors say."""
 
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +72,18 @@ def response(head: bytes, health: Callable[[], Health]) -> bytes:
     method, target, version, *more = [*head.partition(b"\r\n")[0].split(b" "), b"", b""]
     if not version.startswith(b"HTTP/1.") or more != [b"", b""]:
         return _answer(400, {"error": "this is no HTTP/1 request"})
-    path = target.partition(b"?")[0]
+    path, with_body = target.partition(b"?")[0], method != b"HEAD"
     if path not in (b"/livez", b"/readyz"):
-        return _answer(404, {"error": "there are /livez and /readyz"})
+        return _answer(404, {"error": "there are /livez and /readyz"}, with_body=with_body)
     if method not in (b"GET", b"HEAD"):
         return _answer(405, {"error": "use GET or HEAD"}, "Allow: GET, HEAD")
-    now = health()
-    fine = now.live if path == b"/livez" else now.ready
-    return _answer(200 if fine else 503, now.body, with_body=method == b"GET")
+    try:
+        now = health()
+        fine = now.live if path == b"/livez" else now.ready
+        return _answer(200 if fine else 503, now.body, with_body=with_body)
+    except Exception:  # a probe must not end the worker that it asks about
+        logger.exception("the health of this worker cannot be told")
+        return _answer(500, {"error": "the health of this worker cannot be told; see its log"}, with_body=with_body)
 
 
 def _answer(status: int, body: dict[str, object], *headers: str, with_body: bool = True) -> bytes:
@@ -118,7 +133,7 @@ class _Server:
     def __init__(self, health: Callable[[], Health], group: anyio.abc.TaskGroup) -> None:
         self._health = health
         self._group = group
-        self._connections = 0
+        self._open: dict[anyio.CancelScope, None] = {}  # the oldest first
 
     async def listen(self, listener: anyio.abc.Listener[anyio.abc.SocketStream]) -> None:
         while True:
@@ -126,20 +141,39 @@ class _Server:
                 await listener.serve(self.serve, self._group)
             except (OSError, anyio.BrokenResourceError) as error:
                 logger.warning("cannot accept a health probe, trying again: %s", error.__cause__ or error)
+                self._close_oldest()  # it may be what holds the last file descriptor
                 await anyio.sleep(ACCEPT_PAUSE)
 
     async def serve(self, stream: anyio.abc.SocketStream) -> None:
         """Answer one connection and close it."""
-        self._connections += 1
+        if len(self._open) >= MOST_CONNECTIONS:
+            self._close_oldest()
+        scope = anyio.move_on_after(PATIENCE)
+        self._open[scope] = None
         try:
             async with stream:
-                if self._connections <= MOST_CONNECTIONS:
-                    with anyio.move_on_after(PATIENCE):
-                        await stream.send(response(await _head(stream), self._health))
+                with scope:
+                    await stream.send(response(await _head(stream), self._health))
+                    await _see_it_off(stream)
         except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             return  # the client has gone
         finally:
-            self._connections -= 1
+            self._open.pop(scope, None)
+
+    def _close_oldest(self) -> None:
+        for oldest in self._open:
+            del self._open[oldest]
+            oldest.cancel()
+            return
+
+
+async def _see_it_off(stream: anyio.abc.SocketStream) -> None:
+    """Let the client read the answer to its end, and throw away what it still sends."""
+    await stream.send_eof()
+    unread = 0
+    with anyio.move_on_after(LINGER):
+        while unread < MOST_UNREAD:
+            unread += len(await stream.receive(LONGEST_REQUEST))
 
 
 async def _head(stream: anyio.abc.SocketStream) -> bytes:

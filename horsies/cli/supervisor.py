@@ -35,10 +35,15 @@ logger = logging.getLogger("horsies.supervisor")
 
 LAST_PORT = 65_535
 OK, FAILED, USAGE = 0, 1, 2
+IN_ORDER = 80
+"""The exit code of a child whose worker has stopped in order. 0 proves nothing: a module of the application that calls
+`sys.exit(0)` or `os._exit(0)` ends a child with it, and such children would follow each other without a pause."""
 GRACE = 10.0
 """Seconds beyond `drain_timeout` that a child gets to write results, sign off and end."""
 STEADY = 60.0
 """A child that lived for so many seconds had started well: what ended it does not count with what came before."""
+AT_ONCE = 0.5
+"""A child that lived for less than so many seconds did nothing, whatever its exit code says."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
 
@@ -79,7 +84,7 @@ def after_end(
         return GiveUp()
     if until_idle:
         return Leave(failed=code != OK)
-    if code == OK:
+    if code == OK and lived >= AT_ONCE:
         return Replace(0.0, 0)
     failures = 0 if lived >= STEADY else failures
     return Replace(pause(failures, random), failures + 1)
@@ -90,8 +95,21 @@ def pause(failures: int, random: Random) -> float:
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures, 16)) * random.uniform(0.75, 1.25)
 
 
+def outcome(code: int, *, stopping: bool) -> int:
+    """What `after_end` is told for the exit code of a child."""
+    if code == IN_ORDER:
+        return OK
+    return FAILED if code == OK and not stopping else code
+
+
 def described(code: int) -> str:
     """An exit code in words."""
+    if code == IN_ORDER:
+        return "has stopped in order"
+    if code == OK:
+        return (
+            "ended with exit code 0, but its worker had not stopped: application code called sys.exit() or os._exit()"
+        )
     if code >= 0:
         return f"ended with exit code {code}"
     with contextlib.suppress(ValueError):
@@ -208,7 +226,7 @@ class Supervisor:
             began = anyio.current_time()
             code = await self._run_child(number, lifeline)
             follows = after_end(
-                code,
+                outcome(code, stopping=self._stopping.is_set()),
                 lived=anyio.current_time() - began,
                 failures=failures,
                 stopping=self._stopping.is_set(),

@@ -17,6 +17,7 @@ from horsies import Horsies, Runtime, Worker, WorkerConfig
 from .health import Health, health_of, serving
 from .locate import load_app
 from .logs import Log, configure
+from .supervisor import IN_ORDER
 
 logger = logging.getLogger("horsies.worker")
 
@@ -39,7 +40,7 @@ def run_worker(locator: str, config: WorkerConfig, surroundings: Surroundings, b
     """Be a worker process until the worker has stopped.
 
     Raises:
-        SystemExit: 1: running tasks were left behind.
+        SystemExit: 1: running tasks were left behind. IN_ORDER: none were, and a supervisor is there to be told so.
     """
     configure(*log)
     stopped = anyio.run(serve, load_app(locator), config, surroundings, backend=backend)
@@ -50,6 +51,8 @@ def run_worker(locator: str, config: WorkerConfig, surroundings: Surroundings, b
         os._exit(1)
     if stopped is not None and stopped.left_behind:
         raise SystemExit(1)
+    if surroundings.lifeline is not None:
+        raise SystemExit(IN_ORDER)
 
 
 async def serve(app: Horsies, config: WorkerConfig, surroundings: Surroundings) -> Worker | None:

@@ -147,7 +147,7 @@ def test_a_database_that_cannot_be_had_is_one_message(shell: Shell, url: str, me
 
 @once
 @pytest.mark.parametrize("variable", ["HORSIES_DATABASE_URL", "HORSIES_SCHEMA", "HORSIES_LISTEN_URL"])
-@pytest.mark.parametrize("value", ["", "Non sense", "://", "'; --"])
+@pytest.mark.parametrize("value", ["", "Non sense", "://", "'; --", "sqlite:///\udcff.db"])
 def test_a_bad_variable_is_one_message_that_names_it(shell: Shell, variable: str, value: str) -> None:
     done = shell.run("worker", "shop:app", env={variable: value})
     assert (done.returncode, done.stdout) == (1, "")

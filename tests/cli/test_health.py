@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import socket
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -61,6 +62,18 @@ class TestResponse:
     def test_probes_only_ask(self, method: bytes) -> None:
         status, headers, _ = answered(method + b" /livez HTTP/1.1\r\n\r\n")
         assert (status, headers["Allow"]) == (405, "GET, HEAD")
+
+    @pytest.mark.parametrize("target", [b"/", b"/livez", b"/readyz"])
+    def test_head_never_has_a_body(self, target: bytes) -> None:
+        assert answered(b"HEAD " + target + b" HTTP/1.1\r\n\r\n", DRAINING)[2] == b""
+
+    def test_health_that_cannot_be_told_is_an_answer(self, caplog: pytest.LogCaptureFixture) -> None:
+        def failing() -> Health:
+            raise LookupError("gone")
+
+        assert response(b"GET /livez HTTP/1.1\r\n\r\n", failing).startswith(b"HTTP/1.1 500 ")
+        assert answered(b"GET /livez HTTP/1.1\r\n\r\n", Health(True, True, {"state": object()}))[0] == 500
+        assert "cannot be told" in caplog.text
 
     @pytest.mark.parametrize(
         "head",
@@ -151,6 +164,61 @@ class TestServer:
                 assert await probe(connect, b"") == b""  # closed without a word
                 assert await everything(silent) == b""
             assert b"200 OK" in await probe(connect)
+
+    async def test_idle_connections_keep_no_probe_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "PATIENCE", 1_000.0)
+        async with server() as connect, AsyncExitStack() as idle:
+            for number in range(3 * module.MOST_CONNECTIONS):
+                stream = await idle.enter_async_context(await connect())
+                if number % 2:
+                    await stream.send(b"GET /live")
+            for _ in range(3):
+                assert b"200 OK" in await probe(connect)
+
+    async def test_a_listener_out_of_descriptors_closes_the_oldest(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "PATIENCE", 1_000.0)
+
+        class Exhausted:
+            async def serve(self, handler: object, group: object) -> None:
+                raise OSError(errno.EMFILE, "Too many open files")
+
+        ours, theirs = socket.socketpair()
+        stream = await anyio.abc.SocketStream.from_socket(ours)
+        probing = module._Server(lambda: READY, None)  # type: ignore[arg-type]  # its listener starts no tasks
+        with anyio.fail_after(20):
+            async with await anyio.abc.SocketStream.from_socket(theirs) as client, anyio.create_task_group() as group:
+                group.start_soon(probing.serve, stream)
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(probing.listen, Exhausted())
+                assert await everything(client) == b""
+                group.cancel_scope.cancel()
+
+    async def test_a_client_that_keeps_what_it_has_asked_open_keeps_no_probe_out(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "MOST_CONNECTIONS", 3)
+        monkeypatch.setattr(module, "LINGER", 1_000.0)
+        async with server() as connect, AsyncExitStack() as kept:
+            for _ in range(6):
+                stream = await kept.enter_async_context(await connect())
+                await stream.send(b"GET /livez HTTP/1.1\r\n\r\n")
+                assert b"200 OK" in await everything(stream)
+
+    async def test_the_answer_arrives_although_more_was_sent(self) -> None:
+        pipelined = b"GET /livez HTTP/1.1\r\n\r\n" * 3_000
+        endless = b"GET /livez HTTP/1.1\r\n" + b"X: y\r\n" * 20_000
+        with_a_body = b"POST /livez HTTP/1.1\r\nContent-Length: 99999\r\n\r\n" + b"x" * 99_999
+        async with server() as connect:
+            for request, status in ((pipelined, b"200"), (endless, b"400"), (with_a_body, b"405")):
+                answer = await probe(connect, request)
+                assert answer.startswith(b"HTTP/1.1 " + status)
+                assert answer.count(b"HTTP/1.1") == 1
+
+    async def test_a_client_that_has_closed_its_half_is_answered(self) -> None:
+        async with server() as connect, await connect() as stream:
+            await stream.send(b"GET /livez HTTP/1.1\r\n\r\n")
+            await stream.send_eof()
+            assert b"200 OK" in await everything(stream)
 
     async def test_a_port_in_use_is_one_error(self) -> None:
         port = free_ports(1)

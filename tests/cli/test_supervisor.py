@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections import Counter
 from random import Random
@@ -10,15 +11,21 @@ from random import Random
 import pytest
 
 from horsies.cli.supervisor import (
+    AT_ONCE,
+    FAILED,
     FIRST_PAUSE,
+    IN_ORDER,
     LONGEST_PAUSE,
+    OK,
     STEADY,
+    USAGE,
     GiveUp,
     Leave,
     Replace,
     after_end,
     child_arguments,
     described,
+    outcome,
     pause,
 )
 
@@ -44,6 +51,10 @@ def follows(
 class TestAfterEnd:
     def test_one_that_recycled_itself_is_replaced_at_once_and_its_failures_are_forgotten(self) -> None:
         assert follows(0, failures=5) == Replace(0.0, 0)
+
+    @pytest.mark.parametrize("code", [0, 1, KILL])
+    def test_one_that_ended_at_once_is_replaced_later_whatever_its_code(self, code: int) -> None:
+        assert follows(code, lived=AT_ONCE / 2, failures=2) == Replace(FIRST_PAUSE * 4, 3)
 
     @pytest.mark.parametrize("code", [1, 3, KILL, TERM])
     def test_one_that_failed_is_replaced_later_each_time(self, code: int) -> None:
@@ -77,7 +88,25 @@ class TestAfterEnd:
         assert FIRST_PAUSE * 4.8 < max(pauses) <= FIRST_PAUSE * 5
 
 
+@pytest.mark.parametrize(
+    ("code", "stopping", "expected"),
+    [
+        (IN_ORDER, False, OK),
+        (IN_ORDER, True, OK),
+        (0, False, FAILED),
+        (0, True, OK),
+        (USAGE, False, USAGE),
+        (3, False, 3),
+        (KILL, True, KILL),
+    ],
+)
+def test_exit_code_0_is_no_order_unless_all_stop(code: int, stopping: bool, expected: int) -> None:
+    assert outcome(code, stopping=stopping) == expected
+
+
 def test_exit_codes_in_words() -> None:
+    assert "its worker had not stopped" in described(0)
+    assert described(IN_ORDER) == "has stopped in order"
     assert described(1) == "ended with exit code 1"
     assert described(KILL) == "was ended by SIGKILL"
     assert described(-250) == "was ended by signal 250"
@@ -202,6 +231,21 @@ def test_a_child_that_cannot_start_is_tried_again(yard: Yard) -> None:
         started.wait_logged("is ready")
         started.process.send_signal(signal.SIGTERM)
         assert started.end() == 0
+
+
+@once
+@both_loops
+@pytest.mark.parametrize("ending", ["os._exit(0)", "sys.exit(0)", "os.kill(os.getpid(), 9)"])
+def test_children_that_end_while_they_import_are_not_replaced_at_once(yard: Yard, backend: str, ending: str) -> None:
+    (yard.shell.folder / "ends.py").write_text(f"import os, sys\n{ending}\n")
+    with yard.worker("--processes", "1", "-v", "--backend", backend, locator="ends:app") as started:
+        started.wait_logged("another starts in", 3)
+        started.process.send_signal(signal.SIGTERM)
+        assert started.end() == 0
+    assert "at once" not in started.log
+    pauses = [float(pause) for pause in re.findall(r"another starts in ([0-9.]+) s", started.log)]
+    assert pauses[0] < pauses[1] < pauses[2]
+    assert "Traceback" not in started.log
 
 
 @once

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from typing import Any, cast
 
 import anyio
 import pytest
 
 from horsies import (
+    Cron,
+    Daily,
     Every,
+    Monthly,
     PayloadPolicy,
     Runtime,
+    Schedule,
     TaskStatus,
+    Weekly,
 )
 from horsies._payload.ids import slot_task_id
 from horsies._schedule.due import LATE, MOST
 from horsies._schedule.scheduler import LAG, Scheduler
-from horsies.abc import BrokerError, Schedules
+from horsies.abc import BrokerError, NewSchedule, Schedules
 
 from .conftest import until
 from .scheduling import (
     HOUR,
     At,
     Place,
+    With,
     begun,
     have_tasks,
     hourly,
     look,
+    now_in,
     place_for,
     refusing,
     row_of,
+    store_of,
     work,
     work_only,
 )
@@ -224,6 +233,107 @@ class TestOverlap:
                 assert result.unwrap_err().code == "TASK_CANCELLED"
                 await rt.handle(slot_task_id("long", slot + HOUR)).cancel()
                 worker.drain_nowait()
+
+
+AT_FOUR = [
+    Daily(time(3), "Etc/GMT+1"),
+    Weekly(("sat", "sun"), time(3), "Etc/GMT+1"),
+    Monthly(1, time(3), "Etc/GMT+1"),
+    Cron("0 3 * * *", "Etc/GMT+1"),
+    Cron("*/90 3 * * *", "Etc/GMT+1"),
+]
+"""Patterns whose slots are at 04:00 UTC."""
+
+
+class TestChangedRules:
+    """The stored slot is one that the rules of now do not give: an offset has moved since, or the code has changed."""
+
+    @staticmethod
+    async def stands(rt: Runtime, schedule: Schedule, stored: datetime) -> None:
+        assert await store_of(rt).declare([NewSchedule(schedule.name, schedule.timing, stored)]) == [True]
+
+    @staticmethod
+    async def slot_ahead(rt: Runtime, schedule: Schedule) -> datetime:
+        """A slot that the database's clock has not reached, so that a task can be sent for it without expiring."""
+        slot = schedule.next_after(await now_in(rt))
+        assert slot is not None
+        return slot
+
+    @pytest.mark.parametrize("pattern", AT_FOUR, ids=str)
+    async def test_a_slot_that_moved_later_comes_at_its_new_time_alone(self, place: Place, pattern: Any) -> None:
+        schedule = place.app.schedule("moved", place.tick, pattern, args=("",))
+        async with Runtime(place.app) as rt:
+            slot = await self.slot_ahead(rt, schedule)
+            stored = slot - HOUR
+            await self.stands(rt, schedule, stored)
+            await look(rt, stored)
+            assert await have_tasks(rt, schedule, [stored, slot]) == [False, False]
+            [info] = (await rt.schedules()).unwrap()
+            assert info.next_slot == slot
+            await look(rt, slot)
+            assert await have_tasks(rt, schedule, [stored, slot]) == [False, True]
+            assert (await row_of(rt, schedule)).next_slot == schedule.next_after(slot)
+
+    @pytest.mark.parametrize("pattern", AT_FOUR, ids=str)
+    async def test_a_slot_that_moved_earlier_comes_at_its_new_time_alone(self, place: Place, pattern: Any) -> None:
+        schedule = place.app.schedule("moved", place.tick, pattern, args=("",))
+        async with Runtime(place.app) as rt:
+            slot = await self.slot_ahead(rt, schedule)
+            stored = slot + HOUR
+            await self.stands(rt, schedule, stored)
+            assert await look(rt, slot - timedelta(seconds=2)) <= 2.0
+            await look(rt, slot)
+            await look(rt, stored)
+            assert await have_tasks(rt, schedule, [slot, stored]) == [True, False]
+            assert (await row_of(rt, schedule)).next_slot == schedule.next_after(slot)
+
+    async def test_a_slot_that_moved_into_the_past_is_sent_for_at_once(self, place: Place) -> None:
+        schedule = place.app.schedule("moved", place.tick, Daily(time(3), "Etc/GMT+1"), args=("",))
+        async with Runtime(place.app) as rt:
+            slot = await self.slot_ahead(rt, schedule)
+            await self.stands(rt, schedule, slot + HOUR)
+            await look(rt, slot + timedelta(minutes=40))
+            assert await have_tasks(rt, schedule, [slot]) == [True]
+
+    async def test_what_was_sent_by_the_old_rules_does_not_come_again_on_that_day(self, place: Place) -> None:
+        schedule = place.app.schedule("moved", place.tick, Daily(time(3), "Etc/GMT+1"), args=("",))
+        async with Runtime(place.app) as rt:
+            today = await self.slot_ahead(rt, schedule)
+            await self.stands(rt, schedule, today - HOUR + timedelta(days=1))
+            await look(rt, today)
+            await look(rt, today + timedelta(hours=23))
+            assert await have_tasks(rt, schedule, [today, today + timedelta(hours=23)]) == [False, False]
+            await look(rt, today + timedelta(days=1))
+            assert await have_tasks(rt, schedule, [today + timedelta(days=1)]) == [True]
+
+    async def test_schedulers_with_old_and_new_rules_send_once_a_day(self, place: Place) -> None:
+        old_place = place_for(place.app.config)
+        new = place.app.schedule("moved", place.tick, Renamed(Daily(time(3), "Etc/GMT+1")), args=("",))
+        old = old_place.app.schedule("moved", old_place.tick, Renamed(Daily(time(3))), args=("",))
+        async with Runtime(place.app) as rt:
+            first = await self.slot_ahead(rt, old)
+            await self.stands(rt, old, first)
+            hosts = rt, With(rt, old_place.app)
+            for hours in range(24 * 3):
+                for host in hosts:
+                    store = cast("Schedules", At(rt, first + hours * HOUR))
+                    await Scheduler(cast("Any", host), store, lambda: True).run_once()
+            days = [first + timedelta(days=day) for day in range(3)]
+            sent = [sum(await have_tasks(rt, new, [day, day + HOUR])) for day in days]
+        assert sent == [1, 1, 1]
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A pattern whose text does not say its time zone, as no text says which version of the rules is meant."""
+
+    pattern: Daily
+
+    def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
+        return self.pattern.next_after(after, start=start)
+
+    def __str__(self) -> str:
+        return "daily at 03:00"
 
 
 class TestFailures:

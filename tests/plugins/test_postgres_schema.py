@@ -248,6 +248,37 @@ async def test_an_unreadable_url_is_refused_without_showing_it() -> None:
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "part", ["somebody:s3cret%ff@host/stable", "host/stable?password=s3cret%C3", "%ff@host/s3cret"]
+)
+@pytest.mark.parametrize("field", ["url", "listen_url"])
+async def test_a_url_of_bytes_that_are_not_utf8_is_refused_without_showing_it(part: str, field: str) -> None:
+    fields = {"url": "postgresql://host/stable", field: f"postgresql://{part}"}
+    with pytest.raises(HorsiesError, match=f"^\\[HRS-203\\] {field} holds bytes that are not UTF-8") as caught:
+        await open_and_close(**fields)
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("variable", ["PGUSER", "PGHOST", "PGPASSWORD", "PGDATABASE"])
+async def test_a_variable_of_libpq_that_is_not_utf8_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "s3cret\udcff")
+    with pytest.raises(HorsiesError, match=f"the environment variable {variable} holds bytes") as caught:
+        await open_and_close("postgresql:///?connect_timeout=2")
+    assert caught.value.code == "HRS-203"
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.anyio
+async def test_a_host_that_cannot_be_a_name_is_one_error() -> None:
+    with pytest.raises(HorsiesError, match=r"host a\.\.b, .*: its host is not a name that can be looked up") as caught:
+        await open_and_close("postgresql://somebody:s3cret@a..b/stable")
+    assert caught.value.code == "HRS-211"
+    assert "s3cret" not in str(caught.value)
+
+
 def test_every_query_is_used_and_every_used_name_exists() -> None:
     sources = [entry for entry in resources.files(postgres).iterdir() if entry.name.endswith(".py")]
     code = "".join(source.read_text(encoding="utf-8") for source in sources)

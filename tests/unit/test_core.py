@@ -96,6 +96,8 @@ def test_results() -> None:
         (lambda: WorkerConfig(concurrency=0, threads=0, drain_timeout=-1, queues=()), "HRS-215", 4),
         (lambda: AppConfig(url="nonsense"), "HRS-203", 1),
         (lambda: AppConfig(url="sqlite://:memory:", schema="Drop; table"), "HRS-203", 1),
+        (lambda: AppConfig(url="sqlite:///\udcff.db"), "HRS-203", 1),
+        (lambda: AppConfig(url="postgresql://u:\udcff@h/db", listen_url="postgresql://\udcff@h/db"), "HRS-203", 2),
         (
             lambda: AppConfig(url="sqlite://:memory:", queues=(QueueConfig("a"), QueueConfig("a"))),
             "HRS-200",

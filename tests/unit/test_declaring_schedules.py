@@ -153,6 +153,9 @@ def test_a_pattern_that_cannot_be(make: Callable[[], object], expected: list[str
 
 def test_remedies() -> None:
     assert "such as Europe/Paris" in refused(lambda: Daily(time(3), "CEST"))[0]
+    assert "pip install tzdata" in refused(lambda: Daily(time(3), "CEST"))[0]
+    for spelt in ("Europe/Pariss", "europe/paris", "EUROPE/PARIS"):
+        assert "the nearest name is 'Europe/Paris'" in refused(lambda spelt=spelt: Daily(time(3), spelt))[0]
     assert "time(3, 0)" in refused(lambda: Daily(3))[0]
     assert "('mon', 'friday')" in refused(lambda: Weekly("x"))[0]
     assert "minute, hour, day of month, month, day of week" in refused(lambda: Cron("@daily"))[0]

@@ -41,7 +41,7 @@ from .queries import named_queries
 from .reader import PostgresReader
 from .schedules import PostgresSchedules
 from .session import Connections, Row, Session, Target
-from .target import describe, require_conninfo
+from .target import describe, require_conninfo, require_text
 from .upgrade import Progress, migrate
 from .workflows import PostgresWorkflows
 
@@ -157,8 +157,10 @@ async def _take_arrays(connection: AnyioConnection[Row]) -> None:
 @asynccontextmanager
 async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
     """See `horsies.abc.BrokerFactory.open`."""
+    require_text("url", config.url)
     require_conninfo("url", config.url)
     if config.listen_url is not None:
+        require_text("listen_url", config.listen_url)
         require_conninfo("listen_url", config.listen_url)
     way = await _bring_up_to_date(config)
     target = Target(
@@ -217,6 +219,8 @@ async def _bring_up_to_date(config: AppConfig) -> _Way:
         raise _unreachable(config, broker_error("connect", error).message) from None
     except OSError as error:
         raise _unreachable(config, f"{type(error).__name__}: {error.strerror or error.errno}") from None
+    except UnicodeError:
+        raise _unreachable(config, "its host is not a name that can be looked up") from None
 
 
 async def _look_at_way(connection: AnyioConnection[Row], config: AppConfig) -> _Way:

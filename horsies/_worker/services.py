@@ -10,14 +10,16 @@ from collections.abc import Callable
 import anyio
 import anyio.lowlevel
 
-from .._core.backoff import pauses
 from .._core.config import AppConfig
 from .._core.errors import BrokerError
+from .._task.contact import Contact
 from .._task.context import ContextLogger
-from .._task.host import Environment
 from ..abc import Broker, Consumer, Topic
 from .leader import Leader
 from .pump import Pump
+
+KNOCK = 0.75
+"""Seconds at most between tries of the heartbeat while the database is away: its answer ends all other pauses."""
 
 
 class Services:
@@ -25,6 +27,7 @@ class Services:
 
     Args:
         die: called with the reason once the worker is dead.
+        until_idle: the worker is to end by itself, so what the database refuses for good ends it.
     """
 
     def __init__(
@@ -33,36 +36,45 @@ class Services:
         consumer: Consumer,
         pump: Pump,
         leader: Leader,
-        environment: Environment,
+        contact: Contact,
         config: AppConfig,
         log: ContextLogger,
         die: Callable[[str], None],
+        *,
+        until_idle: bool,
     ) -> None:
         self._broker = broker
         self._consumer = consumer
         self._pump = pump
         self._leader = leader
-        self._environment = environment
+        self._contact = contact
         self._recovery = config.recovery
-        self._resilience = config.resilience
+        self._until_idle = until_idle
         self._log = log
         self._die = die
         self._is_dead = False
         self._watching_since = anyio.current_time()
 
     async def sign_on(self) -> None:
-        """Register the worker, however long the database is away."""
-        waits = pauses(self._resilience, self._environment.random)
+        """Register the worker, however long the database is away, or refuses it.
+
+        Raises:
+            BrokerError: `until_idle`, and the database refuses it for good.
+        """
+        backoff = self._contact.backoff()
         while True:
             try:
                 await self._consumer.join()
                 await self.beat()
+                backoff.answered()
                 return
             except BrokerError as error:
-                if not error.retryable:
-                    raise
-                self._log.warning("worker %s: cannot sign on: %s", self._pump.worker_id, error.message)
-                await anyio.sleep(next(waits))
+                self._raise_for_good(error)
+                await backoff.failed(error, f"worker {self._pump.worker_id}: cannot sign on", self._log)
+
+    def _raise_for_good(self, error: BrokerError) -> None:
+        if self._until_idle and not error.retryable:
+            raise error
 
     async def beat(self) -> None:
         """Write the heartbeat once, and heed what it answers."""
@@ -92,20 +104,25 @@ class Services:
         return anyio.current_time() - self._watching_since >= self._recovery.dead_after
 
     async def keep_beating(self) -> None:
-        waits = pauses(self._resilience, self._environment.random)
-        pause = self._recovery.heartbeat_interval
+        """Write heartbeats until the worker is dead. While that fails, nothing is claimed once the last one is old.
+
+        Raises:
+            BrokerError: `until_idle`, and the database refuses it for good.
+        """
+        backoff = self._contact.backoff()
+        interval = self._recovery.heartbeat_interval
+        await anyio.sleep(interval)
         while not self._is_dead:
-            await anyio.sleep(pause)
             try:
                 await self.beat()
             except BrokerError as error:
-                if not error.retryable:
-                    raise
-                pause = min(next(waits), self._recovery.heartbeat_interval)
-                self._log.warning("worker %s: cannot write its heartbeat: %s", self._pump.worker_id, error.message)
+                self._raise_for_good(error)
+                what = f"worker {self._pump.worker_id}: cannot write its heartbeat"
+                at_most = min(interval, KNOCK) if error.lost else interval
+                await backoff.failed(error, what, self._log, at_most=at_most)
             else:
-                waits = pauses(self._resilience, self._environment.random)
-                pause = self._recovery.heartbeat_interval
+                backoff.answered()
+                await anyio.sleep(interval)
 
     async def notice_freezes(self) -> None:
         """Die when the process was frozen (or its event loop blocked) for `dead_after`: others may have acted.
@@ -123,16 +140,15 @@ class Services:
         self._die(why)
 
     async def listen(self) -> None:
-        waits = pauses(self._resilience, self._environment.random)
+        backoff = self._contact.backoff()
         while True:
             try:
                 async with self._broker.listen(Topic.WORK) as listener:
-                    waits = pauses(self._resilience, self._environment.random)
+                    backoff.answered()
                     # What came while nobody listened is not known.
                     self._pump.notice([""])
                     while True:
                         self._pump.notice(await listener.receive())
                         await anyio.lowlevel.checkpoint()  # the pump sends its claim before this waits again
             except BrokerError as error:
-                self._log.warning("worker %s: no notifications: %s", self._pump.worker_id, error.message)
-                await anyio.sleep(next(waits))
+                await backoff.failed(error, f"worker {self._pump.worker_id}: no notifications", self._log)

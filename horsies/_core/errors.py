@@ -79,7 +79,10 @@ def raise_all(problems: Sequence[HorsiesError]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ErrorCause:
-    """The exception behind an UNHANDLED_ERROR, as text, because the class may not exist where it is read."""
+    """The exception behind an UNHANDLED_ERROR, as text, because the class may not exist where it is read.
+
+    Of a text longer than 64 KiB the beginning and the end are stored, with how much is missing in between.
+    """
 
     type: str
     message: str
@@ -91,7 +94,7 @@ class TaskError(_ValueError):
 
     Args:
         code: upper snake case, chosen by you, for example `RATE_LIMITED`; built-in codes are `TaskErrorCode`.
-        message: for people.
+        message: for people; 64 KiB of it are stored.
         data: plain builtins that travel with the error.
 
     Raises:

@@ -73,6 +73,8 @@ class TaskFunction(Generic[P, T]):
         """The same task, sent in the open transaction of `connection`: it is there with that commit, or never.
 
         An error leaves that transaction aborted. A connection that cannot be used is VALIDATION_FAILED at the send.
+        If the NOTIFY queue of the server is full, the commit of that transaction raises
+        `psycopg.errors.ProgramLimitExceeded` and stores nothing: run the transaction again.
 
         Args:
             connection: a psycopg connection to the database of this runtime: a sync one, an async one, the one from

@@ -44,6 +44,8 @@ TRIES = 3
 """Failures of one batch, while the database is there for others, after which its ends are written one by one."""
 TRIES_ASIDE = 3
 """Failures of a result that was set aside, while others were written, after which BROKER_ERROR takes its place."""
+TRIES_LOST = 10
+"""The same where the connection was lost, for which a bad network may be to blame."""
 TRIES_OF_A_ROW = 20
 """Further failures before BROKER_ERROR is tried again that was refused as well: then the result is not to blame."""
 QUERY_CANCELED = "57014"
@@ -286,7 +288,7 @@ class Finisher:
         if self._written_count > aside.written or not (others_wait and error.retryable):
             aside.tries += 1
         aside.written = self._written_count
-        if aside.tries > (0 if not error.retryable else math.inf if error.locked else TRIES_ASIDE):
+        if aside.tries > _patience(error):
             if await self._replace(aside, error):
                 return
             aside.tries = -TRIES_OF_A_ROW
@@ -336,3 +338,12 @@ class Finisher:
             self._host.nodes_ended({end.workflow_id})
         self._note_written([end], written)
         return True
+
+
+def _patience(error: BrokerError) -> float:
+    """How many failures like this one an end may have that stands alone."""
+    if error.locked:
+        return math.inf
+    if not error.retryable:
+        return 0
+    return TRIES_LOST if error.lost else TRIES_ASIDE

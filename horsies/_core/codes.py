@@ -16,7 +16,7 @@ class TaskErrorCode(StrEnum):
     WORKER_CRASHED = "WORKER_CRASHED"
     """The worker, or the process it ran the task in, went away or had to stop while user code ran."""
     BROKER_ERROR = "BROKER_ERROR"
-    """The database failed under `get()`, or refused this task's result."""
+    """The database failed under `get()`, or did not take this task's result, which is lost."""
     WORKER_RESOLUTION_ERROR = "WORKER_RESOLUTION_ERROR"
     """No worker knew the task within `recovery.resolution_grace`, or the process meant to run it cannot import it."""
     WORKER_SERIALIZATION_ERROR = "WORKER_SERIALIZATION_ERROR"

@@ -79,7 +79,10 @@ def raise_all(problems: Sequence[HorsiesError]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ErrorCause:
-    """The exception behind an UNHANDLED_ERROR, as text, because the class may not exist where it is read."""
+    """The exception behind an UNHANDLED_ERROR, as text, because the class may not exist where it is read.
+
+    Of a text longer than 64 KiB the beginning and the end are stored, with how much is missing in between.
+    """
 
     type: str
     message: str
@@ -91,7 +94,7 @@ class TaskError(_ValueError):
 
     Args:
         code: upper snake case, chosen by you, for example `RATE_LIMITED`; built-in codes are `TaskErrorCode`.
-        message: for people.
+        message: for people; 64 KiB of it are stored.
         data: plain builtins that travel with the error.
 
     Raises:
@@ -145,13 +148,17 @@ class BrokerError(_ValueError):
 
     Brokers raise it; at the edge of the public API it is returned in `Err`. `retryable` is true for what passes by
     itself (connection lost, server starting or full, serialisation failure), false for what somebody must mend
-    (missing table, no permission). `code` is the SQLSTATE where there is one.
+    (missing table, no permission). `code` is the SQLSTATE where there is one. `lost` is true where the connection was
+    lost, so that the database may be away; unless it is given, a retryable error without a code means that.
     """
 
-    def __init__(self, message: str, *, retryable: bool = False, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, retryable: bool = False, code: str | None = None, lost: bool | None = None
+    ) -> None:
         super().__init__(message)
         self._retryable = retryable
         self._code = code
+        self._lost = retryable and code is None if lost is None else lost
 
     @property
     def message(self) -> str:
@@ -166,6 +173,11 @@ class BrokerError(_ValueError):
     def locked(self) -> bool:
         """Whether somebody's open transaction holds what was needed, and waiting for its end took too long."""
         return self._code == "55P03"
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection was lost: the database may be away. False where the database has answered."""
+        return self._lost
 
     @property
     def code(self) -> str | None:

@@ -18,6 +18,9 @@ from .same import is_same
 
 VERSION = 1
 UNREADABLE = "the stored result cannot be read"
+TEXT_BYTES = 64 * 1024
+"""Bytes of one text of an error that are stored. User code may put anything into a message."""
+_MARK_BYTES = 64
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder()
 
@@ -28,7 +31,7 @@ def encode_result(
     """The bytes of `result`.
 
     Args:
-        result: how a task ended.
+        result: how a task ended. Texts of an error that are longer than `TEXT_BYTES` lose their middle.
         codec: of the task's return type; None: plain builtins.
         tag: the name of `serializer`, stored beside what it writes; neither is needed for an `Err`.
 
@@ -36,7 +39,7 @@ def encode_result(
         CodecError: the value, or the error's data, does not fit or cannot be written.
     """
     if isinstance(result, Err):
-        return _encode_error(result.error)
+        return _encoder.encode((VERSION, False, *_shortened(error_fields(result.error))))
     if serializer is None:
         raise CodecError("there is no serializer for a value")
     plain = (codec or plain_codec()).lower(result.value)
@@ -123,6 +126,23 @@ def error_from(fields: object) -> TaskError:
     except (ValueError, TypeError, HorsiesError, CodecError) as problem:
         raise ValueError(UNREADABLE) from problem
     raise ValueError(UNREADABLE)
+
+
+def _shortened(fields: list[Plain]) -> list[Plain]:
+    """What `error_fields` makes, with every text short enough to be stored; the data is the user's and stays whole."""
+    code, is_builtin, message, data, cause = fields
+    texts: Plain = None if cause is None else [_shorten(text) for text in cast(list[str], cause)]
+    return [code, is_builtin, _shorten(cast(str, message)), data, texts]
+
+
+def _shorten(text: str) -> str:
+    """The beginning and the end of `text`, `TEXT_BYTES` at most, with how much is missing in between."""
+    data = text.encode()
+    if len(data) <= TEXT_BYTES:
+        return text
+    half = (TEXT_BYTES - _MARK_BYTES) // 2
+    begin, end = data[:half].decode(errors="ignore"), data[-half:].decode(errors="ignore")
+    return f"{begin}\n... {len(text) - len(begin) - len(end)} characters were cut out here ...\n{end}"
 
 
 def _unicode(text: object) -> str:

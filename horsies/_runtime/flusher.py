@@ -26,6 +26,7 @@ import anyio.lowlevel
 
 from .._core.errors import BrokerError
 from .._core.limits import SEND_ROWS, STATEMENT_BYTES
+from .._task.contact import Contact
 from .._task.suppression import SuppressedError, are_suppressed
 from ..abc import Broker, Enqueued, NewTask, Producer
 
@@ -83,10 +84,10 @@ class _Row:
 class Flusher:
     """The one writer of a runtime's sends."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, contact: Contact) -> None:
         self._broker = broker
-        self._plain = Lane(has_help=True)
-        self._careful = Lane(has_help=False)
+        self._plain = Lane(contact, has_help=True)
+        self._careful = Lane(contact, has_help=False)
         self._orders: set[_Order] = set()
         self._closed = False
 
@@ -130,7 +131,8 @@ class Flusher:
 class Lane:
     """A queue of rows, and the loop that writes it batch by batch; with `has_help` a second one runs beside it."""
 
-    def __init__(self, *, has_help: bool) -> None:
+    def __init__(self, contact: Contact, *, has_help: bool) -> None:
+        self._contact = contact
         self._queue: deque[_Row] = deque()
         self._filled = anyio.Event()
         self._crowded = anyio.Event()
@@ -201,6 +203,8 @@ class Lane:
                 returning.start_soon(self._return, rows[0])
                 return
             answers = [error] * len(rows)
+        else:
+            self._contact.answered()
         for row, answer in zip(rows, answers, strict=True):
             row.answer(answer)
 

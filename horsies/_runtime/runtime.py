@@ -18,6 +18,7 @@ from .._core.urls import scheme_of
 from .._schedule.scheduler import Scheduler
 from .._task.ambient import registered
 from .._task.app import Horsies
+from .._task.contact import Contact
 from .._task.declare import Task
 from .._task.handle import TaskHandle
 from .._task.host import Environment
@@ -67,6 +68,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
     def __init__(self, app: Horsies, *, environment: Environment | None = None) -> None:
         self.app = app
         self.environment = environment or Environment()
+        self.contact = Contact(app.config.resilience, self.environment.random)
         self._plugins: Plugins | None = None
         self._broker: Broker | None = None
         self._group: anyio.abc.TaskGroup | None = None
@@ -86,8 +88,8 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
             if self.app.schedules:
                 require_store(self._broker)
             lookup = partial(ended_tasks, self._broker)
-            self._waiters = Waiters(self._broker, lookup, config.resilience, self.environment)
-            self._flusher = Flusher(self._broker)
+            self._waiters = Waiters(self._broker, lookup, config.resilience, self.contact)
+            self._flusher = Flusher(self._broker, self.contact)
             self._open_workflows(self._broker)
             with registered(self):
                 async with self._nursery():
@@ -308,8 +310,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
     async def run_scheduler(self) -> None:
         """Send for the application's schedules until cancelled, without running tasks. Workers do it as well.
 
-        Raises:
-            BrokerError: the database refuses, and trying again would change nothing.
+        What the database refuses is logged, and tried again.
         """
         await self.keep_schedules(lambda: True)
 

@@ -14,11 +14,10 @@ from typing import Generic, TypeAlias, TypeVar
 import anyio
 import anyio.lowlevel
 
-from .._core.backoff import pauses
 from .._core.config import ResilienceConfig
 from .._core.errors import BrokerError
 from .._core.status import WorkflowStatus
-from .._task.host import Environment
+from .._task.contact import Contact
 from ..abc import Broker, StoredResult, Topic, WorkflowRow, Workflows
 
 T = TypeVar("T")
@@ -62,13 +61,11 @@ async def resting_workflows(store: Workflows, workflow_ids: Sequence[str]) -> di
 class Waiters(Generic[T]):
     """Everybody in this runtime who waits for ends of one kind."""
 
-    def __init__(
-        self, broker: Broker, lookup: Lookup[T], resilience: ResilienceConfig, environment: Environment
-    ) -> None:
+    def __init__(self, broker: Broker, lookup: Lookup[T], resilience: ResilienceConfig, contact: Contact) -> None:
         self._broker = broker
         self._lookup = lookup
         self._resilience = resilience
-        self._environment = environment
+        self._contact = contact
         self._waiting: dict[str, list[_Waiter[T]]] = {}
         self._unchecked: set[str] = set()
         self._changed = anyio.Event()
@@ -128,7 +125,7 @@ class Waiters(Generic[T]):
 
     async def _answer_all(self) -> None:
         """Answer waiters until there are none."""
-        waits = pauses(self._resilience, self._environment.random)
+        backoff = self._contact.backoff()
         while self._waiting:
             asked, self._unchecked = self._unchecked, set()
             try:
@@ -137,11 +134,10 @@ class Waiters(Generic[T]):
                 if not error.retryable:
                     self._fail(asked, error)
                     continue
-                logger.warning("cannot look up results, trying again: %s", error.message)
                 self._unchecked |= asked & self._waiting.keys()
-                await anyio.sleep(next(waits))
+                await backoff.failed(error, "cannot look up results", logger)
                 continue
-            waits = pauses(self._resilience, self._environment.random)
+            backoff.answered()
             if not self._waiting or self._unchecked:
                 continue
             if not await self._wait_changed(self._resilience.poll_interval):
@@ -175,11 +171,11 @@ class Waiters(Generic[T]):
         return changed
 
     async def _listen(self) -> None:
-        waits = pauses(self._resilience, self._environment.random)
+        backoff = self._contact.backoff()
         while True:
             try:
                 async with self._broker.listen(Topic.FINISHED) as listener:
-                    waits = pauses(self._resilience, self._environment.random)
+                    backoff.answered()
                     names = [""]
                     while True:
                         hit = self._waiting.keys() if "" in names else self._waiting.keys() & set(names)
@@ -188,5 +184,4 @@ class Waiters(Generic[T]):
                             self._changed.set()
                         names = await listener.receive()
             except BrokerError as error:
-                logger.warning("no notifications of finished tasks: %s", error.message)
-                await anyio.sleep(next(waits))
+                await backoff.failed(error, "no notifications of finished tasks", logger)

@@ -14,6 +14,7 @@ from .._core.result import Err, Ok, Result
 from .._core.status import WorkflowStatus
 from .._payload.start import WorkflowStartPayload
 from .._task.app import Horsies
+from .._task.contact import Contact
 from .._task.declare import Task
 from .._task.handle import TaskResult, plain_result_of
 from .._task.host import Environment
@@ -39,6 +40,7 @@ class RunsWorkflows:
 
     app: Horsies
     environment: Environment
+    contact: Contact
     _advancer: Advancer | None
     _workflow_waiters: Waiters[WorkflowRow] | None
 
@@ -57,7 +59,7 @@ class RunsWorkflows:
         if isinstance(broker, Workflowing):
             lookup = partial(resting_workflows, broker.workflows)
             self._advancer = Advancer(self._host, broker.workflows)
-            self._workflow_waiters = Waiters(broker, lookup, self.app.config.resilience, self.environment)
+            self._workflow_waiters = Waiters(broker, lookup, self.app.config.resilience, self.contact)
         elif self.app.workflows:
             raise _NO_WORKFLOWS
 

@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 
 import anyio
 
-from .._core.backoff import pauses
 from .._core.errors import BrokerError
 from .._core.result import Err
 from .._task.host import Host
@@ -48,23 +47,16 @@ class Scheduler:
         self._replaced: dict[str, tuple[ScheduleRow, datetime | None]] = {}
 
     async def run(self) -> None:
-        """Send until cancelled.
-
-        Raises:
-            BrokerError: the database refuses, and trying again would change nothing.
-        """
-        resilience = self._host.app.config.resilience
-        waits = pauses(resilience, self._host.environment.random)
+        """Send until cancelled. What fails is tried again, also if the database refuses it until somebody mends it."""
+        backoff = self._host.contact.backoff()
         while True:
             try:
-                pause = min(await self.run_once(), resilience.poll_interval)
-                waits = pauses(resilience, self._host.environment.random)
+                pause = min(await self.run_once(), self._host.app.config.resilience.poll_interval)
             except BrokerError as error:
-                if not error.retryable:
-                    raise
-                pause = next(waits)
-                logger.warning("cannot look after the schedules: %s; trying again in %.1f s", error.message, pause)
-            await anyio.sleep(pause)
+                await backoff.failed(error, "cannot look after the schedules", logger)
+            else:
+                backoff.answered()
+                await anyio.sleep(pause)
 
     async def run_once(self) -> float:
         """Deal with what is due; in how many seconds to look again, at the latest."""

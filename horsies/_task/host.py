@@ -22,6 +22,7 @@ from ..abc import (
     SupportsDelay,
     TaskRow,
 )
+from .contact import Contact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,9 @@ class Host(Protocol):
 
     @property
     def environment(self) -> Environment: ...
+
+    @property
+    def contact(self) -> Contact: ...
 
     @property
     def serializers(self) -> Mapping[str, Serializer]: ...

@@ -6,9 +6,8 @@ from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import partial
-from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeGuard, TypeVar
 
-import anyio
 import anyio.lowlevel
 
 from .._core.codes import TaskSendErrorCode
@@ -74,6 +73,8 @@ class TaskFunction(Generic[P, T]):
         """The same task, sent in the open transaction of `connection`: it is there with that commit, or never.
 
         An error leaves that transaction aborted. A connection that cannot be used is VALIDATION_FAILED at the send.
+        If the NOTIFY queue of the server is full, the commit of that transaction raises
+        `psycopg.errors.ProgramLimitExceeded` and stores nothing: run the transaction again.
 
         Args:
             connection: a psycopg connection to the database of this runtime: a sync one, an async one, the one from
@@ -189,11 +190,12 @@ class TaskFunction(Generic[P, T]):
 
     async def _send_again(self, payloads: Sequence[TaskSendPayload], answers: list[Enqueued | BrokerError]) -> None:
         """Replay what has not reached the database, and put what comes of it into `answers`."""
+        backoff = self._host.contact.backoff()
         for wait in resend_pauses(self._host):
             left = [index for index, answer in enumerate(answers) if _is_transient(answer)]
             if not left:
                 return
-            await anyio.sleep(wait)
+            await backoff.pause(wait, next(error for error in answers if _is_transient(error)))
             again = await self._submit([payloads[index] for index in left], replay=True)
             for index, answer in zip(left, again, strict=True):
                 answers[index] = answer
@@ -225,7 +227,7 @@ def resend_pauses(host: Host) -> Iterator[float]:
         yield min(RESEND_FIRST * 2**n, RESEND_CAP) * host.environment.random.uniform(0.75, 1.25)
 
 
-def _is_transient(answer: Enqueued | BrokerError) -> bool:
+def _is_transient(answer: Enqueued | BrokerError) -> TypeGuard[BrokerError]:
     return isinstance(answer, BrokerError) and answer.retryable
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import anyio
-
-from .._core.backoff import pauses
 from .._core.codes import TaskErrorCode
 from .._core.errors import BrokerError, TaskError
 from .._core.result import Err, Ok
@@ -18,7 +15,7 @@ from .._payload.signature import ArgumentError, CorruptError, load
 from .._task.handle import TaskResult, plain_result_of
 from ..abc import Plain
 from .host import WorkerHost
-from .job import Job
+from .job import Job, logger
 
 
 def has_inputs(job: Job) -> bool:
@@ -51,7 +48,7 @@ async def fetch_inputs(host: WorkerHost, job: Job) -> Err[TaskError] | None:
 
 
 async def _read(host: WorkerHost, inputs: Sequence[Input]) -> dict[str, TaskResult[Any]]:
-    waits = pauses(host.app.config.resilience, host.environment.random)
+    backoff = host.contact.backoff()
     parts = sorted({one.task_id for one in inputs if one.of_workflow})
     while True:
         try:
@@ -59,11 +56,12 @@ async def _read(host: WorkerHost, inputs: Sequence[Input]) -> dict[str, TaskResu
             # What could not be opened has the result of what should have opened it.
             tasks = sorted({one.task_id for one in inputs} - results.keys())
             stored = await host.broker.reader.results(tasks) if tasks else []
+            backoff.answered()
             return results | {one.task_id: plain_result_of(host, one) for one in stored if one.status.is_terminal}
         except BrokerError as error:
             if not error.retryable:
                 raise
-        await anyio.sleep(next(waits))
+            await backoff.failed(error, "cannot read the results of other tasks", logger)
 
 
 def _argument(one: Input, result: TaskResult[Any]) -> Plain:

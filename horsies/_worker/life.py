@@ -127,7 +127,7 @@ class Life:
                 host.broker.consumer(self.worker_id, [(q.name, q.priority) for q in self._queues])
             )
             maintenance = await stack.enter_async_context(host.broker.maintenance(self.worker_id))
-            finisher = Finisher(host, consumer, self._counts, self._log, written)
+            finisher = Finisher(host, consumer, self._counts, self._log, written, until_idle=self._config.until_idle)
             runner = Runner(
                 host,
                 finisher,
@@ -160,7 +160,15 @@ class Life:
                 log=self._log,
             )
             self.services = services = Services(
-                host.broker, consumer, pump, leader, host.environment, app, self._log, self.die
+                host.broker,
+                consumer,
+                pump,
+                leader,
+                host.contact,
+                app,
+                self._log,
+                self.die,
+                until_idle=self._config.until_idle,
             )
             with self._joining:
                 await self._sign_on(services, consumer)

@@ -22,11 +22,11 @@ import anyio.abc
 import anyio.lowlevel
 from msgspec.structs import replace
 
-from .._core.backoff import pauses
 from .._core.config import WorkerConfig
 from .._core.errors import BrokerError
 from .._core.outcome import outlives_crash
 from .._core.status import TaskStatus
+from .._task.contact import REMEDY
 from .._task.context import ContextLogger
 from .._task.declare import Task
 from .._task.nursery import open_nursery
@@ -96,6 +96,7 @@ class Pump:
         self.is_stopping = False
         self.is_retiring = False
         self._wake = anyio.Event()
+        self._backoff = host.contact.backoff()
         self._claims = Claims(consumer, self._resilience, counts, self._wake_up)
         self._last_begun = (-math.inf, 0)
         self._startable = frozenset(name for name, task in host.app.tasks.items() if self._may_start(task))
@@ -171,14 +172,13 @@ class Pump:
             self.is_stopping = True  # also of a worker that is cancelled: what ends now leaves its slot to nobody
 
     async def _keep_starting(self, claims: anyio.abc.TaskGroup) -> None:
-        waits = pauses(self._resilience, self._host.environment.random)
         while not self.is_stopping:
             if self.counts["started"] == self._config.max_tasks:
                 self.retire_nowait(f"it has started {self._config.max_tasks} tasks, which is its max_tasks")
                 return
             try:
                 if await self.run_once(claims):
-                    waits = pauses(self._resilience, self._host.environment.random)
+                    self._backoff.answered()
                     continue
                 if self._config.until_idle and not (self._runner.jobs or self.ready or self._claims.is_under_way):
                     await self._finisher.wait_written()
@@ -188,13 +188,11 @@ class Pump:
                     await self._wait_woken(IDLE_RECHECK)
                     continue
             except BrokerError as error:
-                if not error.retryable:
+                if self._config.until_idle and not error.retryable:
                     raise
-                pause = next(waits)
                 self._claims.doubt()
-                self._log.warning("worker %s: %s; trying again in %.1f s", self.worker_id, error.message, pause)
                 self._claims.hungry = True
-                await anyio.sleep(pause)
+                await self._backoff.failed(error, f"worker {self.worker_id}", self._log)
                 continue
             await self._wait_for_work()
 
@@ -315,6 +313,7 @@ class Pump:
         except BrokerError:
             self._next_due = asked_at
             raise
+        self._host.contact.answered()
         due_in = 0.0 if promotion.promoted == PROMOTE_BATCH else promotion.next_due_in
         if due_in is not None:
             # A notice that came while the answer was under way asks to look again.
@@ -335,6 +334,7 @@ class Pump:
         Args:
             busy: how many tasks there were when the claim was sent, if there were any that run.
         """
+        self._backoff.answered()
         if self.is_stopping:
             return
         self._pace.count_answer(busy, self.running + self.ready - len(self._claims))
@@ -420,7 +420,9 @@ class Pump:
         batch = self._starting
         leases = [job.claimed.lease for job in batch]
         try:
-            outcomes = await self._consumer.start([Start(job.claimed.lease, job.retry_after_crash) for job in batch])
+            outcomes = await self._try_start(batch)
+            if len(batch) > 1 and all(isinstance(outcome, BrokerError) for outcome in outcomes):
+                raise next(outcome for outcome in outcomes if isinstance(outcome, BrokerError))
         except BaseException:
             self._unsure.update(leases)
             self._ready.extendleft(reversed(batch))
@@ -428,8 +430,11 @@ class Pump:
         finally:
             self._starting = []
         self._last_start = anyio.current_time()
+        self._host.contact.answered()
         for job, outcome in zip(batch, outcomes, strict=True):
-            if outcome is StartOutcome.STARTED:
+            if isinstance(outcome, BrokerError):
+                self._put_off(job, outcome)
+            elif outcome is StartOutcome.STARTED:
                 self._runner.run_soon(job, self._tasks)
             elif outcome is StartOutcome.LOCKED:
                 job.not_before = anyio.current_time() + LOCKED_POLL
@@ -438,6 +443,33 @@ class Pump:
                 self._finisher.add_nowait(_never_ran(job))
             self.counts["expired"] += outcome is StartOutcome.EXPIRED
         self._unsure.difference_update(set(leases) - {job.claimed.lease for job in self._ready})
+
+    async def _try_start(self, batch: list[Job]) -> list[StartOutcome | BrokerError]:
+        """Start a batch; halve one that the database refuses until the guilty task stands alone.
+
+        Raises:
+            BrokerError: it failed for a reason that passes by itself.
+        """
+        try:
+            return [*await self._consumer.start([Start(job.claimed.lease, job.retry_after_crash) for job in batch])]
+        except BrokerError as error:
+            if error.retryable or (len(batch) == 1 and self._config.until_idle):
+                raise
+            if len(batch) == 1:
+                return [error]
+            middle = len(batch) // 2
+            return [*await self._try_start(batch[:middle]), *await self._try_start(batch[middle:])]
+
+    def _put_off(self, job: Job, error: BrokerError) -> None:
+        """Keep a task whose start the database refuses, and try again later; the others go on."""
+        pause, task_id = self._resilience.retry_max, job.claimed.lease.task_id
+        job.not_before = anyio.current_time() + pause
+        self._ready.append(job)
+        self._log.error(
+            "task %s cannot be started: %s; %s; trying again in %.1f s",
+            *(task_id, error.message, REMEDY, pause),
+            extra={"task_id": task_id},
+        )
 
     def _wake_up(self) -> None:
         self._wake.set()

@@ -10,14 +10,16 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.lowlevel
 
-from .._core.backoff import pauses
 from .._core.config import AppConfig
 from .._core.errors import BrokerError
+from .._task.contact import Contact
 from .._task.context import ContextLogger
-from .._task.host import Environment
 from ..abc import Broker, Consumer, Topic
 from .leader import Leader
 from .pump import Pump
+
+KNOCK = 0.75
+"""Seconds at most between tries of the heartbeat while the database is away: its answer ends all other pauses."""
 
 
 class Services:
@@ -25,6 +27,7 @@ class Services:
 
     Args:
         die: called with the reason once the worker is dead.
+        until_idle: the worker is to end by itself, so what the database refuses for good ends it.
     """
 
     def __init__(
@@ -33,18 +36,20 @@ class Services:
         consumer: Consumer,
         pump: Pump,
         leader: Leader,
-        environment: Environment,
+        contact: Contact,
         config: AppConfig,
         log: ContextLogger,
         die: Callable[[str], None],
+        *,
+        until_idle: bool,
     ) -> None:
         self._broker = broker
         self._consumer = consumer
         self._pump = pump
         self._leader = leader
-        self._environment = environment
+        self._contact = contact
         self._recovery = config.recovery
-        self._resilience = config.resilience
+        self._until_idle = until_idle
         self._log = log
         self._die = die
         self._is_dead = False
@@ -52,19 +57,26 @@ class Services:
         pump.look_soon = self.look_soon
 
     async def sign_on(self) -> None:
-        """Register the worker, however long the database is away."""
-        waits = pauses(self._resilience, self._environment.random)
+        """Register the worker, however long the database is away, or refuses it.
+
+        Raises:
+            BrokerError: `until_idle`, and the database refuses it for good.
+        """
+        backoff = self._contact.backoff()
         while True:
             try:
                 await self._consumer.join()
             except BrokerError as error:
-                if not error.retryable:
-                    raise
-                self._log.warning("worker %s: cannot sign on: %s", self._pump.worker_id, error.message)
-                await anyio.sleep(next(waits))
+                self._raise_for_good(error)
+                await backoff.failed(error, f"worker {self._pump.worker_id}: cannot sign on", self._log)
             else:
+                backoff.answered()
                 self._pump.last_beat = anyio.current_time()
                 return
+
+    def _raise_for_good(self, error: BrokerError) -> None:
+        if self._until_idle and not error.retryable:
+            raise error
 
     async def beat(self) -> None:
         """Write the heartbeat once, and heed what it answers."""
@@ -97,17 +109,24 @@ class Services:
         self._look_wanted.set()
 
     async def keep_beating(self) -> None:
-        """Write the heartbeat every `heartbeat_interval`, until the worker is dead."""
-        await anyio.sleep(self._recovery.heartbeat_interval)
-        await self._keep("write its heartbeat", self.beat, lambda: anyio.sleep(self._recovery.heartbeat_interval))
+        """Write heartbeats until the worker is dead. While that fails, nothing is claimed once the last one is old.
+
+        Raises:
+            BrokerError: `until_idle`, and the database refuses it for good.
+        """
+        await self._wait()
+        await self._keep("write its heartbeat", self.beat, self._wait)
 
     async def keep_leading(self) -> None:
-        """Ask for the lease of the leader every `heartbeat_interval`."""
-        await self._keep("ask for the lease", self.lead, lambda: anyio.sleep(self._recovery.heartbeat_interval))
+        """Ask for the lease of the leader every `heartbeat_interval`. Raises: BrokerError, as `keep_beating`."""
+        await self._keep("ask for the lease", self.lead, self._wait)
 
     async def keep_looking(self) -> None:
-        """Look every `heartbeat_interval`, and when `look_soon` says so."""
+        """Look every `heartbeat_interval`, and when `look_soon` says so. Raises: BrokerError, as `keep_beating`."""
         await self._keep("look at what it holds", self.look, self._wait_to_look)
+
+    async def _wait(self) -> None:
+        await anyio.sleep(self._recovery.heartbeat_interval)
 
     async def _wait_to_look(self) -> None:
         with anyio.move_on_after(self._recovery.heartbeat_interval):
@@ -115,17 +134,18 @@ class Services:
         self._look_wanted = anyio.Event()
 
     async def _keep(self, what: str, once: Callable[[], Awaitable[None]], wait: Callable[[], Awaitable[None]]) -> None:
-        waits = pauses(self._resilience, self._environment.random)
+        backoff = self._contact.backoff()
+        interval = self._recovery.heartbeat_interval
         while not self._is_dead:
             try:
                 await once()
             except BrokerError as error:
-                if not error.retryable:
-                    raise
-                self._log.warning("worker %s: cannot %s: %s", self._pump.worker_id, what, error.message)
-                await anyio.sleep(min(next(waits), self._recovery.heartbeat_interval))
+                self._raise_for_good(error)
+                at_most = min(interval, KNOCK) if error.lost else interval
+                doing = f"worker {self._pump.worker_id}: cannot {what}"
+                await backoff.failed(error, doing, self._log, at_most=at_most)
             else:
-                waits = pauses(self._resilience, self._environment.random)
+                backoff.answered()
                 await wait()
 
     async def notice_freezes(self) -> None:
@@ -144,16 +164,15 @@ class Services:
         self._die(why)
 
     async def listen(self) -> None:
-        waits = pauses(self._resilience, self._environment.random)
+        backoff = self._contact.backoff()
         while True:
             try:
                 async with self._broker.listen(Topic.WORK) as listener:
-                    waits = pauses(self._resilience, self._environment.random)
+                    backoff.answered()
                     # What came while nobody listened is not known.
                     self._pump.notice([""])
                     while True:
                         self._pump.notice(await listener.receive())
                         await anyio.lowlevel.checkpoint()  # the pump sends its claim before this waits again
             except BrokerError as error:
-                self._log.warning("worker %s: no notifications: %s", self._pump.worker_id, error.message)
-                await anyio.sleep(next(waits))
+                await backoff.failed(error, f"worker {self._pump.worker_id}: no notifications", self._log)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 
 import anyio
 
-from .._core.backoff import pauses
 from .._core.errors import BrokerError
 from .._task.host import Host
 from ..abc import News, Step, Workflows
@@ -93,35 +92,42 @@ class Advancer:
 
     async def run(self) -> None:
         """Advance what was added until cancelled."""
-        waits = pauses(self._host.app.config.resilience, self._host.environment.random)
+        backoff = self._host.contact.backoff()
         while True:
             await self._filled.wait()
             self._filled = anyio.Event()
             while self._waiting or self._problems:
                 try:
                     await self.run_once()
-                    waits = pauses(self._host.app.config.resilience, self._host.environment.random)
+                    backoff.answered()
                 except BrokerError as error:
-                    logger.warning("cannot advance workflows: %s", error.message)
-                    await anyio.sleep(next(waits))
+                    await backoff.failed(error, "cannot advance workflows", logger)
             self._emptied.set()
 
     async def run_once(self) -> int:
         """Advance one batch; how many workflows left the queue. Raises: BrokerError, and what failed stays in it."""
         batch = sorted(self._waiting)[:BATCH]
         self._waiting.difference_update(batch)
+        refused: dict[str, BrokerError] = {}
         try:
-            failure = await self._advance(batch)
+            failure = await self._advance(batch, refused)
         except BrokerError:
             self._waiting.update(batch)
             raise
+        if len(refused) == len(batch) > 1:
+            # It is about none of them: a privilege is missing, say, and may be granted again.
+            self._waiting.update(batch)
+            failure = next(iter(refused.values()))
+        else:
+            for workflow_id, error in refused.items():
+                self._leave(workflow_id, error.message)
         await self._note_problems()
         if failure is not None:
             raise failure
         return len(batch)
 
-    async def _advance(self, workflow_ids: list[str]) -> BrokerError | None:
-        """Advance these; halve what the database refuses until the guilty one stands alone, which is left as it is.
+    async def _advance(self, workflow_ids: list[str], refused: dict[str, BrokerError]) -> BrokerError | None:
+        """Advance these; halve what the database refuses until the guilty one stands alone, which `refused` gets.
 
         One that somebody has locked goes back into the queue, and the error is returned, so that others go on.
         """
@@ -132,12 +138,12 @@ class Advancer:
                 raise
             if len(workflow_ids) > 1:
                 middle = len(workflow_ids) // 2
-                first = await self._advance(workflow_ids[:middle])
-                return await self._advance(workflow_ids[middle:]) or first
+                first = await self._advance(workflow_ids[:middle], refused)
+                return await self._advance(workflow_ids[middle:], refused) or first
             if error.locked:
                 self._waiting.update(workflow_ids)
                 return error
-            self._leave(workflow_ids[0], error.message)
+            refused[workflow_ids[0]] = error
         return None
 
     def decide(self, all_news: Sequence[News]) -> list[Step]:

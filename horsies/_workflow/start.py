@@ -7,7 +7,6 @@ from copy import copy
 from datetime import datetime
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-import anyio
 import anyio.lowlevel
 
 from .._core.codes import TaskSendErrorCode
@@ -180,6 +179,7 @@ async def _put_in(
 ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
     """Write a start, and try again what passes by itself."""
     waits = resend_pauses(host) if connection is None else iter(())
+    backoff = host.contact.backoff()
     while True:
         try:
             answer = await host.start_workflow(new, connection)
@@ -190,8 +190,10 @@ async def _put_in(
             if wait is None:
                 code = TaskSendErrorCode.ENQUEUE_FAILED
                 return _failed(payload, code, error.message, retryable=error.retryable)
-            await anyio.sleep(wait)
+            await backoff.pause(wait, error)
         else:
+            if connection is None:
+                backoff.answered()
             break
     if answer.outcome is EnqueueOutcome.MISMATCH:
         what = f"{payload.workflow_id} was started with another content; nothing was changed"

@@ -49,6 +49,14 @@ class Proxy:
             _shut(*pair)
         return len(pairs)
 
+    def cut_with(self, code: str) -> int:
+        """As `cut`, after a farewell as a pooler says it: FATAL, with this SQLSTATE."""
+        fields = f"SFATAL\0VFATAL\0C{code}\0Mthe pooler has had enough\0\0".encode()
+        for client, _ in self._pairs:
+            with suppress(OSError):
+                client.sendall(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+        return self.cut()
+
     def close(self) -> None:
         _shut(self._listener)
         self.cut()

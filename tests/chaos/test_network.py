@@ -94,6 +94,13 @@ async def cut(proxy: Proxy) -> None:
     assert proxy.cut() > 0
 
 
+async def say_fatal(proxy: Proxy) -> None:
+    """Whatever the code, it is the end of a connection."""
+    for code in ("57P05", "58000", "XX000", "25P03", "42501"):
+        assert proxy.cut_with(code) > 0
+        await anyio.sleep(0.1)
+
+
 async def refuse(proxy: Proxy) -> None:
     proxy.refuses = True
     proxy.cut()
@@ -128,7 +135,7 @@ async def truncate(proxy: Proxy) -> None:
     proxy.cut()
 
 
-@pytest.mark.parametrize("harm", [cut, refuse, stall, stall_and_cut, slow, truncate])
+@pytest.mark.parametrize("harm", [cut, say_fatal, refuse, stall, stall_and_cut, slow, truncate])
 async def test_work_goes_on_by_itself_and_nothing_is_lost(
     server: EmbeddedServer, schema: str, harm: Callable[[Proxy], Awaitable[None]]
 ) -> None:

@@ -182,3 +182,11 @@ def test_patience_with_an_unknown_task_grows_and_ends() -> None:
     waits = [patience_with_unknown(seconds, 60) for seconds in (0, 4, 59.9)]
     assert waits == [0.5, 2, 10]
     assert patience_with_unknown(60, 60) is None
+
+
+def test_a_retryable_error_without_a_code_is_a_lost_connection() -> None:
+    """So what brokers raised before `lost` was there means what it meant."""
+    assert BrokerError("gone", retryable=True).lost
+    assert not BrokerError("full", retryable=True, code="53100").lost
+    assert not BrokerError("refused").lost
+    assert BrokerError("gone", retryable=True, code="57P05", lost=True).lost

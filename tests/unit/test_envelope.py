@@ -477,3 +477,26 @@ class TestResults:
                 read_result(b"\x94" + longer(1) + data[2:])
         with pytest.raises(CodecError):
             encode_result(Ok((1,)), None, tag, SERIALIZERS[tag])
+
+    @pytest.mark.parametrize("text", ["x" * 10**6, "é" * 10**6, "€x" * 500_000], ids=["ascii", "two", "three"])
+    def test_long_texts_of_an_error_lose_their_middle(self, text: str) -> None:
+        text = f"BEGIN{text}END"
+        error = TaskError.caused_by(TaskErrorCode.UNHANDLED_ERROR, text, ErrorCause("ValueError", text, text))
+        stored = read_result(encode_result(Err(error), None, "", None))
+        assert isinstance(stored, Err)
+        cause = stored.error.cause
+        assert cause is not None
+        for kept in (stored.error.message, cause.message, cause.traceback):
+            assert len(kept.encode()) <= 64 * 1024
+            assert kept.startswith("BEGIN")
+            assert kept.endswith("END")
+            cut = int(kept.split("\n... ")[1].split()[0])
+            assert len(kept) - len(f"\n... {cut} characters were cut out here ...\n") + cut == len(text)
+        # A result that is stored again, as where a task takes it as an argument, stays as it is.
+        assert read_result(encode_result(stored, None, "", None)) == stored
+
+    def test_the_data_of_an_error_stays_whole_and_so_does_what_was_stored_before(self) -> None:
+        error = TaskError("MINE", "short", data="x" * 10**6)
+        assert read_result(encode_result(Err(error), None, "", None)) == Err(error)
+        old = [1, False, "MINE", False, "x" * 10**6, None, None]
+        assert read_result(msgspec.msgpack.encode(old)) == Err(TaskError("MINE", "x" * 10**6))

@@ -20,6 +20,8 @@ from psycopg import DataError
 from psycopg.adapt import AdaptersMap, Buffer, Dumper
 from psycopg.pq import Format
 
+from .failures import TooLargeError
+
 PARAMETER = re.compile(r"%\((\w+)\)s(?:::(\w+)\[\])?")
 """A parameter in a query, and of what its elements are when it is cast to an array."""
 _HEADER = Struct("!iiIii").pack
@@ -29,6 +31,8 @@ _NULL = _LENGTH(-1)
 _INT8 = Struct("!iq").pack
 _FLOAT8 = Struct("!id").pack
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MOST = 2**30 - 2**20
+"""Bytes of one value at most. Postgres ends the connection that sends it a message of 1 GiB."""
 
 
 @lru_cache(maxsize=256)
@@ -39,6 +43,8 @@ def _text(value: str) -> bytes:
 
 
 def _bytea(value: bytes) -> bytes:
+    if len(value) > _MOST:
+        raise TooLargeError(f"{len(value)} bytes are more than Postgres takes in one message, {_MOST} at most")
     return _LENGTH(len(value)) + value
 
 
@@ -114,7 +120,7 @@ def encode_array(name: str, array: str, values: Any) -> bytes:
     """The parameter `name` as an array of the type `array`, such as "uuid".
 
     Raises:
-        psycopg.DataError: an element is not of that type.
+        psycopg.DataError: an element is not of that type, or too large.
     """
     try:
         return _TYPES[array].of(values)

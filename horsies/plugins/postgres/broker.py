@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,11 +29,11 @@ from .caps import Caps
 from .connection import AnyioConnection, connect
 from .consumer import PostgresConsumer
 from .control import PostgresControl
-from .failures import broker_error, translated
-from .instants import register_bounded_instants
+from .failures import broker_error, is_about_notices, translated
 from .joining import JoiningProducer
 from .listener import Listening, warn_of_polling
 from .maintenance import PostgresMaintenance
+from .notices import Notices
 from .pool import ConnectionPool
 from .pooler import is_direct, keeps_session
 from .producer import PostgresProducer
@@ -42,6 +42,7 @@ from .reader import PostgresReader
 from .schedules import PostgresSchedules
 from .session import Connections, Row, Session, Target
 from .target import describe, require_conninfo, require_text
+from .transaction import Borrowing
 from .upgrade import Progress, migrate
 from .workflows import PostgresWorkflows
 
@@ -59,6 +60,7 @@ class PostgresBroker:
         connections: Connections,
         results: Session,
         advances: Session,
+        notices: Notices,
         target: Target,
         way: _Way,
     ) -> None:
@@ -66,17 +68,14 @@ class PostgresBroker:
         self._pool = pool
         self._connections = connections
         self._sql = named_queries(config.schema)
-        self._statement_timeout = float(config.resilience.statement_timeout)
+        self._notices = notices
         self._target = target
         self._listening = Listening(config, reaches=way.reaches)
-        self.reader: Reader = PostgresReader(self._fetch, results.fetch, self._sql)
-        self.control: Control = PostgresControl(self._fetch, self._sql)
-        self.schedules: Schedules = PostgresSchedules(
-            self._fetch, pool.connection, self._sql, timeout=self._statement_timeout
-        )
-        self.workflows: Workflows = PostgresWorkflows(
-            self._fetch, pool.connection, advances, self._sql, timeout=self._statement_timeout
-        )
+        self._borrowing = Borrowing(pool.connection, notices, float(config.resilience.statement_timeout))
+        self.reader: Reader = PostgresReader(self._borrowing.fetch, results.fetch, self._sql)
+        self.control: Control = PostgresControl(self._borrowing.fetch, self._sql)
+        self.schedules: Schedules = PostgresSchedules(self._borrowing, self._sql)
+        self.workflows: Workflows = PostgresWorkflows(self._borrowing, advances, self._sql)
 
     @asynccontextmanager
     async def producer(self, *, lock_wait: float | None = None) -> AsyncIterator[Producer]:
@@ -121,33 +120,25 @@ class PostgresBroker:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AnyioConnection[Row]]:
         """See `horsies.abc.Transactional.transaction`."""
-        async with AsyncExitStack() as stack:
-            with translated("open a transaction"):
-                connection = await stack.enter_async_context(self._pool.connection())
-                await stack.enter_async_context(connection.transaction())
-            yield connection
+        try:
+            async with AsyncExitStack() as stack:
+                with translated("open a transaction"):
+                    connection = await stack.enter_async_context(self._pool.connection())
+                    await stack.enter_async_context(connection.transaction())
+                yield connection
+        except psycopg.Error as error:
+            if is_about_notices(error):
+                self._notices.hush()  # so that the next try of it passes
+            raise
 
     def joining(self, connection: Any) -> Producer:
         """See `horsies.abc.Transactional.joining`."""
-        return JoiningProducer(connection, self._sql)
+        return JoiningProducer(connection, self._sql, self._notices)
 
     async def check(self) -> str:
         """See `horsies.abc.Broker.check`."""
-        ((version,),) = await self._fetch("check", "SELECT current_setting('server_version')", {})
+        ((version,),) = await self._borrowing.fetch("check", "SELECT current_setting('server_version')", {})
         return f"PostgreSQL {version}: {describe(self._config.url)}"
-
-    async def _fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-        """One statement over a short borrow from the pool.
-
-        Planned anew each time: a plan that is kept from when the table was small would read all of it later on.
-        """
-        with translated(action):
-            async with self._pool.connection() as connection:
-                with anyio.fail_after(self._statement_timeout):
-                    cursor = connection.cursor(binary=True)
-                    register_bounded_instants(cursor.adapters)
-                    await cursor.execute(query, parameters, prepare=False)
-                    return await cursor.fetchall()
 
 
 async def _take_arrays(connection: AnyioConnection[Row]) -> None:
@@ -169,7 +160,8 @@ async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
         statement_timeout=float(config.resilience.statement_timeout),
         pooled=way.pooled,
     )
-    connections = Connections()
+    notices = Notices()
+    connections = Connections(notices)
     async with (
         ConnectionPool(
             config.url,
@@ -182,7 +174,7 @@ async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
         connections.open_session(target) as results,
         connections.open_session(target) as advances,
     ):
-        yield PostgresBroker(config, pool, connections, results, advances, target, way)
+        yield PostgresBroker(config, pool, connections, results, advances, notices, target, way)
 
 
 @dataclass(frozen=True, slots=True)

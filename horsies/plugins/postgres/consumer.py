@@ -161,13 +161,16 @@ class PostgresConsumer:
         if decide is None:
             return await self._end(self._outcomes.fetch, ends, now)
         ids = sorted({end.workflow_id for end in ends if end.workflow_id is not None})
-        with deciding():
+
+        async def work(fetch: Fetch) -> list[bool]:
             # Workflows before tasks, as everybody does who locks both.
-            async with self._outcomes.transaction("finish") as fetch:
-                rows = await fetch("finish", self._sql["lock_free_workflows"], {"ids": ids, "now": now})
-                written = await self._end(fetch, ends, now)
-                await advance_locked(fetch, self._sql, rows, decide, now)
-        return written
+            rows = await fetch("finish", self._sql["lock_free_workflows"], {"ids": ids, "now": now})
+            written = await self._end(fetch, ends, now)
+            await advance_locked(fetch, self._sql, rows, decide, now)
+            return written
+
+        with deciding():
+            return await self._outcomes.transact("finish", work)
 
     async def _end(self, fetch: Fetch, ends: Sequence[Finish], now: datetime | None) -> list[bool]:
         firsts = list({end.lease: end for end in reversed(ends)}.values())

@@ -27,6 +27,7 @@ from psycopg.rows import tuple_row
 from horsies.abc import BrokerError, Enqueued, NewTask
 
 from .failures import translated
+from .notices import Notices
 from .producer import PostgresProducer
 from .session import Row
 
@@ -41,8 +42,8 @@ Connection: TypeAlias = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 class JoiningProducer:
     """Inserts through `connection`. Raises: ValueError, there is nothing to join."""
 
-    def __init__(self, connection: Any, sql: Mapping[str, str]) -> None:
-        self._joined = Joined(connection)
+    def __init__(self, connection: Any, sql: Mapping[str, str], notices: Notices) -> None:
+        self._joined = Joined(connection, notices)
         self._producer = PostgresProducer(self._joined.fetch, sql)
 
     async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
@@ -53,11 +54,15 @@ class JoiningProducer:
 class Joined:
     """The caller's `connection`: a sync one in a thread, an async one on the event loop.
 
+    A full NOTIFY queue fails the caller's own commit, which nobody here can repeat. While it is known to be full, these
+    statements are quiet like all others.
+
     Raises:
         ValueError: there is nothing to join.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, notices: Notices) -> None:
+        self._notices = notices
         self._connection: Connection = _joinable(connection)
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -76,8 +81,8 @@ class Joined:
         return answer
 
     async def fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-        connection = self._connection
-        with translated(action):
+        connection, query = self._connection, self._notices.said(query)
+        with translated(action, connection):
             # Cursors of our own, whatever factories the caller has set; unprepared, to leave nothing behind.
             if isinstance(connection, psycopg.AsyncConnection):
                 async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:

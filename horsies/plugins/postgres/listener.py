@@ -28,7 +28,7 @@ class PostgresListener:
 
     async def receive(self) -> list[str]:
         """See `horsies.abc.Listener.receive`."""
-        with translated(f"listen to {self._topic}"):
+        with translated(f"listen to {self._topic}", self._connection):
             # One batch, in which nothing is awaited between the notices: a cancelled wait has taken none of them.
             async with aclosing(self._connection.notifies(stop_after=1)) as notifies:
                 payloads = [notify.payload async for notify in notifies]
@@ -66,7 +66,7 @@ class Listening:
             with translated(action):
                 connection = await self._connect()
             try:
-                with translated(action), anyio.fail_after(self._config.resilience.statement_timeout):
+                with translated(action, connection), anyio.fail_after(self._config.resilience.statement_timeout):
                     if await self._is_heard(connection):
                         await connection.execute(f"LISTEN {self._config.schema}_{topic.value}")
                 if self._reaches:

@@ -9,26 +9,19 @@ from horsies.abc import EnqueueOutcome, Firing, NewSchedule, ScheduleBook, Sched
 
 from .producer import PostgresProducer
 from .session import Fetch, in_utc
-from .transaction import Connect, open_transaction
+from .transaction import Borrowing
 
 LOCK_WAIT = "250ms"
 """How long a firing waits for somebody's open transaction; it stays due, and others go on."""
 
 
 class PostgresSchedules:
-    """See `horsies.abc.Schedules`.
+    """See `horsies.abc.Schedules`."""
 
-    Args:
-        fetch: runs one statement.
-        connect: borrows a connection, for what takes several.
-        timeout: seconds for one call.
-    """
-
-    def __init__(self, fetch: Fetch, connect: Connect, sql: Mapping[str, str], *, timeout: float) -> None:
-        self._fetch = fetch
-        self._connect = connect
+    def __init__(self, borrowing: Borrowing, sql: Mapping[str, str]) -> None:
+        self._fetch = borrowing.fetch
+        self._transact = borrowing.transact
         self._sql = sql
-        self._timeout = timeout
 
     async def read(self, *, now: datetime | None = None) -> ScheduleBook:
         """See `horsies.abc.Schedules.read`."""
@@ -58,14 +51,13 @@ class PostgresSchedules:
 
     async def fire(self, firings: Sequence[Firing], *, now: datetime | None = None) -> list[bool]:
         """See `horsies.abc.Schedules.fire`."""
-        async with open_transaction(
-            self._connect, "send for schedules", timeout=self._timeout, lock_wait=LOCK_WAIT
-        ) as fetch:
-            given = {
-                "names": [one.name for one in firings],
-                "timings": [one.timing for one in firings],
-                "slots": [one.slot for one in firings],
-            }
+        given = {
+            "names": [one.name for one in firings],
+            "timings": [one.timing for one in firings],
+            "slots": [one.slot for one in firings],
+        }
+
+        async def work(fetch: Fetch) -> list[bool]:
             standing: dict[str, str | None] = dict(await fetch("fire", self._sql["standing_at"], given))
             ours = [one for one in firings if one.name in standing]
             previous = [last for one in ours if one.cancel_previous and (last := standing[one.name]) is not None]
@@ -83,7 +75,9 @@ class PostgresSchedules:
                 "problems": [one.problem for one in ours],
             }
             await fetch("fire", self._sql["move_on"], moved)
-        return [one.name in standing for one in firings]
+            return [one.name in standing for one in firings]
+
+        return await self._transact("send for schedules", work, lock_wait=LOCK_WAIT)
 
     async def pause(self, name: str, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Schedules.pause`."""

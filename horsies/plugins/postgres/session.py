@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 import psycopg
@@ -21,9 +22,11 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 from .arrays import encode_arrays, register_arrays
 from .connection import AnyioConnection, connect
-from .failures import translated
+from .failures import FullNotifyQueueError, translated
+from .notices import Notices
 from .statements import Statements
 
+T = TypeVar("T")
 Row: TypeAlias = tuple[Any, ...]
 Fetch: TypeAlias = Callable[[str, str, Mapping[str, object]], Awaitable[list[Row]]]
 """Runs one statement: what for (in words), the query, its parameters."""
@@ -77,7 +80,8 @@ class Connections:
     other meets a server process that has just been at work. There are never more than sessions.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notices: Notices | None = None) -> None:
+        self._notices = notices or Notices()
         self._idle: defaultdict[Target, list[Statements]] = defaultdict(list)
         self._sessions: Counter[Target] = Counter()
 
@@ -85,7 +89,7 @@ class Connections:
     async def open_session(self, target: Target) -> AsyncIterator[Session]:
         """A session that is closed with the scope."""
         idle = self._idle[target]
-        session = Session(target, idle)
+        session = Session(target, idle, self._notices)
         self._sessions[target] += 1
         try:
             yield session
@@ -103,8 +107,9 @@ class Session:
         idle: connections to `target` that it may take, and gives back.
     """
 
-    def __init__(self, target: Target, idle: list[Statements]) -> None:
+    def __init__(self, target: Target, idle: list[Statements], notices: Notices) -> None:
         self._target = target
+        self._notices = notices
         self._idle = idle
         self._lock = anyio.Lock(fast_acquire=True)  # what follows waits for the server
         self._used: Statements | None = None
@@ -134,23 +139,38 @@ class Session:
             BrokerError: it failed, or took longer than `timeout` or the statement timeout.
         """
         async with self._lock:
-            with translated(action):
-                self._used = statements = await self._take()
-                timeout = min(self._target.statement_timeout + _GRACE, math.inf if timeout is None else timeout)
-                try:
-                    if not (locks or self._target.pooled):
-                        return await statements.fetch(query, parameters, timeout=timeout)
-                    with anyio.fail_after(timeout):
-                        parameters = encode_arrays(query, parameters)
-                        return await self._fetch_in_transaction(
-                            statements.connection, query, parameters, sorted(set(locks))
-                        )
-                finally:
-                    self._give_back(statements)
+            try:
+                return await self._fetch(action, query, parameters, locks, timeout)
+            except FullNotifyQueueError as refusal:
+                again = partial(self._fetch, action, query, parameters, locks, timeout)
+                return await self._notices.repeat(refusal, again, self._fetch)
 
-    @asynccontextmanager
-    async def transaction(self, action: str, *, lock_wait: str | None = None) -> AsyncIterator[Fetch]:
-        """What runs statements in one transaction, committed at the end of the block, rolled back when it raises.
+    async def _fetch(
+        self,
+        action: str,
+        query: str,
+        parameters: Mapping[str, object],
+        locks: Sequence[int] = (),
+        timeout: float | None = None,
+    ) -> list[Row]:
+        with translated(action):
+            self._used = statements = await self._take()
+        query = self._notices.said(query)
+        timeout = min(self._target.statement_timeout + _GRACE, math.inf if timeout is None else timeout)
+        with translated(action, statements.connection):
+            try:
+                if not (locks or self._target.pooled):
+                    return await statements.fetch(query, parameters, timeout=timeout)
+                with anyio.fail_after(timeout):
+                    parameters = encode_arrays(query, parameters)
+                    return await self._fetch_in_transaction(
+                        statements.connection, query, parameters, sorted(set(locks))
+                    )
+            finally:
+                self._give_back(statements)
+
+    async def transact(self, action: str, work: Callable[[Fetch], Awaitable[T]], *, lock_wait: str | None = None) -> T:
+        """What `work` gives, which runs its statements in one transaction, and may have to do it twice.
 
         Args:
             lock_wait: how long one statement waits for a lock, as Postgres writes it; default: as the session does.
@@ -158,12 +178,30 @@ class Session:
         Raises:
             BrokerError: it failed, or took longer than the statement timeout.
         """
+
+        async def run() -> T:
+            async with self.transaction(action, lock_wait=lock_wait) as fetch:
+                return await work(fetch)
+
+        try:
+            return await run()
+        except FullNotifyQueueError as refusal:
+            return await self._notices.repeat(refusal, run, self.fetch)
+
+    @asynccontextmanager
+    async def transaction(self, action: str, *, lock_wait: str | None = None) -> AsyncIterator[Fetch]:
+        """What runs statements in one transaction, committed at the end of the block, rolled back when it raises.
+
+        A block cannot be repeated, so a full NOTIFY queue fails it: see `transact`.
+        """
         async with self._lock:
             with translated(action):
                 self._used = statements = await self._take()
-                connection = statements.connection
+            connection = statements.connection
+            with translated(action, connection):
 
                 async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+                    query = self._notices.said(query)
                     if not self._target.pooled:
                         return await statements.fetch(query, parameters)
                     cursor = await connection.execute(query, encode_arrays(query, parameters), binary=True)

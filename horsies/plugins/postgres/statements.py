@@ -17,7 +17,7 @@ from psycopg import DataError, errors
 from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 from psycopg.generators import execute
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 
@@ -85,9 +85,12 @@ class Statements:
     def _run(self, query: str, statement: _Statement, values: list[bytes | None]) -> PQGen[list[TupleRow]]:
         try:
             result = yield from self._execute(query, statement, values)
-        except errors.InvalidSqlStatementName:
-            # Somebody let the connection forget what was prepared, as psycopg does after a rollback. Nothing has run.
-            del self._prepared[query]
+        except (errors.InvalidSqlStatementName, errors.FeatureNotSupported):
+            # Somebody let the connection forget what was prepared, as psycopg does after a rollback, or has changed a
+            # table, so that what was prepared gives other columns by now. Nothing has run.
+            self._prepared.pop(query, None)
+            if self.connection.pgconn.transaction_status == TransactionStatus.INERROR:
+                raise  # the transaction is lost, and whoever tries it again prepares anew
             result = yield from self._execute(query, statement, values)
         self._rows.set_pgresult(result)
         try:

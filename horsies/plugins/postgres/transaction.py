@@ -1,45 +1,97 @@
-"""A transaction of several statements over a short borrow from the pool."""
+"""Statements, and transactions of several, over a short borrow from the pool."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 import anyio
 
 from .arrays import encode_arrays
 from .connection import AnyioConnection
-from .failures import translated
+from .failures import FullNotifyQueueError, translated
+from .instants import register_bounded_instants
+from .notices import Notices
 from .session import Fetch, Row
 
+T = TypeVar("T")
 Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[AnyioConnection[Row]]]
 
 _SETTINGS = "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{lock_wait}'"
 """Who has waited for another must see what that has left, whatever the default of the role."""
 
 
-@asynccontextmanager
-async def open_transaction(connect: Connect, action: str, *, timeout: float, lock_wait: str) -> AsyncIterator[Fetch]:
-    """What runs statements in one transaction, committed at the end of the block, rolled back when it raises.
+@dataclass(frozen=True, slots=True)
+class Borrowing:
+    """Runs statements over short borrows.
 
     Args:
         connect: borrows a connection that takes encoded arrays.
-        timeout: seconds for all of it.
-        lock_wait: how long one statement waits for somebody's open transaction, as Postgres writes it.
-
-    Raises:
-        BrokerError: it failed, or took longer.
+        timeout: seconds for all that is done over it.
     """
-    with translated(action):
-        async with connect() as connection:
-            with anyio.fail_after(timeout):  # around the commit, which can be slow as well
-                async with connection.transaction():
-                    await connection.execute(_SETTINGS.format(lock_wait=lock_wait), prepare=False)
 
-                    async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-                        given = encode_arrays(query, parameters)
-                        cursor = await connection.execute(query, given, prepare=False, binary=True)
-                        return await cursor.fetchall() if cursor.description else []
+    connect: Connect
+    notices: Notices
+    timeout: float
 
-                    yield fetch
+    async def fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+        """The rows of one statement.
+
+        Planned anew each time: a plan that is kept from when the table was small would read all of it later on.
+
+        Raises:
+            BrokerError: it failed, or took longer.
+        """
+
+        async def run() -> list[Row]:
+            with translated(action):
+                async with self.connect() as connection:
+                    with translated(action, connection), anyio.fail_after(self.timeout):
+                        cursor = connection.cursor(binary=True)
+                        register_bounded_instants(cursor.adapters)
+                        await cursor.execute(self.notices.said(query), parameters, prepare=False)
+                        return await cursor.fetchall()
+
+        try:
+            return await run()
+        except FullNotifyQueueError as refusal:
+            return await self.notices.repeat(refusal, run, self.fetch)
+
+    async def transact(self, action: str, work: Callable[[Fetch], Awaitable[T]], *, lock_wait: str) -> T:
+        """What `work` gives, which runs its statements in one transaction, and may have to do it twice.
+
+        Args:
+            lock_wait: how long one statement waits for somebody's open transaction, as Postgres writes it.
+
+        Raises:
+            BrokerError: it failed, or took longer.
+        """
+
+        async def run() -> T:
+            async with self._transaction(action, lock_wait) as fetch:
+                return await work(fetch)
+
+        try:
+            return await run()
+        except FullNotifyQueueError as refusal:
+            return await self.notices.repeat(refusal, run, self.fetch)
+
+    @asynccontextmanager
+    async def _transaction(self, action: str, lock_wait: str) -> AsyncIterator[Fetch]:
+        """What runs statements in one transaction, committed at the end of the block, rolled back when it raises."""
+        with translated(action):
+            async with self.connect() as connection:
+                # The timeout is around the commit, which can be slow as well.
+                with translated(action, connection), anyio.fail_after(self.timeout):
+                    async with connection.transaction():
+                        await connection.execute(_SETTINGS.format(lock_wait=lock_wait), prepare=False)
+
+                        async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+                            query = self.notices.said(query)
+                            given = encode_arrays(query, parameters)
+                            cursor = await connection.execute(query, given, prepare=False, binary=True)
+                            return await cursor.fetchall() if cursor.description else []
+
+                        yield fetch

@@ -22,7 +22,7 @@ from .advancing import advance_locked, begin, deciding, workflow_row
 from .joining import Joined
 from .producer import is_id
 from .session import Fetch, Session, in_utc
-from .transaction import Connect, open_transaction
+from .transaction import Borrowing
 
 LOCK_WAIT = "2s"
 """How long an advance waits for others of the same workflow; its marks stay, and it can be tried again."""
@@ -32,20 +32,15 @@ class PostgresWorkflows:
     """See `horsies.abc.Workflows`.
 
     Args:
-        fetch: runs one statement.
-        connect: borrows a connection, for starts, and for advances while there is another one.
+        borrowing: also for starts, and for advances while there is another one.
         session: for one advance at a time, prepared.
-        timeout: seconds for one call.
     """
 
-    def __init__(
-        self, fetch: Fetch, connect: Connect, session: Session, sql: Mapping[str, str], *, timeout: float
-    ) -> None:
-        self._fetch = fetch
+    def __init__(self, borrowing: Borrowing, session: Session, sql: Mapping[str, str]) -> None:
+        self._borrowing = borrowing
+        self._fetch = borrowing.fetch
         self._session = session
-        self._connect = connect
         self._sql = sql
-        self._timeout = timeout
 
     async def start(
         self, new: NewWorkflow, *, connection: object | None = None, now: datetime | None = None
@@ -54,14 +49,12 @@ class PostgresWorkflows:
         if not is_id(new.workflow_id):
             raise BrokerError("start a workflow: its id is not a UUID in lower-case canonical form")
         if connection is not None:
-            joined = Joined(connection)
-            return await joined.run(partial(self._start, joined.fetch, new, now))
-        async with open_transaction(
-            self._connect, "start a workflow", timeout=self._timeout, lock_wait=LOCK_WAIT
-        ) as fetch:
-            return await self._start(fetch, new, now)
+            joined = Joined(connection, self._borrowing.notices)
+            return await joined.run(partial(self._start, new, now, joined.fetch))
+        start = partial(self._start, new, now)
+        return await self._borrowing.transact("start a workflow", start, lock_wait=LOCK_WAIT)
 
-    async def _start(self, fetch: Fetch, new: NewWorkflow, now: datetime | None) -> Enqueued:
+    async def _start(self, new: NewWorkflow, now: datetime | None, fetch: Fetch) -> Enqueued:
         if await begin(fetch, self._sql, [new], now):
             return Enqueued(EnqueueOutcome.INSERTED, new.workflow_id)
         rows = await fetch("start", self._sql["workflow_sha"], {"id": new.workflow_id})
@@ -107,15 +100,14 @@ class PostgresWorkflows:
     async def advance(self, workflow_ids: Sequence[str], decide: Decide, *, now: datetime | None = None) -> list[Step]:
         """See `horsies.abc.Workflows.advance`."""
         ids = sorted({workflow_id for workflow_id in workflow_ids if is_id(workflow_id)})
-        what = "advance workflows"
+
+        async def work(fetch: Fetch) -> list[Step]:
+            rows = await fetch("advance", self._sql["lock_workflows"], {"ids": ids, "now": now})
+            return await advance_locked(fetch, self._sql, rows, decide, now)
+
+        transact = self._session.transact if self._session.is_free else self._borrowing.transact
         with deciding():
-            async with (
-                self._session.transaction(what, lock_wait=LOCK_WAIT)
-                if self._session.is_free
-                else open_transaction(self._connect, what, timeout=self._timeout, lock_wait=LOCK_WAIT)
-            ) as fetch:
-                rows = await fetch("advance", self._sql["lock_workflows"], {"ids": ids, "now": now})
-                return await advance_locked(fetch, self._sql, rows, decide, now)
+            return await transact("advance workflows", work, lock_wait=LOCK_WAIT)
 
     async def unadvanced(self, limit: int, *, skipping: Collection[str] = (), now: datetime | None = None) -> list[str]:
         """See `horsies.abc.Workflows.unadvanced`."""

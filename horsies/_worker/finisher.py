@@ -147,6 +147,7 @@ class Finisher:
             except BrokerError as error:
                 if error.retryable and not error.locked:
                     self._log.warning("cannot write %d results, trying again: %s", len(batch), error.message)
+                    following = None  # nor if that takes longer than a statement may
                     await self._pause(next(waits))
                 elif following is not None:
                     following = None  # it may be what follows that is refused, and no end waits for that

@@ -14,12 +14,16 @@ import anyio
 
 from .._core.backoff import pauses
 from .._core.errors import BrokerError
+from .._core.status import WorkflowStatus
 from .._task.host import Host
 from ..abc import News, Step, Workflows
-from .follow import concerned, follow
+from .follow import concerned, follow, is_large
 
 BATCH = 100
 """Workflows that are advanced in one transaction."""
+TRIES = 3
+ASIDE = 60.0
+"""Seconds for which a workflow is left alone after so many tries in a row that failed although it was alone."""
 RECOVERED = 200
 """Workflows that are looked for at a time."""
 SELDOM = 60.0
@@ -29,7 +33,7 @@ logger = logging.getLogger("horsies.workflow")
 
 
 class Following:
-    """Advances workflows in the transaction that writes the ends of their tasks."""
+    """Advances workflows in the transaction that writes the ends of their tasks, but for large ones."""
 
     def __init__(self, advancer: Advancer) -> None:
         self._advancer = advancer
@@ -38,17 +42,34 @@ class Following:
 
     def decide(self, all_news: Sequence[News]) -> list[Step]:
         """See `horsies.abc.Decide`."""
-        self._seen = {news.row.workflow_id for news in all_news}
-        self._steps = self._advancer.decide(all_news)
+        small = [news for news in all_news if not is_large(news)]
+        self._seen = {news.row.workflow_id for news in small}
+        self._steps = self._advancer.decide(small)
         return self._steps
 
     def committed(self, workflow_ids: Iterable[str]) -> None:
-        """Have advanced what that left: those that somebody else had in hand, and those that it has told something."""
+        """Have advanced what that left: large ones, what others had in hand, and what it has told something."""
         self._advancer.add_nowait(concerned(self._steps) | (set(workflow_ids) - self._seen))
 
 
+class _Lane:
+    """Workflows that wait to be advanced, so many in one transaction."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.size = batch
+        """How many are taken next: fewer after a failure, since one of them may be what fails."""
+        self.waiting: set[str] = set()
+        self.is_busy = False
+        self.filled = anyio.Event()
+        self.failures = 0
+        """Of the one that stood alone, in a row."""
+
+
 class Advancer:
-    """Advances the workflows of one runtime.
+    """Advances the workflows of one runtime: small ones many at a time, and large ones beside them, each by itself.
+
+    Neither the results of a worker nor other workflows wait for what follows in a large one.
 
     Attributes:
         has_met: a workflow was started by this runtime, or something followed from one here.
@@ -57,23 +78,35 @@ class Advancer:
     def __init__(self, host: Host, store: Workflows) -> None:
         self._host = host
         self._store = store
-        self._waiting: set[str] = set()
+        self._small = _Lane(BATCH)
+        self._large = _Lane(1)
+        self._known_large: set[str] = set()
+        self._aside: dict[str, float] = {}
+        """Until when what could not be advanced by itself is left alone, on the loop's clock."""
         self._poisoned: set[str] = set()
         self._problems: dict[str, str] = {}
         self._look_at = 0.0
         self.has_met = False
-        self._filled = anyio.Event()
         self._emptied = anyio.Event()
         self._emptied.set()
 
+    @property
+    def _is_idle(self) -> bool:
+        return not (self._problems or any(lane.waiting or lane.is_busy for lane in (self._small, self._large)))
+
     def add_nowait(self, workflow_ids: Iterable[str]) -> None:
         """Have these advanced soon."""
-        self._waiting.update(workflow_ids)
-        # What could not be followed up is known by now as well: whoever decides that may be in another thread.
-        if self._waiting or self._problems:
-            self._filled.set()
-            if self._emptied.is_set():
-                self._emptied = anyio.Event()
+        now = anyio.current_time()
+        for workflow_id in workflow_ids:
+            if self._aside.get(workflow_id, now) <= now:
+                lane = self._large if workflow_id in self._known_large else self._small
+                lane.waiting.add(workflow_id)
+        for lane in (self._small, self._large):
+            # What could not be followed up is known by now as well: whoever decides that may be in another thread.
+            if lane.waiting or self._problems:
+                lane.filled.set()
+        if not self._is_idle and self._emptied.is_set():
+            self._emptied = anyio.Event()
 
     async def settle(self) -> None:
         """Wait until everything that was added is advanced."""
@@ -87,57 +120,103 @@ class Advancer:
         """
         if not (self.has_met or self._host.app.workflows) and anyio.current_time() < self._look_at:
             return 0
-        self.add_nowait(await self._store.unadvanced(RECOVERED, skipping=self._poisoned))
+        now = anyio.current_time()
+        self._aside = {workflow_id: until for workflow_id, until in self._aside.items() if until > now}
+        self.add_nowait(await self._store.unadvanced(RECOVERED, skipping=self._poisoned | self._aside.keys()))
         self._look_at = anyio.current_time() + SELDOM
         return 0
 
     async def run(self) -> None:
         """Advance what was added until cancelled."""
+        async with anyio.create_task_group() as group:
+            for lane in (self._small, self._large):
+                group.start_soon(self._run_lane, lane)
+
+    async def _run_lane(self, lane: _Lane) -> None:
         waits = pauses(self._host.app.config.resilience, self._host.environment.random)
         while True:
-            await self._filled.wait()
-            self._filled = anyio.Event()
-            while self._waiting or self._problems:
+            await lane.filled.wait()
+            lane.filled = anyio.Event()
+            lane.is_busy = True
+            while lane.waiting or self._problems:
                 try:
-                    await self.run_once()
+                    await self._run_once(lane)
                     waits = pauses(self._host.app.config.resilience, self._host.environment.random)
                 except BrokerError as error:
                     logger.warning("cannot advance workflows: %s", error.message)
                     await anyio.sleep(next(waits))
-            self._emptied.set()
+            lane.is_busy = False
+            if self._is_idle:
+                self._emptied.set()
 
-    async def run_once(self) -> int:
-        """Advance one batch; how many workflows left the queue. Raises: BrokerError, and what failed stays in it."""
-        batch = sorted(self._waiting)[:BATCH]
-        self._waiting.difference_update(batch)
+    async def _run_once(self, lane: _Lane) -> None:
+        """Advance one batch. Raises: BrokerError, and what failed is advanced later."""
+        batch = sorted(lane.waiting)[: lane.size]
+        lane.waiting.difference_update(batch)
         try:
-            failure = await self._advance(batch)
-        except BrokerError:
-            self._waiting.update(batch)
+            failure = await self._advance(lane, batch)
+        except BrokerError as error:
+            self._take_back(lane, batch, error)
             raise
+        lane.size, lane.failures = min(lane.batch, lane.size * 2), 0
         await self._note_problems()
         if failure is not None:
             raise failure
-        return len(batch)
 
-    async def _advance(self, workflow_ids: list[str]) -> BrokerError | None:
+    def _take_back(self, lane: _Lane, batch: list[str], error: BrokerError) -> None:
+        """Have a batch that failed as a whole tried again in halves, and leave alone what fails by itself.
+
+        It may be the database that fails, or one of them that takes longer than a statement may.
+        """
+        lane.size = max(1, len(batch) // 2)
+        if len(batch) > 1:
+            lane.waiting.update(batch)
+            return
+        lane.failures += 1
+        if lane.failures < TRIES:
+            lane.waiting.update(batch)
+            return
+        lane.failures = 0
+        (workflow_id,) = batch
+        self._aside[workflow_id] = anyio.current_time() + ASIDE
+        self._problems[workflow_id] = f"it is tried again after {ASIDE:g} s: {error.message}"
+        logger.error(
+            "workflow %s is left alone for %g s: %s",
+            workflow_id,
+            ASIDE,
+            error.message,
+            extra={"workflow_id": workflow_id},
+        )
+
+    async def _advance(self, lane: _Lane, workflow_ids: list[str]) -> BrokerError | None:
         """Advance these; halve what the database refuses until the guilty one stands alone, which is left as it is.
 
-        One that somebody has locked goes back into the queue, and the error is returned, so that others go on.
+        A large one among small ones is left for its own lane. One that somebody has locked goes back into the queue,
+        and the error is returned, so that others go on.
         """
+        large = set[str]()
+
+        def decide(all_news: Sequence[News]) -> list[Step]:
+            large.update(news.row.workflow_id for news in all_news if lane is self._small and is_large(news))
+            return self.decide([news for news in all_news if news.row.workflow_id not in large])
+
         try:
-            self.add_nowait(concerned(await self._store.advance(workflow_ids, self.decide)))
+            steps = await self._store.advance(workflow_ids, decide)
         except BrokerError as error:
             if error.retryable and not error.locked:
                 raise
             if len(workflow_ids) > 1:
                 middle = len(workflow_ids) // 2
-                first = await self._advance(workflow_ids[:middle])
-                return await self._advance(workflow_ids[middle:]) or first
+                first = await self._advance(lane, workflow_ids[:middle])
+                return await self._advance(lane, workflow_ids[middle:]) or first
             if error.locked:
-                self._waiting.update(workflow_ids)
+                lane.waiting.update(workflow_ids)
                 return error
             self._leave(workflow_ids[0], error.message)
+        else:
+            self._known_large |= large
+            self._known_large.difference_update(step.workflow_id for step in steps if _is_over(step))
+            self.add_nowait(concerned(steps) | large)
         return None
 
     def decide(self, all_news: Sequence[News]) -> list[Step]:
@@ -167,3 +246,7 @@ class Advancer:
                 await self._store.note_problem(workflow_id, why)
             except BrokerError as error:
                 logger.warning("cannot note what is wrong with workflow %s: %s", workflow_id, error.message)
+
+
+def _is_over(step: Step) -> bool:
+    return WorkflowStatus(step.status).is_terminal and not (step.cancel or step.has_more)

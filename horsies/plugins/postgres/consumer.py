@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from horsies.abc import (
+    HEAD,
     BrokerError,
     Claim,
     ClaimedTask,
@@ -123,7 +124,8 @@ class PostgresConsumer:
         with deciding():
             # Workflows before tasks, as everybody does who locks both.
             async with self._outcomes.transaction("finish") as fetch:
-                rows = await fetch("finish", self._sql["lock_free_workflows"], {"ids": ids, "now": now})
+                given = {"ids": ids, "head": HEAD, "now": now}
+                rows = await fetch("finish", self._sql["lock_free_workflows"], given)
                 written = await self._end(fetch, ends, now)
                 await advance_locked(fetch, self._sql, rows, decide, now)
         return written

@@ -320,6 +320,8 @@ class _Step:
     def _cancel_rest(self, first: int) -> None:
         nodes, is_over = self._state.nodes, self._state.status.is_terminal
         for index in range(first, len(nodes)):
+            if self.rest is not None:
+                return
             if nodes[index] in _UNDER_WAY and (is_over or self._has_lost(index)):
                 self._cancel(index)
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from .._core.codes import TaskErrorCode
-from .._core.errors import TaskError
+from .._core.errors import BrokerError, TaskError
 from .._core.result import Err, Ok
 from .._core.status import NodeStatus, WorkflowStatus
 from .._payload.ids import node_task_id
@@ -32,6 +32,8 @@ async def spec_of(host: WorkflowHost, row: WorkflowRow) -> StoredSpec:
         return await apart(partial(read_spec, row), size=len(row.state))
     except MissingError as missing:
         slices = await host.workflows.read_spec(row.workflow_id, missing.ranges)
+    if not slices:
+        raise BrokerError(f"workflow {row.workflow_id} was removed just now", retryable=True)
     return await apart(partial(read_spec, row, slices), size=sum(len(data) for _, data in slices))
 
 

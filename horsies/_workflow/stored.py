@@ -38,6 +38,8 @@ KEPT_BYTES = 64 * 1024 * 1024
 """What the specs that are kept may take, about, in memory."""
 _GROWTH = 16
 """Of many small nodes a decoded spec takes 14 times the memory of its bytes, of large arguments hardly more."""
+_ENTRY = 4 * 1024
+"""What each of them takes beside that."""
 
 _states = msgspec.msgpack.Decoder(State)
 _encoder = msgspec.msgpack.Encoder()
@@ -91,6 +93,8 @@ class StoredSpec:
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
                 raise ValueError("a node of the workflow cannot be read") from error
             nodes[index] = msgspec.structs.replace(nodes[index], arguments=arguments, child=child)
+        if missing and any(start >= starts[0] for start, _ in slices):
+            raise ValueError("the spec of the workflow is shorter than it says")
         if missing:
             raise MissingError(_joined(missing))
         return msgspec.structs.replace(self.spec, nodes=tuple(nodes))
@@ -164,7 +168,7 @@ class SpecReader:
             return found
         data = [(0, row.spec), *slices]
         found, size = _read_pieces(data) if is_in_pieces else _read_whole(data)
-        self._keep(key, found, size * _GROWTH)
+        self._keep(key, found, size * _GROWTH + _ENTRY)
         return found
 
     def cache_info(self) -> _Info:
@@ -209,6 +213,8 @@ def _read_pieces(slices: Sequence[Slice]) -> tuple[StoredSpec, int]:
         raise ValueError("the bytes are no workflow")
     _, length, _, digest = _HEADER.unpack(header)
     data = _cut(slices, _HEADER.size, length)
+    if data is None and len(slices) > 1:
+        raise ValueError("the spec of the workflow is shorter than it says")
     if data is None:
         raise MissingError([(HEAD, _HEADER.size + length - HEAD)])
     if hashlib.sha256(data).digest() != digest:

@@ -21,6 +21,8 @@ from .follow import concerned, follow, is_large
 
 BATCH = 100
 """Workflows that are advanced in one transaction."""
+MOST_KNOWN = 1_000
+"""Workflows of which it is remembered that they are large."""
 TRIES = 3
 ASIDE = 60.0
 """Seconds for which a workflow is left alone after so many tries in a row that failed although it was alone."""
@@ -214,6 +216,8 @@ class Advancer:
                 return error
             self._leave(workflow_ids[0], error.message)
         else:
+            if len(self._known_large) > MOST_KNOWN:
+                self._known_large.clear()
             self._known_large |= large
             self._known_large.difference_update(step.workflow_id for step in steps if _is_over(step))
             self.add_nowait(concerned(steps) | large)

@@ -19,7 +19,7 @@ from .._core.status import NodeStatus, TaskStatus, WorkflowStatus
 from .._payload.envelope import instant_of, sha_of
 from .._payload.ids import node_of, node_task_id
 from .._task.host import Host
-from ..abc import EndedTask, News, NewTask, NewWorkflow, Signal, Step, WorkflowRow
+from ..abc import LARGE, EndedTask, News, NewTask, NewWorkflow, Signal, Step, WorkflowRow
 from .apart import uncollected
 from .engine import (
     Cancelled,
@@ -49,9 +49,6 @@ _signals: msgspec.msgpack.Decoder[NodeEnded | Paused | Resumed | Cancelled | Can
     NodeEnded | Paused | Resumed | Cancelled | CancelRest
 )
 _encode_signal = msgspec.msgpack.Encoder().encode
-
-LARGE = 16 * 1024
-"""Bytes of a state, or of what a task has opened, beyond which a workflow is large: it has a thousand nodes or more."""
 
 ENDED_AS = {
     WorkflowStatus.FAILED: TaskErrorCode.SUBWORKFLOW_FAILED,

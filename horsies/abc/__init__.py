@@ -39,6 +39,7 @@ from .schedules import Firing, NewSchedule, ScheduleBook, ScheduleRow, Schedules
 from .serializer import Plain, Serializer
 from .workflows import (
     HEAD,
+    LARGE,
     MOST_NEWS,
     OWN,
     Decide,
@@ -75,6 +76,7 @@ __all__ = [
     "Firing",
     "GiveBack",
     "HEAD",
+    "LARGE",
     "Heartbeat",
     "Lease",
     "Listener",

@@ -26,6 +26,9 @@ from .records import Enqueued, NewTask
 
 HEAD = 16 * 1024
 """Bytes of a spec that come with the row of a workflow."""
+LARGE = 16 * 1024
+"""Bytes of a state, or of what a task has opened, beyond which a workflow is large: it has a thousand nodes or more. It
+is advanced by itself: `Consumer.finish` need not offer it to `decide`."""
 MOST_NEWS = 1_000
 """Marked ends, and signals, that one advance of one workflow takes at most."""
 

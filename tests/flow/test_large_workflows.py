@@ -36,11 +36,11 @@ from horsies._payload.ids import new_task_id
 from horsies._workflow import engine
 from horsies._workflow.advancer import Following
 from horsies._workflow.apart import MANY_NODES, apart, uncollected
-from horsies._workflow.follow import LARGE, begun
+from horsies._workflow.follow import begun
 from horsies._workflow.spec import encode
 from horsies._workflow.stored import KEPT_BYTES, read_spec
 from horsies._workflow.validate import resolve
-from horsies.abc import HEAD, BrokerError, EndedTask, News, Step
+from horsies.abc import HEAD, LARGE, BrokerError, EndedTask, News, Step
 from horsies.plugins.postgres.workflows import PostgresWorkflows
 from horsies.plugins.sqlite.workflows import SqliteWorkflows
 

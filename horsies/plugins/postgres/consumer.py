@@ -8,6 +8,7 @@ from typing import Any
 
 from horsies.abc import (
     HEAD,
+    LARGE,
     BrokerError,
     Claim,
     ClaimedTask,
@@ -124,7 +125,7 @@ class PostgresConsumer:
         with deciding():
             # Workflows before tasks, as everybody does who locks both.
             async with self._outcomes.transaction("finish") as fetch:
-                given = {"ids": ids, "head": HEAD, "now": now}
+                given = {"ids": ids, "head": HEAD, "largest": LARGE, "now": now}
                 rows = await fetch("finish", self._sql["lock_free_workflows"], given)
                 written = await self._end(fetch, ends, now)
                 await advance_locked(fetch, self._sql, rows, decide, now)

@@ -76,13 +76,13 @@ ORDER BY workflows.id
 FOR NO KEY UPDATE
 
 -- name: lock_free_workflows
--- The same, but for those that somebody else has in hand.
+-- The same, but for those that somebody else has in hand, and for large ones, which are advanced by themselves.
 SELECT
     id::text, sha, name, version, substring(spec FROM 1 FOR %(head)s::integer), state, status, sent_at, finished_at,
     error_code, parent_id::text, root_id::text, good_until, problem,
     coalesce(finished_at IS NULL AND good_until <= coalesce(%(now)s::timestamptz, clock_timestamp()), false)
 FROM {schema}.workflows
-WHERE id = ANY (%(ids)s::uuid[])
+WHERE id = ANY (%(ids)s::uuid[]) AND octet_length(state) <= %(largest)s::integer
 ORDER BY workflows.id
 FOR NO KEY UPDATE SKIP LOCKED
 

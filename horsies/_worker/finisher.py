@@ -204,6 +204,7 @@ class Finisher:
                     answers = self._contact.answers
                     if failures < tries:
                         self._log.warning("cannot write %d results, trying again: %s", len(batch), error.message)
+                        following = None  # no end waits for what follows, which may take too long for one statement
                         await self._pause(backoff, error)
                         continue
                 if following is not None:

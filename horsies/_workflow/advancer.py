@@ -13,12 +13,18 @@ from collections.abc import Iterable, Sequence
 import anyio
 
 from .._core.errors import BrokerError
+from .._core.status import WorkflowStatus
 from .._task.host import Host
 from ..abc import News, Step, Workflows
-from .follow import concerned, follow
+from .follow import concerned, follow, is_large
 
 BATCH = 100
 """Workflows that are advanced in one transaction."""
+MOST_KNOWN = 1_000
+"""Workflows of which it is remembered that they are large."""
+TRIES = 3
+ASIDE = 60.0
+"""Seconds for which a workflow is left alone after so many tries in a row that failed although it was alone."""
 RECOVERED = 200
 """Workflows that are looked for at a time."""
 SELDOM = 60.0
@@ -28,7 +34,7 @@ logger = logging.getLogger("horsies.workflow")
 
 
 class Following:
-    """Advances workflows in the transaction that writes the ends of their tasks."""
+    """Advances workflows in the transaction that writes the ends of their tasks, but for large ones."""
 
     def __init__(self, advancer: Advancer) -> None:
         self._advancer = advancer
@@ -37,17 +43,34 @@ class Following:
 
     def decide(self, all_news: Sequence[News]) -> list[Step]:
         """See `horsies.abc.Decide`."""
-        self._seen = {news.row.workflow_id for news in all_news}
-        self._steps = self._advancer.decide(all_news)
+        small = [news for news in all_news if not is_large(news)]
+        self._seen = {news.row.workflow_id for news in small}
+        self._steps = self._advancer.decide(small)
         return self._steps
 
     def committed(self, workflow_ids: Iterable[str]) -> None:
-        """Have advanced what that left: those that somebody else had in hand, and those that it has told something."""
+        """Have advanced what that left: large ones, what others had in hand, and what it has told something."""
         self._advancer.add_nowait(concerned(self._steps) | (set(workflow_ids) - self._seen))
 
 
+class _Lane:
+    """Workflows that wait to be advanced, so many in one transaction."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.size = batch
+        """How many are taken next: fewer after a failure, since one of them may be what fails."""
+        self.waiting: set[str] = set()
+        self.is_busy = False
+        self.filled = anyio.Event()
+        self.failures = 0
+        """Of the one that stood alone, in a row."""
+
+
 class Advancer:
-    """Advances the workflows of one runtime.
+    """Advances the workflows of one runtime: small ones many at a time, and large ones beside them, each by itself.
+
+    Neither the results of a worker nor other workflows wait for what follows in a large one.
 
     Attributes:
         has_met: a workflow was started by this runtime, or something followed from one here.
@@ -56,23 +79,35 @@ class Advancer:
     def __init__(self, host: Host, store: Workflows) -> None:
         self._host = host
         self._store = store
-        self._waiting: set[str] = set()
+        self._small = _Lane(BATCH)
+        self._large = _Lane(1)
+        self._known_large: set[str] = set()
+        self._aside: dict[str, float] = {}
+        """Until when what could not be advanced by itself is left alone, on the loop's clock."""
         self._poisoned: set[str] = set()
         self._problems: dict[str, str] = {}
         self._look_at = 0.0
         self.has_met = False
-        self._filled = anyio.Event()
         self._emptied = anyio.Event()
         self._emptied.set()
 
+    @property
+    def _is_idle(self) -> bool:
+        return not (self._problems or any(lane.waiting or lane.is_busy for lane in (self._small, self._large)))
+
     def add_nowait(self, workflow_ids: Iterable[str]) -> None:
         """Have these advanced soon."""
-        self._waiting.update(workflow_ids)
-        # What could not be followed up is known by now as well: whoever decides that may be in another thread.
-        if self._waiting or self._problems:
-            self._filled.set()
-            if self._emptied.is_set():
-                self._emptied = anyio.Event()
+        now = anyio.current_time()
+        for workflow_id in workflow_ids:
+            if self._aside.get(workflow_id, now) <= now:
+                lane = self._large if workflow_id in self._known_large else self._small
+                lane.waiting.add(workflow_id)
+        for lane in (self._small, self._large):
+            # What could not be followed up is known by now as well: whoever decides that may be in another thread.
+            if lane.waiting or self._problems:
+                lane.filled.set()
+        if not self._is_idle and self._emptied.is_set():
+            self._emptied = anyio.Event()
 
     async def settle(self) -> None:
         """Wait until everything that was added is advanced."""
@@ -86,64 +121,112 @@ class Advancer:
         """
         if not (self.has_met or self._host.app.workflows) and anyio.current_time() < self._look_at:
             return 0
-        self.add_nowait(await self._store.unadvanced(RECOVERED, skipping=self._poisoned))
+        now = anyio.current_time()
+        self._aside = {workflow_id: until for workflow_id, until in self._aside.items() if until > now}
+        self.add_nowait(await self._store.unadvanced(RECOVERED, skipping=self._poisoned | self._aside.keys()))
         self._look_at = anyio.current_time() + SELDOM
         return 0
 
     async def run(self) -> None:
         """Advance what was added until cancelled."""
+        async with anyio.create_task_group() as group:
+            for lane in (self._small, self._large):
+                group.start_soon(self._run_lane, lane)
+
+    async def _run_lane(self, lane: _Lane) -> None:
         backoff = self._host.contact.backoff()
         while True:
-            await self._filled.wait()
-            self._filled = anyio.Event()
-            while self._waiting or self._problems:
+            await lane.filled.wait()
+            lane.filled = anyio.Event()
+            lane.is_busy = True
+            while lane.waiting or self._problems:
                 try:
-                    await self.run_once()
+                    await self._run_once(lane)
                     backoff.answered()
                 except BrokerError as error:
                     await backoff.failed(error, "cannot advance workflows", logger)
-            self._emptied.set()
+            lane.is_busy = False
+            if self._is_idle:
+                self._emptied.set()
 
-    async def run_once(self) -> int:
-        """Advance one batch; how many workflows left the queue. Raises: BrokerError, and what failed stays in it."""
-        batch = sorted(self._waiting)[:BATCH]
-        self._waiting.difference_update(batch)
+    async def _run_once(self, lane: _Lane) -> None:
+        """Advance one batch. Raises: BrokerError, and what failed is advanced later."""
+        batch = sorted(lane.waiting)[: lane.size]
+        lane.waiting.difference_update(batch)
         refused: dict[str, BrokerError] = {}
         try:
-            failure = await self._advance(batch, refused)
-        except BrokerError:
-            self._waiting.update(batch)
+            failure = await self._advance(lane, batch, refused)
+        except BrokerError as error:
+            self._take_back(lane, batch, error)
             raise
+        lane.size, lane.failures = min(lane.batch, lane.size * 2), 0
         if len(refused) == len(batch) > 1:
             # It is about none of them: a privilege is missing, say, and may be granted again.
-            self._waiting.update(batch)
+            lane.waiting.update(batch)
             failure = next(iter(refused.values()))
         else:
-            for workflow_id, error in refused.items():
-                self._leave(workflow_id, error.message)
+            for workflow_id, refusal in refused.items():
+                self._leave(workflow_id, refusal.message)
         await self._note_problems()
         if failure is not None:
             raise failure
-        return len(batch)
 
-    async def _advance(self, workflow_ids: list[str], refused: dict[str, BrokerError]) -> BrokerError | None:
+    def _take_back(self, lane: _Lane, batch: list[str], error: BrokerError) -> None:
+        """Have a batch that failed as a whole tried again in halves, and leave alone what fails by itself.
+
+        A database that is away counts against none of them.
+        """
+        if not error.lost:
+            lane.size = max(1, len(batch) // 2)
+            lane.failures += len(batch) == 1
+        if lane.failures < TRIES:
+            lane.waiting.update(batch)
+            return
+        lane.failures = 0
+        (workflow_id,) = batch
+        self._aside[workflow_id] = anyio.current_time() + ASIDE
+        self._problems[workflow_id] = f"it is tried again after {ASIDE:g} s: {error.message}"
+        logger.error(
+            "workflow %s is left alone for %g s: %s",
+            workflow_id,
+            ASIDE,
+            error.message,
+            extra={"workflow_id": workflow_id},
+        )
+
+    async def _advance(
+        self, lane: _Lane, workflow_ids: list[str], refused: dict[str, BrokerError]
+    ) -> BrokerError | None:
         """Advance these; halve what the database refuses until the guilty one stands alone, which `refused` gets.
 
-        One that somebody has locked goes back into the queue, and the error is returned, so that others go on.
+        A large one among small ones is left for its own lane. One that somebody has locked goes back into the queue,
+        and the error is returned, so that others go on.
         """
+        large = set[str]()
+
+        def decide(all_news: Sequence[News]) -> list[Step]:
+            large.update(news.row.workflow_id for news in all_news if lane is self._small and is_large(news))
+            return self.decide([news for news in all_news if news.row.workflow_id not in large])
+
         try:
-            self.add_nowait(concerned(await self._store.advance(workflow_ids, self.decide)))
+            steps = await self._store.advance(workflow_ids, decide)
         except BrokerError as error:
             if error.retryable and not error.locked:
                 raise
             if len(workflow_ids) > 1:
                 middle = len(workflow_ids) // 2
-                first = await self._advance(workflow_ids[:middle], refused)
-                return await self._advance(workflow_ids[middle:], refused) or first
+                first = await self._advance(lane, workflow_ids[:middle], refused)
+                return await self._advance(lane, workflow_ids[middle:], refused) or first
             if error.locked:
-                self._waiting.update(workflow_ids)
+                lane.waiting.update(workflow_ids)
                 return error
             refused[workflow_ids[0]] = error
+        else:
+            if len(self._known_large) > MOST_KNOWN:
+                self._known_large.clear()
+            self._known_large |= large
+            self._known_large.difference_update(step.workflow_id for step in steps if _is_over(step))
+            self.add_nowait(concerned(steps) | large)
         return None
 
     def decide(self, all_news: Sequence[News]) -> list[Step]:
@@ -173,3 +256,7 @@ class Advancer:
                 await self._store.note_problem(workflow_id, why)
             except BrokerError as error:
                 logger.warning("cannot note what is wrong with workflow %s: %s", workflow_id, error.message)
+
+
+def _is_over(step: Step) -> bool:
+    return WorkflowStatus(step.status).is_terminal and not (step.cancel or step.has_more)

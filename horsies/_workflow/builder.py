@@ -131,11 +131,11 @@ def built(
         HorsiesError: HRS-020 when the call does not fit, HRS-001..025 and HRS-302 for what is wrong with the workflow.
         Exception: whatever the function raises.
     """
-    return checked(_draft_of(workflow, args, kwargs, within), app, policies)
+    return checked(drafted(workflow, args, kwargs, within), app, policies)
 
 
-def _draft_of(
-    workflow: Workflow[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], within: tuple[str, ...]
+def drafted(
+    workflow: Workflow[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], within: tuple[str, ...] = ()
 ) -> Draft:
     """What the function of `workflow` declares. Raises: HorsiesError, HRS-020; and whatever the function raises."""
     try:
@@ -166,4 +166,4 @@ def _child_of(node: TaskNode[Any], within: tuple[str, ...]) -> Draft | None:
     if problems or arguments.injected:
         return None
     args, kwargs = parts.task.signature.lift(given)
-    return _draft_of(node._parts.task, args, kwargs, within)
+    return drafted(node._parts.task, args, kwargs, within)

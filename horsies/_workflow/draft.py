@@ -45,6 +45,11 @@ class Draft:
     within: tuple[str, ...] = ()
     """The workflows that this is a part of, from the outermost on."""
 
+    @property
+    def size(self) -> int:
+        """How many nodes there are, those of workflows inside among them."""
+        return len(self.nodes) + sum(child.size for child in self.children if child is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class WorkflowSpec:
@@ -67,6 +72,11 @@ class WorkflowSpec:
     @property
     def version(self) -> int:
         return self._spec.version
+
+    @property
+    def size(self) -> int:
+        """How many nodes there are, those of workflows inside among them."""
+        return len(self._called) + sum(child.size for child in self._children if child is not None)
 
     @property
     def node_ids(self) -> tuple[str, ...]:

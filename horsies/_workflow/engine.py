@@ -36,6 +36,9 @@ Resuming goes on with what is READY. With `rerun_failed`, all FAILED and SKIPPED
 first, and so is a READY one that waited for their failure; COMPLETED ones stay. Cancelling and expiry end the workflow
 at once: what was not enqueued is SKIPPED, the tasks of the rest are cancelled, and how they end is only noted.
 
+One call cancels at most `PORTION` nodes. `CancelRest`, as a command, names the index to go on from; as an event, in a
+call of its own, it does that. Until then the task of a node further on may start.
+
 **What is no news.** An event that comes twice, an end of another run than the last, an end of a node that has ended,
 a resume of what is not paused, and anything but what becomes of a node once the workflow has ended change nothing.
 
@@ -58,6 +61,9 @@ import msgspec
 from .._core.codes import TaskErrorCode
 from .._core.status import NodeStatus, WorkflowStatus
 from .plan import Plan, State
+
+PORTION = 1_000
+"""Nodes that one call cancels at most: what cancels their tasks is one transaction, and others wait for its locks."""
 
 
 class _Event(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -100,7 +106,13 @@ class Expired(_Event, frozen=True):
     pass
 
 
-Event: TypeAlias = Started | NodeEnded | Opened | Paused | Resumed | Cancelled | Expired
+class CancelRest(_Event, frozen=True):
+    """The nodes from `index` on that are to be cancelled have not been: they are losers, or the workflow is over."""
+
+    index: int
+
+
+Event: TypeAlias = Started | NodeEnded | Opened | Paused | Resumed | Cancelled | Expired | CancelRest
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +141,7 @@ class CancelTask:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The workflow is over; always the last command. A pause has no command: compare the states.
+    """The workflow is over; only `CancelRest` comes after it. A pause has no command: compare the states.
 
     `failed` is the first failure of a FAILED workflow by index: of those that count, else of the optional ones.
     """
@@ -138,7 +150,7 @@ class Ended:
     failed: int | None = None
 
 
-Command: TypeAlias = Enqueue | Open | CancelTask | Ended
+Command: TypeAlias = Enqueue | Open | CancelTask | Ended | CancelRest
 
 
 def begin(plan: Plan) -> State:
@@ -165,6 +177,8 @@ def advance(plan: Plan, state: State, events: Iterable[Event]) -> tuple[State, l
     step = _Step(plan, after)
     for event in events:
         step.take(event)
+    if step.rest is not None:
+        step.commands.append(CancelRest(step.rest))
     return after, step.commands
 
 
@@ -176,6 +190,9 @@ class _Step:
 
     def __init__(self, plan: Plan, state: State) -> None:
         self.commands: list[Command] = []
+        self.rest: int | None = None
+        """The first node that was to be cancelled when the portion was full."""
+        self._cancels = 0
         self._plan = plan
         self._state = state
         self._news: list[int] = []
@@ -188,6 +205,8 @@ class _Step:
                 self._end_node(event)
             case Opened():
                 self._open(event)
+            case CancelRest(first):
+                self._cancel_rest(first)
             case _ if state.status.is_terminal:
                 return
             case Cancelled():
@@ -286,9 +305,25 @@ class _Step:
         for index in indexes:
             status = self._state.nodes[index]
             if status in _UNDER_WAY:
-                self.commands.append(CancelTask(index, self._state.runs[index]))
+                self._cancel(index)
             elif not status.is_terminal:
                 self._close(index, NodeStatus.SKIPPED)
+
+    def _cancel(self, index: int) -> None:
+        """Cancel the run of a node, or leave it for later where this call has cancelled enough."""
+        if self._cancels < PORTION:
+            self._cancels += 1
+            self.commands.append(CancelTask(index, self._state.runs[index]))
+        elif self.rest is None or index < self.rest:
+            self.rest = index
+
+    def _cancel_rest(self, first: int) -> None:
+        nodes, is_over = self._state.nodes, self._state.status.is_terminal
+        for index in range(first, len(nodes)):
+            if self.rest is not None:
+                return
+            if nodes[index] in _UNDER_WAY and (is_over or self._has_lost(index)):
+                self._cancel(index)
 
     def _take_back_failures(self) -> None:
         state = self._state

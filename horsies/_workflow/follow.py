@@ -2,12 +2,14 @@
 
 A part is a workflow that a node stands for. Its id is that of the node's run, as a task's would be, so that whoever
 makes it makes the same. A part and its whole tell each other of what they do by signals, which are events of the
-engine: the whole of pauses, resumes and cancellations, the part of its end.
+engine: the whole of pauses, resumes and cancellations, the part of its end. A workflow with more to cancel than one
+transaction should tells itself to go on, so that whoever advances it next does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 
 import msgspec
@@ -18,9 +20,11 @@ from .._payload.envelope import instant_of, sha_of
 from .._payload.ids import node_of, node_task_id
 from .._payload.plain import UNDECODABLE
 from .._task.host import Host
-from ..abc import EndedTask, News, NewTask, NewWorkflow, Signal, Step, WorkflowRow
+from ..abc import LARGE, EndedTask, News, NewTask, NewWorkflow, Signal, Step, WorkflowRow
+from .apart import uncollected
 from .engine import (
     Cancelled,
+    CancelRest,
     CancelTask,
     Command,
     Ended,
@@ -39,11 +43,11 @@ from .engine import (
 from .nodes import task_of
 from .opening import opened
 from .plan import State
-from .spec import Spec, encode
-from .stored import encode_state, plan_of, read_spec, read_state
+from .spec import Spec, sealed
+from .stored import MissingError, encode_state, plan_of, read_spec, read_state, stored
 
-_signals: msgspec.msgpack.Decoder[NodeEnded | Paused | Resumed | Cancelled] = msgspec.msgpack.Decoder(
-    NodeEnded | Paused | Resumed | Cancelled
+_signals: msgspec.msgpack.Decoder[NodeEnded | Paused | Resumed | Cancelled | CancelRest] = msgspec.msgpack.Decoder(
+    NodeEnded | Paused | Resumed | Cancelled | CancelRest
 )
 _encode_signal = msgspec.msgpack.Encoder().encode
 
@@ -71,14 +75,16 @@ def begun(
     """A workflow that starts, with everything that starts with it.
 
     Args:
-        data: the spec as it is stored, where somebody has encoded it already.
+        data: the canonical bytes of `spec`, where somebody has encoded it already.
         sha: what tells a replay; that of the spec unless it is given.
         sent_at: now, unless it is given.
 
     Raises:
         ValueError: the spec, or a task of it, cannot be written.
     """
-    data, plan = encode(spec) if data is None else data, plan_of(spec)
+    if data is None:
+        spec, data = sealed(spec)
+    plan = plan_of(spec)
     state, commands = advance(plan, begin(plan), [Paused(), Started()] if is_paused else [Started()])
     tasks, parts = _put_in(host, spec, state, commands, workflow_id, root_id, {})
     return NewWorkflow(
@@ -86,7 +92,7 @@ def begun(
         sha=sha_of(data) if sha is None else sha,
         name=spec.name,
         version=spec.version,
-        spec=data,
+        spec=stored(spec, data),
         state=encode_state(state),
         status=state.status,
         sent_at=sent_at or host.environment.clock(),
@@ -104,17 +110,30 @@ def follow(host: Host, news: News, wishes: Sequence[Event] = ()) -> Step:
     Args:
         wishes: what somebody wants of it, after that.
 
+    Returns:
+        The step; or one that says what of the spec has to be read for it.
+
     Raises:
         ValueError: it cannot be read, or a task of it cannot be made.
     """
+    try:
+        with uncollected() if is_large(news) else nullcontext():
+            return _follow(host, news, wishes)
+    except MissingError as missing:
+        return Step(news.row.workflow_id, state=news.row.state, status=news.row.status, reads=missing.ranges)
+
+
+def _follow(host: Host, news: News, wishes: Sequence[Event]) -> Step:
+    """Raises: MissingError; ValueError."""
     row = news.row
-    (spec, plan), before = read_spec(row.spec), read_state(row.state)
+    found, before = read_spec(row, news.slices), read_state(row.state)
     children: dict[int, Spec] = {}
-    events = [*_ends(host, spec, news.ended, children), *map(_read_signal, news.signals)]
+    events = [*_ends(host, found.spec, news.ended, children), *map(_read_signal, news.signals)]
     if news.is_overdue:
         events.append(Expired())
     events += wishes
-    after, commands = advance(plan, before, events)
+    after, commands = advance(found.plan, before, events)
+    spec = found.filled([one.index for one in commands if isinstance(one, Enqueue)], row, news.slices)
     tasks, parts = _put_in(host, spec, after, commands, row.workflow_id, row.root_id, children)
     over = [part for part in parts if WorkflowStatus(part.status).is_terminal]
     cancelled = [(one.index, one.run) for one in commands if isinstance(one, CancelTask)]
@@ -135,16 +154,23 @@ def follow(host: Host, news: News, wishes: Sequence[Event] = ()) -> Step:
             *(_signal(row, index, run, Cancelled()) for index, run in cancelled if spec.nodes[index].kind != "task"),
             *(_end_of(row.workflow_id, part.workflow_id, WorkflowStatus(part.status)) for part in over),
             *([_end_of(row.parent_id, row.workflow_id, ended.status)] if ended and row.parent_id else ()),
+            *(Signal(row.workflow_id, _encode_signal(one)) for one in commands if isinstance(one, CancelRest)),
         ),
+        has_more=news.has_more,
     )
 
 
+def is_large(news: News) -> bool:
+    """Whether it takes long to follow up what has happened."""
+    return len(news.row.state) > LARGE or any(len(end.result or b"") > LARGE for end in news.ended)
+
+
 def concerned(steps: Iterable[Step]) -> set[str]:
-    """The workflows that something has happened to by these steps: signals, and ends of what had not started."""
+    """The workflows that are to be advanced after these steps: for signals, and ends of what had not started."""
     found: set[str] = set()
     for step in steps:
         found.update(signal.workflow_id for signal in step.signals)
-        if step.cancel:
+        if step.cancel or step.has_more:
             found.add(step.workflow_id)
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -11,28 +12,26 @@ import anyio
 from .._core.codes import TaskErrorCode
 from .._core.errors import BrokerError, TaskError
 from .._core.result import Err, Ok, Result
-from .._core.status import NodeStatus, TaskStatus, WorkflowStatus
+from .._core.status import NodeStatus, WorkflowStatus
 from .._payload.ids import node_task_id
 from .._task.handle import TaskResult, result_of
 from .._task.options import as_timedelta
 from ..abc import News, Step, StoredResult, WorkflowRow
+from .apart import apart
 from .drawing import WorkflowGraph, drawn, drawn_nodes
 from .engine import Cancelled, Event, Paused, Resumed
 from .follow import concerned, follow
 from .host import WorkflowHost
 from .infos import NodeInfo, WorkflowInfo, info_of
-from .outcome import outcome_of, results_of
-from .stored import read_spec, read_state
+from .outcome import outcome_of, results_of, spec_of
+from .spec import Spec
+from .stored import read_state
 
 T = TypeVar("T")
 
 
-def _running(tasks: Sequence[tuple[str, TaskStatus, str | None]]) -> set[str]:
-    return {task_id for task_id, status, _ in tasks if status is TaskStatus.RUNNING}
-
-
-def _node_infos(row: WorkflowRow, running: Collection[str]) -> list[NodeInfo]:
-    (spec, _), state = read_spec(row.spec), read_state(row.state)
+def _node_infos(row: WorkflowRow, spec: Spec, running: Collection[str]) -> list[NodeInfo]:
+    state = read_state(row.state)
     infos = []
     for index, node in enumerate(spec.nodes):
         run_id = node_task_id(row.workflow_id, index, state.runs[index]) if state.runs[index] else None
@@ -78,7 +77,7 @@ class WorkflowHandle(Generic[T]):
     async def status(self) -> Result[WorkflowStatus | None, BrokerError]:
         """Where the workflow stands; None when there is none."""
         try:
-            row = await self._host.workflows.read(self.workflow_id)
+            row = await self._host.workflows.read_standing(self.workflow_id)
         except BrokerError as error:
             return Err(error)
         return Ok(None if row is None else WorkflowStatus(row.status))
@@ -87,15 +86,17 @@ class WorkflowHandle(Generic[T]):
         """Every node as it stands, in the order in which they were declared; none when there is no such workflow."""
         try:
             row = await self._host.workflows.read(self.workflow_id)
-            tasks = [] if row is None else await self._host.workflows.tasks(self.workflow_id)
+            if row is None:
+                return Ok([])
+            spec, running = (await spec_of(self._host, row)).spec, await self._running()
         except BrokerError as error:
             return Err(error)
-        return Ok([] if row is None else _node_infos(row, _running(tasks)))
+        return Ok(await apart(partial(_node_infos, row, spec, running), nodes=len(spec.nodes)))
 
     async def info(self) -> Result[WorkflowInfo | None, BrokerError]:
         """Everything that is known of the workflow as a whole; None when there is none."""
         try:
-            row = await self._host.workflows.read(self.workflow_id)
+            row = await self._host.workflows.read_standing(self.workflow_id)
         except BrokerError as error:
             return Err(error)
         return Ok(None if row is None else info_of(row))
@@ -104,13 +105,17 @@ class WorkflowHandle(Generic[T]):
         """The workflow as a picture, coloured by where its nodes stand; None when there is no such workflow."""
         try:
             row = await self._host.workflows.read(self.workflow_id)
-            tasks = [] if row is None else await self._host.workflows.tasks(self.workflow_id)
+            if row is None:
+                return Ok(None)
+            spec, running = (await spec_of(self._host, row)).spec, await self._running()
         except BrokerError as error:
             return Err(error)
-        if row is None:
-            return Ok(None)
-        (spec, _), statuses = read_spec(row.spec), [node.status for node in _node_infos(row, _running(tasks))]
-        return Ok(drawn(row.name, drawn_nodes(spec, statuses)))
+
+        def draw() -> WorkflowGraph:
+            statuses = [node.status for node in _node_infos(row, spec, running)]
+            return drawn(row.name, drawn_nodes(spec, statuses))
+
+        return Ok(await apart(draw, nodes=len(spec.nodes)))
 
     async def results(self) -> Result[dict[str, TaskResult[Any]], BrokerError]:
         """The results of all nodes that have ended, by node id; UPSTREAM_SKIPPED for those that were skipped."""
@@ -126,12 +131,14 @@ class WorkflowHandle(Generic[T]):
             row = await self._host.workflows.read(self.workflow_id)
             if row is None:
                 return self._missing()
-            found = (await self._results(row)).get(node_id)
+            spec = (await spec_of(self._host, row)).spec
+            index = next((place for place, node in enumerate(spec.nodes) if node.node_id == node_id), None)
+            known = [] if index is None else [index]
+            found = await results_of(self._host, row, known, self._read)
         except BrokerError as error:
             return Err(TaskError(TaskErrorCode.BROKER_ERROR, error.message))
-        if found is not None:
-            return found
-        known = any(node.node_id == node_id for node in read_spec(row.spec)[0].nodes)
+        if index in found:
+            return found[index]
         code = TaskErrorCode.RESULT_NOT_READY if known else TaskErrorCode.TASK_NOT_FOUND
         what = "has not ended" if known else "is not in it"
         return Err(TaskError(code, f"workflow {self.workflow_id}: node {node_id!r} {what}"))
@@ -149,7 +156,11 @@ class WorkflowHandle(Generic[T]):
         return await self._tell(Resumed(rerun_failed), WorkflowStatus.PAUSED)
 
     async def cancel(self) -> Result[bool, BrokerError]:
-        """End the workflow: what has not begun never does, what runs is cancelled. Whether it had not ended."""
+        """End the workflow: what has not begun never does, what runs is cancelled. Whether it had not ended.
+
+        Of a workflow with more than a thousand tasks in the queue the others are cancelled afterwards, a thousand at a
+        time; one may start until its portion comes.
+        """
         return await self._tell(Cancelled(), WorkflowStatus.RUNNING, WorkflowStatus.PAUSED)
 
     async def _tell(self, event: Event, *heeding: WorkflowStatus) -> Result[bool, BrokerError]:
@@ -168,8 +179,12 @@ class WorkflowHandle(Generic[T]):
     def _missing(self) -> Err[TaskError]:
         return Err(TaskError(TaskErrorCode.WORKFLOW_NOT_FOUND, f"there is no workflow {self.workflow_id}"))
 
+    async def _running(self) -> set[str]:
+        """The ids of the tasks that are RUNNING. Raises: BrokerError."""
+        return set(await self._host.workflows.running(self.workflow_id))
+
     async def _results(self, row: WorkflowRow) -> dict[str, TaskResult[Any]]:
-        spec, _ = read_spec(row.spec)
+        spec = (await spec_of(self._host, row)).spec
         found = await results_of(self._host, row, range(len(spec.nodes)), self._read)
         return {spec.nodes[index].node_id: result for index, result in sorted(found.items())}
 

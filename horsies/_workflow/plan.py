@@ -10,7 +10,7 @@ import msgspec
 from .._core.status import NodeStatus, WorkflowStatus
 
 
-class PlanNode(msgspec.Struct, frozen=True):
+class PlanNode(msgspec.Struct, frozen=True, gc=False):
     """When one node runs; `engine.py` says what the fields do."""
 
     needs: tuple[int, ...] = ()

@@ -28,14 +28,14 @@ Retry: TypeAlias = tuple[tuple[int, ...], bool]
 """A policy: its delays in microseconds, and its jitter."""
 
 
-class Reference(msgspec.Struct, frozen=True, array_like=True):
+class Reference(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What an argument is made of: the value of a node, or its result."""
 
     node: int
     as_result: bool
 
 
-class NodeSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class NodeSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """One node.
 
     `arguments` holds all arguments that no other node gives, defaults too, as `Plain`. `needs` are the indexes of all
@@ -103,11 +103,17 @@ def encode(spec: Spec) -> bytes:
     Raises:
         ValueError: it is no workflow that could be built.
     """
+    return sealed(spec)[1]
+
+
+def sealed(spec: Spec) -> tuple[Spec, bytes]:
+    """`spec` as `decode` would give it, and its canonical bytes. Raises: ValueError, as `encode` does."""
     problem = next(_problems_with(spec), None)
     if problem is not None:
         raise ValueError(f"the workflow's {problem}")
     try:
-        return _encoder.encode((FORMAT, _canonical(spec)))
+        canonical = _canonical(spec)
+        return canonical, _encoder.encode((FORMAT, canonical))
     except (CodecError, RecursionError) as error:
         raise ValueError(f"the workflow's arguments cannot be written: {error}") from None
     except (OverflowError, TypeError) as error:

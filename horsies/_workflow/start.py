@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import anyio.lowlevel
@@ -21,13 +22,14 @@ from .._task.send import resend_pauses
 from .._task.suppression import SUPPRESSED, are_suppressed
 from .._task.workflow import Workflow
 from ..abc import EnqueueOutcome, NewWorkflow
-from .builder import built
+from .apart import apart
+from .builder import drafted
 from .draft import WorkflowSpec
 from .follow import begun
 from .handle import WorkflowHandle
 from .host import WorkflowHost
-from .spec import decode, encode
-from .validate import resolve
+from .spec import Spec, decode, sealed
+from .validate import checked, resolve
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +63,9 @@ class WorkflowFunction(Generic[P, T]):
     async def start(self, *args: P.args, **kwargs: P.kwargs) -> Ok[WorkflowHandle[T]] | Err[TaskSendError]:
         """Build the workflow and start it.
 
+        The workflow's function runs on the event loop. Everything that follows is done in a thread if it adds hundreds
+        of nodes; their arguments must not be changed before the call has returned.
+
         Args:
             workflow_id: as for `with_id`, unless the workflow has a parameter of that name.
 
@@ -74,7 +79,9 @@ class WorkflowFunction(Generic[P, T]):
         if "workflow_id" in kwargs and "workflow_id" not in workflow.signature.codecs:
             workflow_id = cast("str", kwargs.pop("workflow_id"))
         try:
-            found = built(workflow, self._host.app, args, kwargs, self._host.retry_policies)
+            draft = drafted(workflow, args, kwargs)
+            check = partial(checked, draft, self._host.app, self._host.retry_policies)
+            found = await apart(check, nodes=draft.size)
         except HorsiesError as error:
             return await _refused(workflow.name, str(error))
         arguments = workflow.signature.lower(args, dict(kwargs))
@@ -119,7 +126,8 @@ async def retry_start(
     named = name or "?"
     if not isinstance(payload, WorkflowStartPayload):
         return await _refused(named, "there is no payload to replay: this start failed before it had one")
-    if not payload.is_intact():
+    size = len(payload.data)
+    if not await apart(payload.is_intact, size=size):
         what = f"workflow {named!r}: the payload's bytes are not those its SHA was made of; nothing was started"
         await anyio.lowlevel.checkpoint()
         return Err(TaskSendError(TaskSendErrorCode.PAYLOAD_MISMATCH, what, start=payload))
@@ -129,7 +137,7 @@ async def retry_start(
         if is_too_old(host, payload.sent_at):
             await anyio.lowlevel.checkpoint()
             return _failed(payload, TaskSendErrorCode.ENQUEUE_FAILED, TOO_OLD)
-        new = _begun(host, payload)
+        new = await apart(partial(_begun, host, payload), size=size)
     except ValueError:
         return await _refused(named, "the payload cannot be read")
     return await _put_in(host, payload, new, connection)
@@ -149,25 +157,45 @@ async def _start(
     wrong = problem_with(TaskSendOptions(good_until=good_until), (), ())
     if wrong is not None:
         return await _refused(found.name, wrong)
+    nodes = found.size
+
+    def seal() -> tuple[Spec, bytes, WorkflowStartPayload]:
+        spec, data = sealed(resolve(found, host.app, host.retry_policies))
+        now, content = host.environment.clock(), sha(data)
+        return (
+            spec,
+            data,
+            WorkflowStartPayload.seal(workflow_id, content, spec.name, spec.version, data, now, good_until),
+        )
+
     try:
-        spec = resolve(found, host.app, host.retry_policies)
+        spec, data, payload = await apart(seal, nodes=nodes)
     except HorsiesError as error:
         return await _refused(found.name, str(error))
-    data, now = encode(spec), host.environment.clock()
-    payload = WorkflowStartPayload.seal(workflow_id, sha(data), spec.name, spec.version, data, now, good_until)
     if are_suppressed():
         await anyio.lowlevel.checkpoint()
         return _failed(payload, TaskSendErrorCode.SEND_SUPPRESSED, SUPPRESSED)
-    return await _put_in(host, payload, _begun(host, payload), connection)
+    new = await apart(partial(_begun, host, payload, spec, data), nodes=nodes, size=len(data))
+    return await _put_in(host, payload, new, connection)
 
 
-def _begun(host: WorkflowHost, payload: WorkflowStartPayload) -> NewWorkflow:
-    """Raises: ValueError, the payload cannot be read."""
+def _begun(
+    host: WorkflowHost, payload: WorkflowStartPayload, spec: Spec | None = None, data: bytes | None = None
+) -> NewWorkflow:
+    """What a payload starts.
+
+    Args:
+        spec, data: what it consists of and its bytes, where that is known.
+
+    Raises:
+        ValueError: the payload cannot be read.
+    """
+    data = payload.spec if data is None else data
     return begun(
         host,
-        decode(payload.spec),
+        decode(data) if spec is None else spec,
         payload.workflow_id,
-        data=payload.spec,
+        data=data,
         sha=payload.sha,
         good_until=payload.good_until,
         sent_at=payload.sent_at,

@@ -119,8 +119,10 @@ class Consumer(Protocol):
         Where that makes room under a cap, the workers are notified too.
 
         With `decide`, the workflows of these ends are advanced in the same transaction, as `Workflows.advance` does,
-        but for those that somebody else has locked: it waits for none, and their ends stay marked. When anything fails
-        nothing is written. A broker that keeps no workflows is never given it.
+        but for those that somebody else has locked: it waits for none, and their ends stay marked. A `LARGE` workflow
+        may be left out as well. When anything fails nothing is written.
+
+        A broker that keeps no workflows is never given it.
 
         False where the claim was no longer this worker's, and nothing was written.
         """

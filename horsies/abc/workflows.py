@@ -7,6 +7,9 @@ in between leaves the marks, and `Workflows.unadvanced` finds them.
 What a workflow has to tell another one, of which it is a part or that is a part of it, is a signal: it is written in
 the advance of the one and taken in an advance of the other. So no transaction ever changes two workflows that go on.
 
+A spec can be as large as the arguments of all nodes together. A row comes with its first `HEAD` bytes; a decision that
+needs more of it names the ranges, and is asked again with them.
+
 A broker that keeps workflows has an attribute `workflows`. The rules of `horsies.abc.broker` hold here as well.
 """
 
@@ -20,6 +23,19 @@ import msgspec
 
 from .._core.status import TaskStatus
 from .records import Enqueued, NewTask
+
+HEAD = 16 * 1024
+"""Bytes of a spec that come with the row of a workflow."""
+LARGE = 16 * 1024
+"""Bytes of a state, or of what a task has opened, beyond which a workflow is large: it has a thousand nodes or more. It
+is advanced by itself: `Consumer.finish` need not offer it to `decide`."""
+MOST_NEWS = 1_000
+"""Marked ends, and signals, that one advance of one workflow takes at most."""
+
+Slice: TypeAlias = tuple[int, bytes]
+"""Bytes of a spec, and the offset at which they begin."""
+Range: TypeAlias = tuple[int, int]
+"""An offset in a spec, and a number of bytes."""
 
 
 class NewWorkflow(msgspec.Struct, frozen=True):
@@ -48,7 +64,7 @@ class NewWorkflow(msgspec.Struct, frozen=True):
 class WorkflowRow(msgspec.Struct, frozen=True):
     """A workflow as it stands. It has `finished_at` once its status is neither RUNNING nor PAUSED.
 
-    `problem` says why it could not be advanced when that was last tried.
+    `spec` is the first `HEAD` bytes of its spec. `problem` says why it could not be advanced when that was last tried.
     """
 
     workflow_id: str
@@ -109,6 +125,10 @@ class News(msgspec.Struct, frozen=True):
     signals: tuple[bytes, ...] = ()
     is_overdue: bool = False
     """Whether its `good_until` has passed and it has not ended."""
+    has_more: bool = False
+    """Whether there may be more ends or signals, which a later advance takes."""
+    slices: tuple[Slice, ...] = ()
+    """The ranges of the spec that were asked for, by offset."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -117,7 +137,11 @@ class Step(msgspec.Struct, frozen=True):
     A `status` that is neither RUNNING nor PAUSED ends the workflow; one that has ended keeps its status and code,
     whatever its steps say. `tasks` are put in, each with the workflow's id, and `parts` are started. `cancel` are ids
     of tasks to cancel, of those just put in too: what has not started ends at once, and that end is marked for the next
-    advance. `signals` are sent, to those just started too, and to the workflow itself perhaps.
+    advance. `signals` are sent, to those just started too, and to the workflow itself perhaps. `has_more` is that of
+    the news; a broker does nothing about it.
+
+    With `reads` nothing else counts: these ranges of the spec have to be known first, and the decision is asked for
+    again. Past the end of the spec there are no bytes.
     """
 
     workflow_id: str
@@ -128,11 +152,13 @@ class Step(msgspec.Struct, frozen=True):
     cancel: tuple[str, ...] = ()
     parts: tuple[NewWorkflow, ...] = ()
     signals: tuple[Signal, ...] = ()
+    has_more: bool = False
+    reads: tuple[Range, ...] = ()
 
 
 Decide: TypeAlias = Callable[[Sequence[News]], Sequence[Step]]
-"""From workflows and what has happened to them to what follows: at most one step for each. It is quick, and changes
-nothing outside: it may be asked again, and in another thread."""
+"""From workflows and what has happened to them to what follows: at most one step for each. It changes nothing outside:
+it may be asked again, and in another thread. For a small workflow it is quick."""
 
 
 class Workflows(Protocol):
@@ -155,7 +181,15 @@ class Workflows(Protocol):
         ...
 
     async def read(self, workflow_id: str) -> WorkflowRow | None:
-        """Everything stored of one workflow."""
+        """Everything stored of one workflow, but of its spec only the head."""
+        ...
+
+    async def read_standing(self, workflow_id: str) -> WorkflowSummary | None:
+        """A workflow as it stands, without what it consists of."""
+        ...
+
+    async def read_spec(self, workflow_id: str, ranges: Sequence[Range]) -> tuple[Slice, ...]:
+        """These ranges of the spec of a workflow, by offset; none when it is not there."""
         ...
 
     async def newest(
@@ -178,13 +212,18 @@ class Workflows(Protocol):
         """Id, status and error code of the tasks of a workflow that are still there, in any order."""
         ...
 
+    async def running(self, workflow_id: str) -> list[str]:
+        """The ids of the tasks of a workflow that are RUNNING, in any order."""
+        ...
+
     async def advance(self, workflow_ids: Sequence[str], decide: Decide, *, now: datetime | None = None) -> list[Step]:
         """Take what has happened to workflows and write what follows, in one transaction; the steps that were written.
 
         The workflows are locked, in the order of their ids and until the transaction ends; then their marked ends and
-        their signals are read, then `decide` is called with all of them in that order, those without news and those
-        that have ended too. Ids that are not there are left out. What it gives no step for stays as it is, with its
-        marks and signals.
+        their signals are read, `MOST_NEWS` of each for one workflow at most, the oldest signals first; then `decide` is
+        called with all of them in that order, those without news and those that have ended too. Ids that are not there
+        are left out. What it gives no step for stays as it is, with its marks and signals. A step takes away the marks
+        and signals that were in the news, and no others.
 
         What ends a workflow notifies whoever waits for it. What is to be cancelled is cancelled once all tasks are put
         in. A task to put in whose id is there already is left alone, and so is a part with all that comes with it; a

@@ -1,4 +1,4 @@
-"""A worker that kills itself between two statements of what follows a node's end.
+"""A worker that kills itself between two statements of what follows a node's end, or a process that cancels.
 
 It counts the statements of its transactions that write ends or advance workflows, BEGIN and COMMIT among them, and
 dies just before the Nth; or, when there are none so many, ends in order once there is nothing left to do.
@@ -26,11 +26,15 @@ from horsies import (
     WorkerConfig,
     WorkflowBuilder,
 )
+from horsies._workflow import engine
 from horsies.plugins.postgres.session import Fetch, Session
 from horsies.plugins.postgres.statements import Statements
 
 RECOVERY = RecoveryConfig(heartbeat_interval=0.25, dead_after=2.0, reap_interval=0.5)
 RESULT = 3
+WIDE = 5
+PORTION = 2
+"""Nodes of the wide workflow that one transaction cancels."""
 
 
 def make_app(url: str, schema: str, note: Callable[[str], object]) -> Horsies:
@@ -50,6 +54,11 @@ def make_app(url: str, schema: str, note: Callable[[str], object]) -> Horsies:
     def flow(wf: WorkflowBuilder) -> NodeRef[int]:
         one, two = wf.task(add.node(1, 0)), wf.task(add.node(2, 0))
         return wf.subworkflow(inner.node(wf.task(add.node(one, two))))
+
+    @app.workflow("wide")
+    def wide(wf: WorkflowBuilder) -> None:
+        for n in range(WIDE):
+            wf.task(add.node(n, 0))
 
     return app
 
@@ -101,6 +110,15 @@ async def main(url: str, schema: str) -> None:
         await rt.run_worker(WorkerConfig(until_idle=True))
 
 
+async def cancel(url: str, schema: str, workflow_id: str) -> None:
+    """Cancel a workflow, and all of its tasks, in portions."""
+    engine.PORTION = PORTION
+    async with Runtime(make_app(url, schema, say)) as rt:
+        (await rt.workflow(workflow_id).cancel()).unwrap()
+        await rt.settle_workflows()
+
+
 if __name__ == "__main__":
     Countdown(int(sys.argv[1])).install()
-    anyio.run(main, *sys.argv[2:4], backend=sys.argv[4])
+    loop, *given = sys.argv[4:]
+    anyio.run(cancel if given else main, *sys.argv[2:4], *given, backend=loop)

@@ -11,10 +11,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from horsies import Ok, Runtime, WorkflowHandle
+from horsies import Ok, Runtime, TaskStatus, WorkflowHandle, WorkflowStatus
+from horsies._workflow import engine
 from horsies.testing.postgres import EmbeddedServer, embedded_server
 
-from .flow_victim import RESULT, make_app
+from .flow_victim import PORTION, RESULT, WIDE, make_app
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 4
@@ -45,28 +46,25 @@ class Murders:
             self._next += 1
             await self._one(number)
 
+    async def _die(self, number: int, schema: str, *given: str) -> str:
+        """Run a victim to its end; what it said."""
+        victim = [sys.executable, "-m", "tests.chaos.flow_victim", str(number), self._url, schema]
+        done = await anyio.run_process([*victim, LOOPS[number % 2], *given], cwd=ROOT, check=False)
+        if done.returncode == 0:
+            self.survivor = min(number, self.survivor or number)
+        elif done.returncode != -signal.SIGKILL:
+            self.faults.append(f"{number}: the victim ended with {done.returncode}: {done.stderr.decode()[-500:]}")
+        return done.stdout.decode()
+
     async def _one(self, number: int) -> None:
         schema, ran = f"killed_{number}", list[str]()
         app = make_app(self._url, schema, ran.append)
         async with Runtime(app) as rt:
             run = (await app.workflows["flow"].handle(rt).start()).unwrap()
-            command = [
-                sys.executable,
-                "-m",
-                "tests.chaos.flow_victim",
-                str(number),
-                self._url,
-                schema,
-                LOOPS[number % 2],
-            ]
-            done = await anyio.run_process(command, cwd=ROOT, check=False)
-            if done.returncode == 0:
-                self.survivor = min(number, self.survivor or number)
-            elif done.returncode != -signal.SIGKILL:
-                self.faults.append(f"{number}: the victim ended with {done.returncode}: {done.stderr.decode()[-500:]}")
+            said = await self._die(number, schema)
             rt.start_worker()
             await self._judge(number, rt, run)
-        times = Counter([*done.stdout.decode().splitlines(), *ran])
+        times = Counter([*said.splitlines(), *ran])
         if twice := [line for line, count in times.items() if count > 1]:
             self.faults.append(f"{number}: ran twice in one attempt: {twice}")
 
@@ -89,6 +87,36 @@ class Murders:
             self.faults.append(f"{number}: tasks, workflows, marks and signals are {row}")
 
 
+class Cancellations(Murders):
+    """The victims cancel a workflow in portions."""
+
+    async def _one(self, number: int) -> None:
+        schema, ran = f"cancelled_{number}", list[str]()
+        app = make_app(self._url, schema, ran.append)
+        async with Runtime(app) as rt:
+            await rt.pause_queue("default")
+            run = (await app.workflows["wide"].handle(rt).start()).unwrap()
+            await self._die(number, schema, run.workflow_id)
+            status = (await run.status()).unwrap()
+            if status is WorkflowStatus.RUNNING and await self._statuses(rt, run) != {TaskStatus.PENDING}:
+                self.faults.append(f"{number}: tasks were cancelled, and the workflow was not")
+            if status is WorkflowStatus.RUNNING:
+                (await run.cancel()).unwrap()
+            rt.start_worker()
+            with anyio.move_on_after(30):
+                while await self._statuses(rt, run) != {TaskStatus.CANCELLED} or await rt.workflows.unadvanced(1):
+                    await anyio.sleep(0.05)
+            found = await rt.workflows.tasks(run.workflow_id)
+            if len(found) != WIDE or await self._statuses(rt, run) != {TaskStatus.CANCELLED} or ran:
+                self.faults.append(f"{number}: it was {status}, its tasks are {found}, and there ran {ran}")
+            nodes = {node.status for node in (await run.tasks()).unwrap()}
+            if nodes != {"FAILED"} or await rt.workflows.unadvanced(1):
+                self.faults.append(f"{number}: its nodes are {nodes}, or there are marks left")
+
+    async def _statuses(self, rt: Runtime, run: WorkflowHandle[int]) -> set[TaskStatus]:
+        return {status for _, status, _ in await rt.workflows.tasks(run.workflow_id)}
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[EmbeddedServer]:
     with embedded_server() as server:
@@ -103,3 +131,14 @@ def test_wherever_a_worker_dies_another_one_goes_on(server: EmbeddedServer) -> N
     # Four finishes, one advance of the inner workflow's whole, and some statements in each.
     assert murders.survivor is not None
     assert murders.survivor > 20
+
+
+@pytest.mark.timeout(300)
+def test_wherever_a_canceller_dies_all_portions_come(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "PORTION", PORTION)
+    cancellations = Cancellations(server.url)
+    anyio.run(cancellations.run)
+    assert cancellations.faults == []
+    # The mark with the first portion, two more, and what follows from the ends: some statements in each.
+    assert cancellations.survivor is not None
+    assert cancellations.survivor > 15

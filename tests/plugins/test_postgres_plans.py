@@ -106,6 +106,8 @@ INDEXES: dict[str, set[str]] = {
     "old": {"tasks_done"},
     "prune": {"tasks_pkey"},
     "tasks_of": {"tasks_of_workflow"},
+    "running_tasks_of": {"tasks_of_workflow"},
+    "ended": {"tasks_pkey"},
     "news": {"tasks_unadvanced"},
     "step": {"tasks_pkey"},
     "unadvanced": {"tasks_unadvanced"},

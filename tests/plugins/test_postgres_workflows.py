@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -18,9 +19,10 @@ from msgspec.structs import replace as changed
 from sessions import FOREVER, Hold, holding, opened, pooled, quick_commit, slow_commit, until_waiting
 
 from horsies import AppConfig, Horsies, NodeStatus, PoolConfig, ResilienceConfig, Runtime, WorkflowBuilder
-from horsies.abc import Broker, BrokerError, EnqueueOutcome, Start, Step, Workflowing, Workflows
+from horsies.abc import LARGE, Broker, BrokerError, EnqueueOutcome, Start, Step, Workflowing, Workflows
 from horsies.plugins.postgres import workflows as module
 from horsies.plugins.postgres.connection import AnyioConnection
+from horsies.plugins.postgres.queries import named_queries
 from horsies.testing._conformance.stage import done
 from horsies.testing._conformance.workflows import FIRST, SECOND, Given, begins, goes_on, node, noting, task_id
 from horsies.testing.broker import Stage, at
@@ -240,6 +242,42 @@ async def test_a_finish_waits_for_no_workflow(stage: Stage, workflows: Workflows
         assert await worker.finish([changed(done(claimed.lease), workflow_id=FIRST)], decide=noting) == [True]
     assert await stage.status(1) == "COMPLETED"
     assert await workflows.unadvanced(5) == [FIRST]
+
+
+async def test_finish_leaves_out_large_workflows(stage: Stage, workflows: Workflows) -> None:
+    """Their states are not even read: other results would wait for that."""
+    states = {FIRST: bytes(LARGE), SECOND: bytes(LARGE + 1)}
+    for n, (id_, state) in enumerate(states.items(), 1):
+        await workflows.start(begins(id_, node(n, of=id_), state=state), now=at(0))
+    worker = await stage.worker()
+    leases = [task.lease for task in (await worker.claim(2, now=at(0))).tasks]
+    await worker.start([Start(lease) for lease in leases], now=at(0))
+    ends = [changed(done(lease), workflow_id=id_) for lease, id_ in zip(leases, states, strict=True)]
+    assert await worker.finish(ends, decide=noting) == [True, True]
+    assert await workflows.unadvanced(5) == [SECOND]
+
+
+async def test_many_tasks_are_cancelled_without_a_join(config: AppConfig, observer: psycopg.Connection) -> None:
+    """Sessions join by nested loops: rows that a statement has just written must not be looked for among themselves."""
+    async with opened(config):
+        pass
+    sql = named_queries(config.schema)
+    for setting in ("hashjoin", "mergejoin", "seqscan", "bitmapscan"):
+        observer.execute(f"SET enable_{setting} = off".encode())
+    for name in ("cancel", "step", "prune_workflows"):
+        query = re.sub(r"%\((\w+)\)s", "NULL", sql[name])
+        ((plan,),) = observer.execute(f"EXPLAIN (FORMAT JSON) {query}".encode()).fetchall()
+        for loop in joins(plan[0]["Plan"]):
+            assert loop["Plans"][1]["Node Type"] != "CTE Scan", f"{name} looks through {loop['Plans'][1]['CTE Name']}"
+
+
+def joins(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The nested loops in a plan whose inner side is read for each row of the outer one, but for counts of notices."""
+    inner = plan.get("Plans", [])
+    if plan["Node Type"] == "Nested Loop" and inner[1].get("CTE Name") not in ("told", "called", "clock"):
+        yield plan
+    for child in inner:
+        yield from joins(child)
 
 
 async def test_a_signal_that_comes_while_it_is_decided_is_kept_for_the_next_time(

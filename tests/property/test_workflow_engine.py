@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from horsies._core.status import NODE_TRANSITIONS, WORKFLOW_TRANSITIONS, NodeStatus, WorkflowStatus
+from horsies._workflow import engine
 from horsies._workflow.engine import (
     Cancelled,
+    CancelRest,
     CancelTask,
     Command,
     Ended,
@@ -449,3 +451,47 @@ def test_whoever_mends_everything_and_has_it_run_again_has_a_complete_workflow(p
             assert status is COMPLETED or follower.naive.has_lost(index)
     assert all(run <= 2 for run in follower.state.runs)
     assert all(run < 2 or not fates[index] for index, run in enumerate(follower.state.runs))
+
+
+@tries(150)
+@given(plans(), histories, st.integers(1, 3), st.sampled_from([Cancelled(), Expired()]))
+def test_portions_cancel_what_one_call_would(
+    plan: Plan, history: list[Action], portion: int, last: Cancelled | Expired
+) -> None:
+    """Each portion goes on where the one before has ended, whatever has ended in between."""
+    follower = Follower(plan)
+    follower.tell(Started())
+    for action in history:
+        act(follower, action)
+    whole, wanted = advance(plan, follower.state, [last])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "PORTION", portion)
+        state, commands = advance(plan, follower.state, [last])
+        assert state == whole
+        found = [one for one in commands if isinstance(one, CancelTask)]
+        while isinstance(rest := commands[-1] if commands else None, CancelRest):
+            assert len([one for one in commands if isinstance(one, CancelTask)]) == portion
+            events: list[Event] = [rest]
+            if found:  # the task of the last one ends in between
+                events.append(NodeEnded(found[-1].index, found[-1].run, False, "TASK_CANCELLED"))
+            state, commands = advance(plan, state, events)
+            found += [one for one in commands if isinstance(one, CancelTask)]
+    assert found == [one for one in wanted if isinstance(one, CancelTask)]
+
+
+def test_portions_cancel_losers_and_no_others() -> None:
+    losers = tuple(range(5))
+    nodes = [PlanNode() for _ in range(7)]
+    nodes.append(PlanNode((*losers, 5), join=1, cancel_losers=True))
+    plan = Plan(tuple(nodes))
+    state, _ = advance(plan, begin(plan), [Started()])
+    found: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "PORTION", 2)
+        events: list[Event] = [NodeEnded(5, 1, True)]
+        while events:
+            state, commands = advance(plan, state, events)
+            found += [one.index for one in commands if isinstance(one, CancelTask)]
+            events = [one for one in commands if isinstance(one, CancelRest)]
+    assert found == list(losers)
+    assert state.status is WorkflowStatus.RUNNING

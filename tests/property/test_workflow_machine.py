@@ -26,12 +26,24 @@ from horsies._core.result import Err
 from horsies._worker.calling import cancelled, run_async
 from horsies._worker.inputs import fetch_inputs
 from horsies._worker.job import Job, conclude, prepare
+from horsies._workflow import engine
 from horsies._workflow.advancer import Following
 from horsies.abc import Consumer, Start, StartOutcome
 from horsies.testing._conformance.stage import bury
 
 DEEP = os.environ.get("HORSIES_DEEP") == "1"
 pytestmark = pytest.mark.timeout(1800 if DEEP else 120)
+
+
+@pytest.fixture(autouse=True)
+def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes are cancelled at a time, and a row comes with so little of its spec that the rest is read in pieces."""
+    monkeypatch.setattr(engine, "PORTION", 2)
+    for place in ("_workflow.stored", "plugins.postgres.workflows", "plugins.postgres.consumer"):
+        monkeypatch.setattr(f"horsies.{place}.HEAD", 64)
+    for place in ("workflows", "advancing"):
+        monkeypatch.setattr(f"horsies.plugins.sqlite.{place}.HEAD", 64)
+
 
 Action = tuple[str, int]
 actions = st.lists(

@@ -9,6 +9,8 @@ from typing import Any
 
 from horsies import RecoveryConfig
 from horsies.abc import (
+    HEAD,
+    LARGE,
     BrokerError,
     Claim,
     ClaimedTask,
@@ -164,7 +166,8 @@ class PostgresConsumer:
 
         async def work(fetch: Fetch) -> list[bool]:
             # Workflows before tasks, as everybody does who locks both.
-            rows = await fetch("finish", self._sql["lock_free_workflows"], {"ids": ids, "now": now})
+            given = {"ids": ids, "head": HEAD, "largest": LARGE, "now": now}
+            rows = await fetch("finish", self._sql["lock_free_workflows"], given)
             written = await self._end(fetch, ends, now)
             await advance_locked(fetch, self._sql, rows, decide, now)
             return written

@@ -10,6 +10,9 @@ from horsies.abc import CancelOutcome, TaskStatus
 from .producer import is_id
 from .session import Fetch
 
+PORTION = 1_000
+"""Tasks that one transaction cancels: others wait for its locks."""
+
 
 class PostgresControl:
     """Intervenes through `fetch`."""
@@ -21,9 +24,18 @@ class PostgresControl:
     async def cancel(self, task_ids: Sequence[str], *, now: datetime | None = None) -> list[CancelOutcome]:
         """See `horsies.abc.Control.cancel`."""
         ids = sorted({task_id for task_id in task_ids if is_id(task_id)})
-        rows = await self._fetch("cancel", self._sql["cancel"], {"ids": ids, "now": now}) if ids else []
-        outcomes = {task_id: _OUTCOME[status] for task_id, status, *_ in rows}
+        outcomes: dict[str, CancelOutcome] = {}
+        for start in range(0, len(ids), PORTION):
+            outcomes |= await self._cancel(ids[start : start + PORTION], now)
         return [outcomes.get(task_id, CancelOutcome.NOT_FOUND) for task_id in task_ids]
+
+    async def _cancel(self, ids: Sequence[str], now: datetime | None) -> dict[str, CancelOutcome]:
+        """The outcomes, but for tasks that are not there."""
+        ((asked, statuses, *_),) = await self._fetch("cancel", self._sql["cancel"], {"ids": ids, "now": now})
+        outcomes = {task_id: _OUTCOME[status] for task_id, status in zip(asked, statuses, strict=True)}
+        rest = [task_id for task_id in ids if task_id not in outcomes]
+        ended = await self._fetch("cancel", self._sql["ended"], {"ids": rest}) if rest else []
+        return outcomes | dict.fromkeys((task_id for (task_id,) in ended), CancelOutcome.ALREADY_FINISHED)
 
     async def pause(self, queue: str, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Control.pause`."""
@@ -37,5 +49,4 @@ class PostgresControl:
 _OUTCOME = {
     TaskStatus.CANCELLED: CancelOutcome.CANCELLED,
     TaskStatus.RUNNING: CancelOutcome.REQUESTED,
-    None: CancelOutcome.ALREADY_FINISHED,
 }

@@ -7,18 +7,21 @@ from datetime import UTC, datetime
 from functools import partial
 
 from horsies.abc import (
+    HEAD,
     BrokerError,
     Decide,
     Enqueued,
     EnqueueOutcome,
     NewWorkflow,
+    Range,
+    Slice,
     Step,
     TaskStatus,
     WorkflowRow,
     WorkflowSummary,
 )
 
-from .advancing import advance_locked, begin, deciding, workflow_row
+from .advancing import advance_locked, begin, deciding, slices, workflow_row
 from .joining import Joined
 from .producer import is_id
 from .session import Fetch, Session, in_utc
@@ -67,8 +70,21 @@ class PostgresWorkflows:
         """See `horsies.abc.Workflows.read`."""
         if not is_id(workflow_id):
             return None
-        rows = await self._fetch("read a workflow", self._sql["workflow"], {"id": workflow_id})
+        rows = await self._fetch("read a workflow", self._sql["workflow"], {"id": workflow_id, "head": HEAD})
         return workflow_row(rows[0]) if rows else None
+
+    async def read_standing(self, workflow_id: str) -> WorkflowSummary | None:
+        """See `horsies.abc.Workflows.read_standing`."""
+        if not is_id(workflow_id):
+            return None
+        rows = await self._fetch("read a workflow", self._sql["standing_workflow"], {"id": workflow_id})
+        return _summary(*rows[0]) if rows else None
+
+    async def read_spec(self, workflow_id: str, ranges: Sequence[Range]) -> tuple[Slice, ...]:
+        """See `horsies.abc.Workflows.read_spec`."""
+        if not is_id(workflow_id):
+            return ()
+        return (await slices(self._fetch, self._sql, {workflow_id: ranges})).get(workflow_id, ())
 
     async def newest(
         self,
@@ -97,12 +113,19 @@ class PostgresWorkflows:
         rows = await self._fetch("read the tasks of a workflow", self._sql["tasks_of"], {"id": workflow_id})
         return [(task_id, TaskStatus(status), error_code) for task_id, status, error_code in rows]
 
+    async def running(self, workflow_id: str) -> list[str]:
+        """See `horsies.abc.Workflows.running`."""
+        if not is_id(workflow_id):
+            return []
+        rows = await self._fetch("read the tasks of a workflow", self._sql["running_tasks_of"], {"id": workflow_id})
+        return [task_id for (task_id,) in rows]
+
     async def advance(self, workflow_ids: Sequence[str], decide: Decide, *, now: datetime | None = None) -> list[Step]:
         """See `horsies.abc.Workflows.advance`."""
         ids = sorted({workflow_id for workflow_id in workflow_ids if is_id(workflow_id)})
 
         async def work(fetch: Fetch) -> list[Step]:
-            rows = await fetch("advance", self._sql["lock_workflows"], {"ids": ids, "now": now})
+            rows = await fetch("advance", self._sql["lock_workflows"], {"ids": ids, "head": HEAD, "now": now})
             return await advance_locked(fetch, self._sql, rows, decide, now)
 
         transact = self._session.transact if self._session.is_free else self._borrowing.transact

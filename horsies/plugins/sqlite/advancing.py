@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from msgspec.structs import replace
+
 from horsies.abc import (
+    HEAD,
+    MOST_NEWS,
     BrokerError,
     Decide,
     EndedTask,
     News,
     NewTask,
     NewWorkflow,
+    Range,
     Signal,
+    Slice,
     Step,
     TaskStatus,
     Topic,
@@ -48,14 +54,12 @@ def advance(
     news = {}
     signals: dict[str, list[Row]] = {}
     for workflow_id in sorted(set(workflow_ids)):
-        for row in transaction.fetch(sql["workflow"], {"id": workflow_id}):
-            ended = transaction.fetch(sql["marked_ends"], {"id": workflow_id})
-            told = signals[workflow_id] = transaction.fetch(sql["signals"], {"id": workflow_id})
+        for row in transaction.fetch(sql["workflow"], {"id": workflow_id, "head": HEAD}):
+            some = {"id": workflow_id, "limit": MOST_NEWS}
+            ended = transaction.fetch(sql["marked_ends"], some)
+            told = signals[workflow_id] = transaction.fetch(sql["signals"], some)
             news[workflow_id] = _news(row, ended, told, transaction.now)
-    try:
-        steps = list(decide(list(news.values())))
-    except Exception as error:  # to be told from what the database raises
-        raise _UndecidedError(error) from None
+    steps = _decided(sql, transaction, decide, news)
     for step in steps:
         _write(sql, transaction, step, news[step.workflow_id], signals[step.workflow_id])
     _enqueue(sql, transaction, [task for step in steps for task in step.tasks])
@@ -67,6 +71,34 @@ def advance(
     for signal in [signal for step in steps for signal in step.signals]:
         _tell(sql, transaction, signal)
     return steps
+
+
+def _decided(sql: Mapping[str, str], transaction: Transaction, decide: Decide, news: Mapping[str, News]) -> list[Step]:
+    """What follows, once everything is read that this depends on."""
+    known = dict(news)
+    while True:
+        try:
+            steps = list(decide(list(known.values())))
+        except Exception as error:  # to be told from what the database raises
+            raise _UndecidedError(error) from None
+        reads = [step for step in steps if step.reads]
+        if not reads:
+            return steps
+        for step in reads:
+            one = known[step.workflow_id]
+            found = slices(sql, transaction, step.workflow_id, step.reads)
+            known[step.workflow_id] = replace(one, slices=tuple(sorted((*one.slices, *found))))
+
+
+def slices(
+    sql: Mapping[str, str], transaction: Transaction, workflow_id: str, ranges: Sequence[Range]
+) -> tuple[Slice, ...]:
+    """Ranges of the spec of a workflow."""
+    return tuple(
+        (start, data)
+        for start, length in sorted(ranges)
+        for (data,) in transaction.fetch(sql["slice"], {"id": workflow_id, "start": start, "length": length})
+    )
 
 
 def begin(sql: Mapping[str, str], transaction: Transaction, new: NewWorkflow) -> bool:
@@ -129,7 +161,8 @@ def _news(row: Row, ended: Sequence[Row], signals: Sequence[Row], now: int) -> N
     is_overdue = (
         workflow.finished_at is None and workflow.good_until is not None and workflow.good_until <= instant(now)
     )
-    return News(workflow, ends, tuple(data for _, data in signals), is_overdue)
+    has_more = max(len(ends), len(signals)) == MOST_NEWS
+    return News(workflow, ends, tuple(data for _, data in signals), is_overdue, has_more)
 
 
 def workflow_row(row: Row) -> WorkflowRow:

@@ -7,18 +7,21 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from horsies.abc import (
+    HEAD,
     BrokerError,
     Decide,
     Enqueued,
     EnqueueOutcome,
     NewWorkflow,
+    Range,
+    Slice,
     Step,
     TaskStatus,
     WorkflowRow,
     WorkflowSummary,
 )
 
-from .advancing import advance, begin, deciding, workflow_row
+from .advancing import advance, begin, deciding, slices, workflow_row
 from .producer import is_id
 from .queries import named_queries
 from .session import Row, Session, Transaction, in_utc, instant, microseconds
@@ -43,17 +46,32 @@ class SqliteWorkflows:
         def work(transaction: Transaction) -> EnqueueOutcome:
             if begin(self._sql, transaction, new):
                 return EnqueueOutcome.INSERTED
-            ((_, sha, *_),) = transaction.fetch(self._sql["workflow"], {"id": new.workflow_id})
+            ((_, sha, *_),) = transaction.fetch(self._sql["workflow"], {"id": new.workflow_id, "head": 0})
             return EnqueueOutcome.REPLAYED if sha == new.sha else EnqueueOutcome.MISMATCH
 
         return Enqueued(await self._session.write("start a workflow", work, now=now), new.workflow_id)
 
     async def read(self, workflow_id: str) -> WorkflowRow | None:
         """See `horsies.abc.Workflows.read`."""
+        given = {"id": workflow_id, "head": HEAD}
         rows = await self._session.read(
-            "read a workflow", lambda transaction: transaction.fetch(self._sql["workflow"], {"id": workflow_id})
+            "read a workflow", lambda transaction: transaction.fetch(self._sql["workflow"], given)
         )
         return workflow_row(rows[0]) if rows else None
+
+    async def read_standing(self, workflow_id: str) -> WorkflowSummary | None:
+        """See `horsies.abc.Workflows.read_standing`."""
+        rows = await self._session.read(
+            "read a workflow",
+            lambda transaction: transaction.fetch(self._sql["standing_workflow"], {"id": workflow_id}),
+        )
+        return _summary(*rows[0]) if rows else None
+
+    async def read_spec(self, workflow_id: str, ranges: Sequence[Range]) -> tuple[Slice, ...]:
+        """See `horsies.abc.Workflows.read_spec`."""
+        return await self._session.read(
+            "read a spec", lambda transaction: slices(self._sql, transaction, workflow_id, ranges)
+        )
 
     async def newest(
         self,
@@ -83,6 +101,14 @@ class SqliteWorkflows:
             lambda transaction: transaction.fetch(self._sql["tasks_of"], {"id": workflow_id}),
         )
         return [(task_id, TaskStatus(status), error_code) for task_id, status, error_code in rows]
+
+    async def running(self, workflow_id: str) -> list[str]:
+        """See `horsies.abc.Workflows.running`."""
+        rows = await self._session.read(
+            "read the tasks of a workflow",
+            lambda transaction: transaction.fetch(self._sql["running_tasks_of"], {"id": workflow_id}),
+        )
+        return [task_id for (task_id,) in rows]
 
     async def advance(self, workflow_ids: Sequence[str], decide: Decide, *, now: datetime | None = None) -> list[Step]:
         """See `horsies.abc.Workflows.advance`."""

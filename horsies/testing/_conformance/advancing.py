@@ -9,7 +9,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from horsies.abc import BrokerError, Start, Step, TaskStatus, Topic, Workflows
+from horsies.abc import HEAD, MOST_NEWS, BrokerError, Signal, Slice, Start, Step, TaskStatus, Topic, Workflows
 
 from .stage import Stage, at, done, heard, new_task
 from .workflows import FIRST, SECOND, Deciding, Given, begins, ended, goes_on, node, noting, task_id, workflow_id
@@ -147,6 +147,69 @@ class Advancing:
             await workflows.advance([FIRST], Deciding(goes_on(FIRST, node(1, sha=sha), node(2))), now=at(1))
         assert sorted(await workflows.tasks(FIRST)) == [(task_id(n), TaskStatus.PENDING, None) for n in (1, 2)]
         assert (await stage.row(1)).due_at == at(0)
+
+    async def test_decision_reads_ranges_of_a_spec_before_it_is_written(
+        self, stage: Stage, workflows: Workflows
+    ) -> None:
+        spec = bytes(range(256)) * (HEAD // 128)
+        await ended(stage, workflows, FIRST, (1,))
+        await workflows.start(begins(SECOND, node(2, of=SECOND), spec=spec), now=at(0))
+        await stage.broker.control.cancel([task_id(2)], now=at(1))
+        ranges = ((HEAD, 3), (5, 2), (len(spec) - 2, 2**30), (len(spec), 9))
+        found: list[tuple[Slice, ...]] = []
+
+        def decide(given: Given) -> list[Step]:
+            first, second = given
+            assert (second.row.spec, len(second.ended)) == (spec[:HEAD], 1)
+            found.append(second.slices)
+            assert first.slices == ()
+            step = goes_on(FIRST, node(3))
+            if not second.slices:
+                return [step, goes_on(SECOND, node(4, of=SECOND), status="FAILED", reads=ranges[:1])]
+            if len(second.slices) == 1:
+                return [step, goes_on(SECOND, node(4, of=SECOND), status="FAILED", reads=ranges[1:])]
+            return [step, goes_on(SECOND, node(5, of=SECOND))]
+
+        steps = await workflows.advance([FIRST, SECOND], decide, now=at(7))
+        pieces = tuple(sorted((start, spec[start : start + length]) for start, length in ranges))
+        assert found == [(), ((HEAD, spec[HEAD : HEAD + 3]),), pieces]
+        assert steps == [goes_on(FIRST, node(3)), goes_on(SECOND, node(5, of=SECOND))]
+        row = await workflows.read(SECOND)
+        assert row is not None
+        assert (row.status, row.spec) == ("RUNNING", spec[:HEAD])
+        assert sorted(task for task, *_ in await workflows.tasks(SECOND)) == [task_id(2), task_id(5)]
+        assert await workflows.unadvanced(5) == []
+
+    async def test_advance_takes_so_many_ends_and_signals_and_leaves_the_rest(
+        self, stage: Stage, workflows: Workflows
+    ) -> None:
+        numbers = range(1, MOST_NEWS + 3)
+        await workflows.start(begins(FIRST, *(node(n, due_in=3600.0) for n in numbers)), now=at(0))
+        await stage.broker.control.cancel([task_id(n) for n in numbers], now=at(1))
+        told = [f"{n}".encode() for n in range(MOST_NEWS + 3)]
+        await workflows.start(begins(SECOND), now=at(0))
+        await workflows.advance(
+            [SECOND], Deciding(goes_on(SECOND, signals=tuple(Signal(FIRST, data) for data in told))), now=at(1)
+        )
+        seen: list[int] = []
+        heard_of: list[bytes] = []
+        more: list[bool] = []
+
+        def decide(given: Given) -> list[Step]:
+            (news,) = given
+            seen.extend(UUID(end.task_id).int for end in news.ended)
+            heard_of.extend(news.signals)
+            more.append(news.has_more)
+            assert max(len(news.ended), len(news.signals)) <= MOST_NEWS
+            return [goes_on()]
+
+        for _ in range(2):
+            assert await workflows.unadvanced(5) == [FIRST]
+            await workflows.advance([FIRST], decide, now=at(2))
+        assert await workflows.unadvanced(5) == []
+        assert sorted(seen) == list(numbers)
+        assert heard_of == told
+        assert more == [True, False]
 
     @pytest.mark.parametrize("error", [ValueError("mine"), TimeoutError("mine"), OSError("mine")])
     async def test_what_decide_raises_leaves_and_nothing_is_written(

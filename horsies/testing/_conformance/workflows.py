@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from horsies import abc
 from horsies.abc import (
+    HEAD,
     Broker,
     BrokerError,
     Enqueued,
@@ -140,9 +141,49 @@ class Flowing:
         deciding = Deciding()
         assert await workflows.read(unknown) is None
         assert await workflows.tasks(unknown) == []
+        assert await workflows.read_standing(unknown) is None
+        assert await workflows.read_spec(unknown, [(0, 1)]) == ()
+        assert await workflows.running(unknown) == []
         assert await workflows.advance([unknown], deciding, now=at(0)) == []
         assert deciding.given == [[]]
         assert await workflows.unadvanced(5, skipping=[unknown]) == []
+
+    async def test_large_spec_is_read_in_ranges(self, workflows: Workflows) -> None:
+        spec = bytes(range(251)) * (HEAD // 100)
+        await workflows.start(begins(spec=spec, parent_id=None), now=at(2))
+        await workflows.start(begins(SECOND), now=at(2))
+        row = await workflows.read(FIRST)
+        assert row is not None
+        assert row.spec == spec[:HEAD]
+        ranges = [(HEAD - 1, 300), (0, 1), (len(spec) - 3, 2**30)]
+        assert await workflows.read_spec(FIRST, ranges) == tuple(
+            sorted((start, spec[start : start + length]) for start, length in ranges)
+        )
+        assert await workflows.read_spec(FIRST, []) == ()
+        assert await workflows.read_spec(SECOND, [(1, 2)]) == ((1, b"sp"),)
+
+    async def test_standing_is_read_without_the_spec(self, stage: Stage, workflows: Workflows) -> None:
+        await ended(stage, workflows, FIRST, (1,))
+        await workflows.start(begins(SECOND, good_until=at(99)), now=at(0))
+        step = goes_on(SECOND, status="FAILED", error_code="BROKEN")
+        await workflows.advance([SECOND], Deciding(step), now=at(7))
+        await workflows.note_problem(FIRST, "stuck")
+        assert await workflows.read_standing(FIRST) == WorkflowSummary(
+            FIRST, "order", 3, "RUNNING", at(0), None, None, good_until=None, problem="stuck"
+        )
+        assert await workflows.read_standing(SECOND) == WorkflowSummary(
+            SECOND, "order", 3, "FAILED", at(0), at(7), "BROKEN", good_until=at(99), problem=None
+        )
+
+    async def test_running_tasks_are_named(self, stage: Stage, workflows: Workflows) -> None:
+        await workflows.start(begins(FIRST, node(1), node(2), node(3)), now=at(0))
+        await workflows.start(begins(SECOND, node(4, of=SECOND)), now=at(0))
+        worker = await stage.worker()
+        leases = {UUID(task.lease.task_id).int: task.lease for task in (await worker.claim(4, now=at(0))).tasks}
+        assert await workflows.running(FIRST) == []
+        await worker.start([Start(leases[n]) for n in (1, 2, 4)], now=at(0))
+        await worker.finish([done(leases[1])], now=at(1))
+        assert await workflows.running(FIRST) == [task_id(2)]
 
     async def test_it_starts_with_its_first_tasks(self, stage: Stage, workflows: Workflows) -> None:
         with anyio.fail_after(10):

@@ -587,8 +587,8 @@ called AS MATERIALIZED (
 SELECT (SELECT count(*) FROM reaped), told.finished, called.queues FROM told CROSS JOIN called
 
 -- name: cancel
--- PENDING, CLAIMED -> CANCELLED; a RUNNING task keeps running and its worker is told. The answer is NULL for a task
--- that had ended, and missing for one that is not there.
+-- PENDING, CLAIMED -> CANCELLED; a RUNNING task keeps running and its worker is told. The answer has these tasks and their
+-- statuses. Which of the others are there, `ended` says: joined here, n tasks would be looked for among n.
 WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
 asked AS (
     UPDATE {schema}.tasks AS task SET
@@ -618,9 +618,13 @@ told AS MATERIALIZED (
 called AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_work', 'cancel:' || id::text)) AS workers FROM asked WHERE status = 'RUNNING'
 )
-SELECT task.id::text, asked.status, told.finished, called.workers
-FROM {schema}.tasks AS task LEFT JOIN asked ON asked.id = task.id CROSS JOIN told CROSS JOIN called
-WHERE task.id = ANY (%(ids)s::uuid[])
+SELECT ARRAY(SELECT id::text FROM asked), ARRAY(SELECT status FROM asked), told.finished, called.workers
+FROM told CROSS JOIN called
+
+-- name: ended
+-- Which of these tasks have ended.
+SELECT id::text FROM {schema}.tasks
+WHERE id = ANY (%(ids)s::uuid[]) AND status IN ('COMPLETED', 'FAILED', 'CANCELLED', 'EXPIRED')
 
 -- name: overdue
 -- What is past its deadline and has not started: PENDING ones, the oldest deadline first, then those CLAIMED whose worker

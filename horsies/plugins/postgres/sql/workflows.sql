@@ -24,11 +24,26 @@ RETURNING id::text
 SELECT sha FROM {schema}.workflows WHERE id = %(id)s::uuid
 
 -- name: workflow
--- One workflow.
+-- One workflow, and the head of its spec.
 SELECT
-    id::text, sha, name, version, spec, state, status, sent_at, finished_at, error_code, parent_id::text, root_id::text,
-    good_until, problem
+    id::text, sha, name, version, substring(spec FROM 1 FOR %(head)s::integer), state, status, sent_at, finished_at,
+    error_code, parent_id::text, root_id::text, good_until, problem
 FROM {schema}.workflows WHERE id = %(id)s::uuid
+
+-- name: standing_workflow
+-- One workflow, without what it consists of.
+SELECT id::text, name, version, status, sent_at, finished_at, error_code, good_until, problem
+FROM {schema}.workflows WHERE id = %(id)s::uuid
+
+-- name: slices
+-- Ranges of specs. The server reads no more of a spec than that, unless it has compressed it.
+SELECT given.id::text, given.start, substring(workflow.spec FROM given.start::integer + 1 FOR given.length::integer)
+FROM (
+    SELECT
+        unnest(%(ids)s::uuid[]) AS id, unnest(%(starts)s::bigint[]) AS start, unnest(%(lengths)s::bigint[]) AS length
+) AS given
+JOIN {schema}.workflows AS workflow ON workflow.id = given.id
+ORDER BY given.id, given.start
 
 -- name: workflows
 -- The newest that are parts of no other, from one on that was seen.
@@ -45,12 +60,15 @@ LIMIT %(limit)s::bigint
 -- The tasks of one workflow.
 SELECT id::text, status, error_code FROM {schema}.tasks WHERE workflow_id = %(id)s::uuid
 
+-- name: running_tasks_of
+SELECT id::text FROM {schema}.tasks WHERE workflow_id = %(id)s::uuid AND status = 'RUNNING'
+
 -- name: lock_workflows
 -- They stay locked, taken in the order of their ids, so that two advances with the same ones in hand wait for one another
 -- and never lock up.
 SELECT
-    id::text, sha, name, version, spec, state, status, sent_at, finished_at, error_code, parent_id::text, root_id::text,
-    good_until, problem,
+    id::text, sha, name, version, substring(spec FROM 1 FOR %(head)s::integer), state, status, sent_at, finished_at,
+    error_code, parent_id::text, root_id::text, good_until, problem,
     coalesce(finished_at IS NULL AND good_until <= coalesce(%(now)s::timestamptz, clock_timestamp()), false)
 FROM {schema}.workflows
 WHERE id = ANY (%(ids)s::uuid[])
@@ -58,28 +76,39 @@ ORDER BY workflows.id
 FOR NO KEY UPDATE
 
 -- name: lock_free_workflows
--- The same, but for those that somebody else has in hand.
+-- The same, but for those that somebody else has in hand, and for large ones, which are advanced by themselves.
 SELECT
-    id::text, sha, name, version, spec, state, status, sent_at, finished_at, error_code, parent_id::text, root_id::text,
-    good_until, problem,
+    id::text, sha, name, version, substring(spec FROM 1 FOR %(head)s::integer), state, status, sent_at, finished_at,
+    error_code, parent_id::text, root_id::text, good_until, problem,
     coalesce(finished_at IS NULL AND good_until <= coalesce(%(now)s::timestamptz, clock_timestamp()), false)
 FROM {schema}.workflows
-WHERE id = ANY (%(ids)s::uuid[])
+WHERE id = ANY (%(ids)s::uuid[]) AND octet_length(state) <= %(largest)s::integer
 ORDER BY workflows.id
 FOR NO KEY UPDATE SKIP LOCKED
 
 -- name: news
--- The ends that have not been followed up, and the signals. Under the lock, and a statement of its own, so that it sees
--- what those who held the lock before have left.
+-- The ends that have not been followed up, and the signals, so many of each workflow. Under the lock, and a statement of
+-- its own, so that it sees what those who held the lock before have left. Which of too many ends come first makes no
+-- difference; signals keep their order.
 SELECT
-    workflow_id::text, id::text, status, error_code, CASE WHEN starts_with(task_name, 'horsies.') THEN result END,
-    NULL::bigint AS number, finished_at
-FROM {schema}.tasks
-WHERE phase = 3 AND advances AND workflow_id = ANY (%(ids)s::uuid[])
+    given.id::text, ended.id::text, ended.status, ended.error_code, ended.result, NULL::bigint AS number,
+    ended.finished_at
+FROM (SELECT unnest(%(ids)s::uuid[]) AS id) AS given
+CROSS JOIN LATERAL (
+    SELECT id, status, error_code, finished_at, CASE WHEN starts_with(task_name, 'horsies.') THEN result END AS result
+    FROM {schema}.tasks
+    WHERE phase = 3 AND advances AND workflow_id = given.id
+    LIMIT %(limit)s::bigint
+) AS ended
 UNION ALL
-SELECT workflow_id::text, NULL, NULL, NULL, data, id, NULL
-FROM {schema}.workflow_signals
-WHERE workflow_id = ANY (%(ids)s::uuid[])
+SELECT given.id::text, NULL, NULL, NULL, told.data, told.id, NULL
+FROM (SELECT unnest(%(ids)s::uuid[]) AS id) AS given
+CROSS JOIN LATERAL (
+    SELECT id, data FROM {schema}.workflow_signals
+    WHERE workflow_id = given.id
+    ORDER BY id
+    LIMIT %(limit)s::bigint
+) AS told
 ORDER BY number, finished_at, 2
 
 -- name: step
@@ -109,8 +138,9 @@ followed AS (
     UPDATE {schema}.tasks SET advances = NULL WHERE id = ANY (%(done)s::uuid[])
 ),
 taken AS (
-    DELETE FROM {schema}.workflow_signals
-    WHERE workflow_id = ANY (%(ids)s::uuid[]) AND id = ANY (%(heard)s::bigint[])
+    DELETE FROM {schema}.workflow_signals AS signal
+    USING (SELECT unnest(%(workflow_ids)s::uuid[]) AS workflow_id, unnest(%(heard)s::bigint[]) AS id) AS given
+    WHERE signal.workflow_id = given.workflow_id AND signal.id = given.id
 ),
 told AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_finished', ids)) AS finished
@@ -186,6 +216,6 @@ WITH gone AS (
     RETURNING id
 ),
 unheard AS (
-    DELETE FROM {schema}.workflow_signals WHERE workflow_id IN (SELECT id FROM gone)
+    DELETE FROM {schema}.workflow_signals WHERE workflow_id = ANY (ARRAY(SELECT id FROM gone))
 )
 SELECT count(*) FROM gone

@@ -12,11 +12,19 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id
 
 -- name: workflow
--- One workflow.
+-- One workflow, and the head of its spec.
 SELECT
-    id, sha, name, version, spec, state, status, sent_at, finished_at, error_code, parent_id, root_id, good_until,
+    id, sha, name, version, substr(spec, 1, :head), state, status, sent_at, finished_at, error_code, parent_id, root_id, good_until,
     problem
 FROM workflows WHERE id = :id
+
+-- name: standing_workflow
+-- One workflow, without what it consists of.
+SELECT id, name, version, status, sent_at, finished_at, error_code, good_until, problem FROM workflows WHERE id = :id
+
+-- name: slice
+-- A range of a spec.
+SELECT substr(spec, :start + 1, :length) FROM workflows WHERE id = :id
 
 -- name: workflows
 -- The newest that are parts of no other, from one on that was seen.
@@ -32,14 +40,20 @@ LIMIT :limit
 -- The tasks of one workflow.
 SELECT id, status, error_code FROM tasks WHERE workflow_id = :id
 
+-- name: running_tasks_of
+SELECT id FROM tasks WHERE workflow_id = :id AND status = 'RUNNING'
+
 -- name: marked_ends
--- The ends that have not been followed up.
-SELECT id, status, error_code, iif(task_name GLOB 'horsies.*', result, NULL) FROM tasks
-WHERE phase = 3 AND advances AND workflow_id = :id
+-- The ends that have not been followed up, so many of them; which come first makes no difference.
+SELECT id, status, error_code, result FROM (
+    SELECT id, status, error_code, iif(task_name GLOB 'horsies.*', result, NULL) AS result, finished_at FROM tasks
+    WHERE phase = 3 AND advances AND workflow_id = :id
+    LIMIT :limit
+)
 ORDER BY finished_at, id
 
 -- name: signals
-SELECT id, data FROM workflow_signals WHERE workflow_id = :id ORDER BY id
+SELECT id, data FROM workflow_signals WHERE workflow_id = :id ORDER BY id LIMIT :limit
 
 -- name: taken
 -- This signal has been taken.

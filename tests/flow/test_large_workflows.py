@@ -1,0 +1,481 @@
+"""Workflows with many nodes or large arguments: ended in portions, read in pieces, no burden to their neighbours."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+from msgspec.structs import replace as changed
+
+from horsies import (
+    AppConfig,
+    Horsies,
+    NodeRef,
+    NodeStatus,
+    Ok,
+    RecoveryConfig,
+    Runtime,
+    TaskContext,
+    TaskStatus,
+    WorkerConfig,
+    WorkflowBuilder,
+    WorkflowHandle,
+    WorkflowStatus,
+)
+from horsies._payload.envelope import decode as decode_envelope
+from horsies._payload.ids import new_task_id
+from horsies._workflow import engine
+from horsies._workflow.advancer import Following
+from horsies._workflow.apart import MANY_NODES, apart, uncollected
+from horsies._workflow.follow import begun
+from horsies._workflow.spec import encode
+from horsies._workflow.stored import KEPT_BYTES, read_spec
+from horsies._workflow.validate import resolve
+from horsies.abc import HEAD, LARGE, BrokerError, EndedTask, News, Step
+from horsies.plugins.postgres.workflows import PostgresWorkflows
+from horsies.plugins.sqlite.workflows import SqliteWorkflows
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.timeout(120),
+    pytest.mark.parametrize("database_url", ["postgresql", "sqlite-file"], indirect=True),
+]
+
+UNTIL_IDLE = WorkerConfig(until_idle=True)
+MANY = 13
+
+
+class Shop:
+    """An application, and what has run."""
+
+    def __init__(self, config: AppConfig) -> None:
+        recovery = RecoveryConfig(heartbeat_interval=0.25, dead_after=2.0, reap_interval=0.25)
+        self.app = app = Horsies(replace(config, recovery=recovery))
+        self.ran: Counter[str] = Counter()
+
+        @app.task("number")
+        async def number(ctx: TaskContext, n: int) -> int:
+            self.ran[ctx.task_id] += 1
+            return n
+
+        @app.task("numbers")
+        async def numbers(n: int) -> list[int]:
+            return list(range(n))
+
+        @app.task("total")
+        async def total(values: list[int]) -> int:
+            return sum(values)
+
+        @app.task("hold")
+        async def hold(ctx: TaskContext) -> int:
+            self.ran[ctx.task_id] += 1
+            await anyio.sleep_forever()
+            return 0
+
+        @app.task("size")
+        async def size(data: bytes) -> int:
+            return len(data)
+
+        @app.task("add")
+        async def add(n: int, data: bytes) -> int:
+            return n + len(data)
+
+        @app.workflow("inner")
+        def inner(wf: WorkflowBuilder) -> None:
+            for n in range(MANY):
+                wf.task(number.node(n))
+
+        self.number, self.numbers, self.total, self.hold = number, numbers, total, hold
+        self.size, self.add, self.inner = size, add, inner
+
+
+@pytest.fixture
+def shop(config: AppConfig) -> Shop:
+    return Shop(config)
+
+
+@pytest.fixture
+def cancelled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A portion is two nodes; how many tasks each advance cancelled."""
+    monkeypatch.setattr(engine, "PORTION", 2)
+    found: list[int] = []
+    for store in (PostgresWorkflows, SqliteWorkflows):
+        advance = store.advance
+
+        async def noted(self: Any, *args: Any, advance: Any = advance, **kwargs: Any) -> list[Step]:
+            steps: list[Step] = await advance(self, *args, **kwargs)
+            found.extend(len(step.cancel) for step in steps if step.cancel)
+            return steps
+
+        monkeypatch.setattr(store, "advance", noted)
+    return found
+
+
+async def begin(rt: Runtime, wf: WorkflowBuilder, output: NodeRef[Any] | None = None) -> WorkflowHandle[Any]:
+    return (await rt.start(wf.build(output))).unwrap()
+
+
+def lone(shop: Shop, nodes: int = MANY) -> WorkflowBuilder:
+    wf = WorkflowBuilder("lone")
+    for n in range(nodes):
+        wf.task(shop.number.node(n))
+    return wf
+
+
+async def statuses(rt: Runtime, run: WorkflowHandle[Any]) -> set[TaskStatus]:
+    return {status for _, status, _ in await rt.workflows.tasks(run.workflow_id)}
+
+
+async def test_cancel_ends_many_tasks_in_portions(shop: Shop, cancelled: list[int]) -> None:
+    async with Runtime(shop.app) as rt:
+        run = await begin(rt, lone(shop))
+        assert await run.cancel() == Ok(True)
+        assert await run.status() == Ok(WorkflowStatus.CANCELLED)
+        assert await run.cancel() == Ok(False)
+        with anyio.fail_after(20):
+            await rt.settle_workflows()
+        assert await statuses(rt, run) == {TaskStatus.CANCELLED}
+        assert {node.status for node in (await run.tasks()).unwrap()} == {NodeStatus.FAILED}
+        assert await rt.workflows.unadvanced(5) == []
+    assert cancelled == [2] * (MANY // 2) + [1]
+
+
+async def test_leader_goes_on_when_the_canceller_has_died(
+    shop: Shop, cancelled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime(shop.app) as rt:
+        run = await begin(rt, lone(shop))
+        with monkeypatch.context() as dying:
+            dying.setattr(rt, "nodes_ended", lambda workflow_ids: None)
+            assert await run.cancel() == Ok(True)
+        assert await statuses(rt, run) == {TaskStatus.CANCELLED, TaskStatus.PENDING}
+        await rt.pause_queue("default")
+    async with Runtime(shop.app) as rt:
+        rt.start_worker()
+        with anyio.fail_after(20):
+            while await statuses(rt, run) != {TaskStatus.CANCELLED} or await rt.workflows.unadvanced(5):
+                await anyio.sleep(0.05)
+        assert {node.status for node in (await rt.workflow(run.workflow_id).tasks()).unwrap()} == {NodeStatus.FAILED}
+    assert shop.ran == {}
+
+
+async def test_task_that_starts_before_its_portion_changes_nothing(
+    shop: Shop, cancelled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime(shop.app) as rt:
+        run = await begin(rt, lone(shop))
+        with monkeypatch.context() as waiting:
+            waiting.setattr(rt, "nodes_ended", lambda workflow_ids: None)
+            await run.cancel()
+        await rt.run_worker(UNTIL_IDLE)
+        nodes = Counter(node.status for node in (await run.tasks()).unwrap())
+        assert nodes.keys() <= {NodeStatus.COMPLETED, NodeStatus.FAILED}
+        assert nodes[NodeStatus.COMPLETED] == len(shop.ran) == sum(shop.ran.values())
+        assert await run.status() == Ok(WorkflowStatus.CANCELLED)
+        assert await rt.workflows.unadvanced(5) == []
+
+
+async def test_running_tasks_of_later_portions_are_cancelled_as_well(shop: Shop, cancelled: list[int]) -> None:
+    wf = WorkflowBuilder("held")
+    for _ in range(5):
+        wf.task(shop.hold.node())
+    async with Runtime(shop.app) as rt:
+        run = await begin(rt, wf)
+        rt.start_worker()
+        with anyio.fail_after(20):
+            while len(await rt.workflows.running(run.workflow_id)) < 5:
+                await anyio.sleep(0.02)
+            assert await run.cancel() == Ok(True)
+            while await statuses(rt, run) != {TaskStatus.CANCELLED} or await rt.workflows.unadvanced(5):
+                await anyio.sleep(0.02)
+        assert {node.error_code for node in (await run.tasks()).unwrap()} == {"TASK_CANCELLED"}
+
+
+async def test_deadline_ends_many_tasks_in_portions(shop: Shop, cancelled: list[int]) -> None:
+    async with Runtime(shop.app) as rt:
+        await rt.pause_queue("default")
+        soon = datetime.now(UTC) + timedelta(seconds=0.5)
+        run = (await rt.start(lone(shop).build(), good_until=soon)).unwrap()
+        rt.start_worker()
+        with anyio.fail_after(20):
+            while await statuses(rt, run) != {TaskStatus.CANCELLED} or await rt.workflows.unadvanced(5):
+                await anyio.sleep(0.05)
+        assert await run.status() == Ok(WorkflowStatus.EXPIRED)
+    assert max(cancelled) == 2
+
+
+async def test_losers_are_cancelled_in_portions_and_nothing_else_is(shop: Shop, cancelled: list[int]) -> None:
+    wf = WorkflowBuilder("race")
+    others = [wf.task(shop.hold.node()) for _ in range(6)]
+    first = wf.task(shop.number.node(1))
+    # The bystander stands behind them, and is none of them.
+    output = wf.task(shop.number.node(2).waits_for(*others, first).join_any(cancel_losers=True))
+    bystander = wf.task(shop.number.node(3))
+    async with Runtime(shop.app) as rt:
+        run = await begin(rt, wf, output)
+        rt.start_worker()
+        assert await run.get(timeout=20) == Ok(2)
+        nodes = [node.status for node in (await run.tasks()).unwrap()]
+        assert nodes == [NodeStatus.FAILED] * 6 + [NodeStatus.COMPLETED] * 3
+        assert bystander is not None
+        assert await rt.workflows.unadvanced(5) == []
+
+
+async def test_parts_are_cancelled_in_portions(shop: Shop, cancelled: list[int]) -> None:
+    wf = WorkflowBuilder("whole")
+    for _ in range(3):
+        wf.subworkflow(shop.inner.node())
+    async with Runtime(shop.app) as rt:
+        run = await begin(rt, wf)
+        assert await run.cancel() == Ok(True)
+        with anyio.fail_after(20):
+            await rt.settle_workflows()
+        parts = [node.workflow_id for node in (await run.tasks()).unwrap()]
+        for part in parts:
+            assert part is not None
+            assert await rt.workflow(part).status() == Ok(WorkflowStatus.CANCELLED)
+            assert await statuses(rt, rt.workflow(part)) == {TaskStatus.CANCELLED}
+        assert await rt.workflows.unadvanced(5) == []
+    assert max(cancelled) == 2
+
+
+async def test_map_of_more_than_a_portion_is_cancelled(shop: Shop) -> None:
+    """With the portion as it is shipped."""
+    count = engine.PORTION * 2 + 1
+    wf = WorkflowBuilder("mapped")
+    wf.map(shop.number.node().queue("default"), over=wf.task(shop.numbers.node(count)))
+    async with Runtime(shop.app) as rt:
+        run = await begin(rt, wf)
+        worker = rt.start_worker(WorkerConfig(concurrency=1))
+        with anyio.fail_after(60):
+            while len((await run.tasks()).unwrap()) == 2 and not await opened(rt, run):
+                await anyio.sleep(0.02)
+            await rt.pause_queue("default")
+            assert await run.cancel() == Ok(True)
+            await worker.drain()
+            await rt.settle_workflows()
+        (part,) = [node.workflow_id for node in (await run.tasks()).unwrap() if node.kind == "map"]
+        assert part is not None
+        found = Counter(status for _, status, _ in await rt.workflows.tasks(part))
+        assert found.keys() <= {TaskStatus.CANCELLED, TaskStatus.COMPLETED}
+        assert found.total() == count
+        assert await rt.workflows.unadvanced(5) == []
+
+
+async def opened(rt: Runtime, run: WorkflowHandle[Any]) -> bool:
+    (part,) = [node.workflow_id for node in (await run.tasks()).unwrap() if node.kind == "map"]
+    return part is not None and await rt.workflows.read_standing(part) is not None
+
+
+async def test_large_workflow_runs_to_its_end(shop: Shop) -> None:
+    """Large by its state, by what a task opens, and by its spec."""
+    count = MANY_NODES * 3
+    wf = WorkflowBuilder("mapped")
+    mapped = wf.map(shop.number.node(), over=wf.task(shop.numbers.node(count)))
+    output = wf.task(shop.total.node(mapped))
+    async with Runtime(shop.app) as rt:
+        run = await begin(rt, wf, output)
+        large = await begin(rt, lone(shop, LARGE // 10))
+        await rt.run_worker(UNTIL_IDLE)
+        assert await run.get(timeout=60) == Ok(sum(range(count)))
+        assert await large.get(timeout=60) == Ok(None)
+        assert len((await large.results()).unwrap()) == LARGE // 10
+        assert await large.result_for("number-7") == Ok(7)
+        assert "number-7" in str((await large.graph()).unwrap())
+        assert await rt.workflows.unadvanced(5) == []
+    assert set(shop.ran.values()) == {1}
+    assert len(shop.ran) == count + LARGE // 10
+
+
+async def test_results_of_a_worker_do_not_wait_for_large_workflows(shop: Shop) -> None:
+    """Neither one that is large, nor one that becomes large by what has been opened."""
+    async with Runtime(shop.app) as rt:
+        run = await begin(rt, lone(shop, 1))
+        row = await rt.workflows.read(run.workflow_id)
+        assert row is not None
+        following = rt.following()
+        assert isinstance(following, Following)
+        large = News(changed(row, state=bytes(LARGE + 1)))
+        opens = News(row, (EndedTask(new_task_id(), TaskStatus.COMPLETED, None, bytes(LARGE + 1)),))
+        assert following.decide([large]) == following.decide([opens]) == []
+        following.committed([run.workflow_id])
+        with anyio.fail_after(20):
+            await rt.settle_workflows()
+
+
+async def test_workflow_that_always_fails_by_itself_holds_up_no_other(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when it takes longer than a statement may: that looks like a database that is away."""
+    monkeypatch.setattr("horsies._workflow.advancer.pauses", lambda *_: iter(lambda: 0.001, None))
+    caplog.set_level(logging.ERROR, "horsies.workflow")
+    async with Runtime(shop.app) as rt:
+        runs = [await begin(rt, lone(shop, 1)) for _ in range(5)]
+        guilty = runs[0].workflow_id
+        store = type(rt.workflows)
+        advance = store.advance
+
+        async def failing(self: Any, ids: Sequence[str], *args: Any, **kwargs: Any) -> list[Step]:
+            if guilty in ids:
+                raise BrokerError("advance workflows: it took too long", retryable=True)
+            steps: list[Step] = await advance(self, ids, *args, **kwargs)
+            return steps
+
+        ids = [node.task_id for run in runs for node in (await run.tasks()).unwrap() if node.task_id]
+        await rt.broker.control.cancel(ids)
+        with monkeypatch.context() as slow:
+            slow.setattr(store, "advance", failing)
+            rt.nodes_ended([run.workflow_id for run in runs])
+            with anyio.fail_after(20):
+                await rt.settle_workflows()
+            assert [(await run.status()).unwrap() for run in runs] == [WorkflowStatus.RUNNING] + [
+                WorkflowStatus.FAILED
+            ] * 4
+            info = (await runs[0].info()).unwrap()
+            assert info is not None
+            assert info.problem is not None
+            assert "it took too long" in info.problem
+            assert f"workflow {guilty} is left alone for 60 s" in caplog.text
+        # In time it is tried again.
+        assert rt._advancer is not None
+        monkeypatch.setattr(rt._advancer, "_aside", {guilty: anyio.current_time()})
+        await rt.recover_workflows()
+        with anyio.fail_after(20):
+            await rt.settle_workflows()
+        assert await runs[0].status() == Ok(WorkflowStatus.FAILED)
+        info = (await runs[0].info()).unwrap()
+        assert info is not None
+        assert info.problem is None
+
+
+@pytest.fixture
+def read_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes of specs each decision was given."""
+    found: list[int] = []
+    for store in (PostgresWorkflows, SqliteWorkflows):
+        advance = store.advance
+
+        async def noted(self: Any, ids: Any, decide: Any, advance: Any = advance, **kwargs: Any) -> list[Step]:
+            def counting(all_news: Sequence[News]) -> Sequence[Step]:
+                for news in all_news:
+                    found.append(len(news.row.spec) + sum(len(data) for _, data in news.slices))
+                steps: Sequence[Step] = decide(all_news)
+                return steps
+
+            steps: list[Step] = await advance(self, ids, counting, **kwargs)
+            return steps
+
+        monkeypatch.setattr(store, "advance", noted)
+    decide = Following.decide
+
+    def counted(self: Following, all_news: Sequence[News]) -> list[Step]:
+        for news in all_news:
+            found.append(len(news.row.spec) + sum(len(data) for _, data in news.slices))
+        return decide(self, all_news)
+
+    monkeypatch.setattr(Following, "decide", counted)
+    return found
+
+
+MIB = 1 << 20
+
+
+async def test_end_reads_the_arguments_of_its_successors_alone(shop: Shop, read_bytes: list[int]) -> None:
+    wf = WorkflowBuilder("heavy")
+    sums = [wf.task(shop.add.node(wf.task(shop.size.node(bytes(MIB + n))), bytes(2 * HEAD))) for n in range(5)]
+    async with Runtime(shop.app) as rt:
+        run = await begin(rt, wf, sums[0])
+        await rt.run_worker(UNTIL_IDLE)
+        assert await run.get(timeout=20) == Ok(MIB + 2 * HEAD)
+        assert [result.unwrap() for result in (await run.results()).unwrap().values()][-1] == MIB + 4 + 2 * HEAD
+    # The head, and the arguments of those that run next; at most all of these.
+    assert 0 < max(read_bytes) < HEAD + 5 * (2 * HEAD + 1024)
+    assert read_spec.cache_info().bytes <= KEPT_BYTES
+
+
+async def test_subworkflow_with_large_arguments_runs(shop: Shop, read_bytes: list[int]) -> None:
+    app = shop.app
+
+    @app.workflow("heavy inside")
+    def heavy(wf: WorkflowBuilder, data: bytes, n: int) -> NodeRef[int]:
+        return wf.task(shop.add.node(wf.task(shop.size.node(data)), data))
+
+    wf = WorkflowBuilder("whole")
+    first = wf.task(shop.number.node(7))
+    known = wf.subworkflow(heavy.node(bytes(MIB), 1).waits_for(first))
+    late = wf.subworkflow(heavy.node(bytes(MIB), first))
+    output = wf.task(shop.total.node([]).waits_for(known, late))
+    async with Runtime(app) as rt:
+        run = await begin(rt, wf, output)
+        await rt.run_worker(UNTIL_IDLE)
+        assert await run.get(timeout=20) == Ok(0)
+        results = list((await run.results()).unwrap().values())
+        assert results[1:3] == [Ok(2 * MIB)] * 2
+
+
+OLD = "96333b4bc149adc586bb583e6858370e89e26211628467f3482fdc055efd75b8"
+"""The SHA-256 of the spec below, as the release before wrote and stored it."""
+
+
+async def test_workflow_that_an_older_release_has_stored_goes_on(shop: Shop) -> None:
+    """It stored every spec as it is encoded, however large, and read all of it."""
+    wf = WorkflowBuilder("old")
+    first = wf.task(shop.size.node(b"x" * 3 * HEAD).queue("default").priority(50))
+    output = wf.task(shop.add.node(first, b"y" * HEAD).queue("default").priority(50))
+    spec = resolve(wf.build(output), shop.app)
+    data = encode(spec)
+    assert len(data) > 4 * HEAD
+    assert hashlib.sha256(data).hexdigest() == OLD
+    async with Runtime(shop.app) as rt:
+        new = begun(rt, spec, new_task_id())
+        assert new.spec != data
+        await rt.workflows.start(changed(new, spec=data))
+        run = rt.workflow(new.workflow_id)
+        assert [node.status for node in (await run.tasks()).unwrap()] == [NodeStatus.ENQUEUED, NodeStatus.PENDING]
+        await rt.run_worker(UNTIL_IDLE)
+        assert await run.get(timeout=20) == Ok(4 * HEAD)
+        task_id = (await run.tasks()).unwrap()[1].task_id
+        assert task_id is not None
+        row = await rt.read(task_id)
+        assert row is not None
+        assert b"y" * HEAD in decode_envelope(row.envelope).arguments
+
+
+async def test_start_of_many_nodes_is_the_same_as_of_few(shop: Shop) -> None:
+    """What is done in a thread then gives the same content, so that a second start is known for the first one's."""
+    spec, other = lone(shop, MANY_NODES).build(), lone(shop, MANY_NODES + 1).build()
+    threads: set[int] = set()
+    async with Runtime(shop.app) as rt:
+        await apart(lambda: threads.add(threading.get_ident()), nodes=MANY_NODES)
+        await apart(lambda: threads.add(threading.get_ident()), nodes=MANY_NODES - 1)
+        assert len(threads) == 2
+        run = (await rt.start(spec)).unwrap()
+        again = (await rt.start(spec, workflow_id=run.workflow_id)).unwrap()
+        assert again.workflow_id == run.workflow_id
+        assert (await rt.start(other, workflow_id=run.workflow_id)).unwrap_err().code == "PAYLOAD_MISMATCH"
+        assert len(await rt.workflows.tasks(run.workflow_id)) == MANY_NODES
+
+
+async def test_collector_is_left_as_it_was(shop: Shop) -> None:
+    assert gc.isenabled()
+    with uncollected():
+        with uncollected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

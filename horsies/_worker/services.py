@@ -66,13 +66,12 @@ class Services:
         while True:
             try:
                 await self._consumer.join()
+                await self.beat()
+                backoff.answered()
+                return
             except BrokerError as error:
                 self._raise_for_good(error)
                 await backoff.failed(error, f"worker {self._pump.worker_id}: cannot sign on", self._log)
-            else:
-                backoff.answered()
-                self._pump.last_beat = anyio.current_time()
-                return
 
     def _raise_for_good(self, error: BrokerError) -> None:
         if self._until_idle and not error.retryable:

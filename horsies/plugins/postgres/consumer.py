@@ -131,8 +131,10 @@ class PostgresConsumer:
 
     def _over(self, name: str, given: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
         """The query `name` and its parameters, passing over what this worker cannot write."""
-        query = self._damage.over(self._sql[name])
-        return query, {**given, "skipped": self._damage.skipped} if self._damage.skipped else given
+        skipped = self._damage.skipped
+        return (
+            (self._damage.over(self._sql[name]), {**given, "skipped": skipped}) if skipped else (self._sql[name], given)
+        )
 
     async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
         """See `horsies.abc.Consumer.start`.
@@ -149,7 +151,7 @@ class PostgresConsumer:
             if len(starts) == 1 and error.locked:
                 return [StartOutcome.LOCKED]
             if len(starts) == 1:
-                await self._damage.set_aside(starts[0].lease.task_id, error.message, now=now)
+                await self._damage.set_aside(starts[0].lease.task_id, error, now=now)
                 return [StartOutcome.LOST]
             middle = len(starts) // 2
             return [*await self.start(starts[:middle], now=now), *await self.start(starts[middle:], now=now)]

@@ -138,6 +138,7 @@ class SqliteConsumer:
         A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
         what stands behind a million of them is reached at once, and each claim finds fewer.
         """
+        self._damage.expire()
         names = frozenset(startable)
         answer = await self._session.write("claim", lambda transaction: self._claim(transaction, limit, names), now=now)
         return self._told(answer)

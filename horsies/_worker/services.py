@@ -18,8 +18,8 @@ from ..abc import Broker, Consumer, Topic
 from .leader import Leader
 from .pump import Pump
 
-KNOCK = 0.75
-"""Seconds at most between tries of the heartbeat while the database is away: its answer ends all other pauses."""
+KNOCK = 7
+"""Tries of the heartbeat for each `retry_max` while the database is away: its answer ends all other pauses."""
 
 
 class Services:
@@ -49,6 +49,7 @@ class Services:
         self._leader = leader
         self._contact = contact
         self._recovery = config.recovery
+        self._retry_max = config.resilience.retry_max
         self._until_idle = until_idle
         self._log = log
         self._die = die
@@ -140,7 +141,7 @@ class Services:
                 await once()
             except BrokerError as error:
                 self._raise_for_good(error)
-                at_most = min(interval, KNOCK) if error.lost else interval
+                at_most = min(interval, self._retry_max / KNOCK) if error.lost else interval
                 doing = f"worker {self._pump.worker_id}: cannot {what}"
                 await backoff.failed(error, doing, self._log, at_most=at_most)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from secrets import token_hex
 
 import anyio
 import psycopg
@@ -28,6 +29,7 @@ from horsies import (
 )
 from horsies.abc import BrokerError, NewTask
 from horsies.plugins.postgres import notices
+from horsies.plugins.postgres.session import Connections, Fetch, Target
 from horsies.testing.postgres import EmbeddedServer, embedded_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -163,3 +165,24 @@ async def test_another_limit_with_the_same_code_is_a_refusal(postgres_url: str, 
         with pytest.raises(BrokerError) as raised:
             await producer.enqueue([task])
         assert (raised.value.code, raised.value.retryable) == ("54000", False)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("locks", [[], [1]])
+async def test_a_session_repeats_what_it_runs(server: EmbeddedServer, pooled: bool, locks: list[int]) -> None:
+    """One statement, a transaction of one that is a pipeline, and one of several; each only once."""
+    table, target = f"counted_{token_hex(6)}", Target(server.url, 10.0, 10.0, pooled=pooled)
+    insert = f"INSERT INTO {table} SELECT 1 RETURNING pg_notify('a', 'b') IS NULL, n"
+    with psycopg.connect(server.url, autocommit=True) as owner:
+        owner.execute(f"CREATE TABLE {table} (n bigint)".encode())
+        with full_queue(server.url):
+            async with Connections().open_session(target) as session:
+                assert await session.fetch("insert", insert, {}, locks=locks) == [(False, 1)]
+            async with Connections().open_session(target) as session:
+
+                async def work(fetch: Fetch) -> int:
+                    return sum([len(await fetch("insert", insert, {})) for _ in range(2)])
+
+                assert await session.transact("insert", work) == 2
+                assert await session.fetch("insert", insert, {}) == [(False, 1)]
+        assert owner.execute(f"SELECT count(*) FROM {table}".encode()).fetchone() == (4,)

@@ -131,10 +131,9 @@ class PostgresConsumer:
 
     def _over(self, name: str, given: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
         """The query `name` and its parameters, passing over what this worker cannot write."""
-        skipped = self._damage.skipped
-        return (
-            (self._damage.over(self._sql[name]), {**given, "skipped": skipped}) if skipped else (self._sql[name], given)
-        )
+        if skipped := self._damage.skipped:
+            return self._damage.over(self._sql[name]), {**given, "skipped": skipped}
+        return self._sql[name], given
 
     async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
         """See `horsies.abc.Consumer.start`.

@@ -41,7 +41,9 @@ from horsies._workflow.spec import encode
 from horsies._workflow.stored import KEPT_BYTES, read_spec
 from horsies._workflow.validate import resolve
 from horsies.abc import HEAD, LARGE, BrokerError, EndedTask, News, Step
+from horsies.plugins.postgres.consumer import PostgresConsumer
 from horsies.plugins.postgres.workflows import PostgresWorkflows
+from horsies.plugins.sqlite.consumer import SqliteConsumer
 from horsies.plugins.sqlite.workflows import SqliteWorkflows
 
 pytestmark = [
@@ -310,6 +312,32 @@ async def test_results_of_a_worker_do_not_wait_for_large_workflows(shop: Shop) -
         following.committed([run.workflow_id])
         with anyio.fail_after(20):
             await rt.settle_workflows()
+
+
+async def test_results_are_written_although_what_follows_takes_too_long(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finish that runs into the timeout may do so because of what follows: that is left to an advance."""
+    tries: list[bool] = []
+    for consumer in (PostgresConsumer, SqliteConsumer):
+        finish = consumer.finish
+
+        async def slow(self: Any, ends: Any, *, finish: Any = finish, **given: Any) -> list[bool]:
+            tries.append("decide" in given)
+            if given.get("decide") is not None:
+                raise BrokerError("finish: it took too long", retryable=True)
+            written: list[bool] = await finish(self, ends, **given)
+            return written
+
+        monkeypatch.setattr(consumer, "finish", slow)
+    async with Runtime(shop.app) as rt:
+        wf = WorkflowBuilder("two")
+        output = wf.task(shop.number.node(wf.task(shop.number.node(3))))
+        run = await begin(rt, wf, output)
+        await rt.run_worker(UNTIL_IDLE)
+        assert await run.get(timeout=20) == Ok(3)
+    assert tries == [True, False] * 2
+    assert set(shop.ran.values()) == {1}
 
 
 async def test_workflow_that_always_fails_by_itself_holds_up_no_other(

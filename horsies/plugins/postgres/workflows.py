@@ -19,6 +19,7 @@ from horsies.abc import (
 )
 
 from .advancing import advance_locked, begin, deciding, workflow_row
+from .home import Home
 from .joining import Joined
 from .producer import is_id
 from .session import Fetch, Session, in_utc
@@ -35,13 +36,15 @@ class PostgresWorkflows:
         fetch: runs one statement.
         connect: borrows a connection, for starts, and for advances while there is another one.
         session: for one advance at a time, prepared.
+        home: where the tables are.
         timeout: seconds for one call.
     """
 
     def __init__(
-        self, fetch: Fetch, connect: Connect, session: Session, sql: Mapping[str, str], *, timeout: float
+        self, fetch: Fetch, connect: Connect, session: Session, sql: Mapping[str, str], home: Home, *, timeout: float
     ) -> None:
         self._fetch = fetch
+        self._home = home
         self._session = session
         self._connect = connect
         self._sql = sql
@@ -54,7 +57,7 @@ class PostgresWorkflows:
         if not is_id(new.workflow_id):
             raise BrokerError("start a workflow: its id is not a UUID in lower-case canonical form")
         if connection is not None:
-            joined = Joined(connection)
+            joined = Joined(connection, self._home)
             return await joined.run(partial(self._start, joined.fetch, new, now))
         async with open_transaction(
             self._connect, "start a workflow", timeout=self._timeout, lock_wait=LOCK_WAIT

@@ -13,6 +13,7 @@ from .._core.errors import HorsiesError, TaskError, raise_all
 from .._core.instants import positive_span
 from .._core.result import Err, Ok
 from .._core.retry import RetryPolicy, is_retryable_code
+from .._payload.callables import is_bound_later
 from .._payload.signature import Signature, describe
 from ..abc import OWN
 from .ambient import current_runtime
@@ -178,6 +179,7 @@ def make_task(
         problems.append(HorsiesError("HRS-102", f"task {name!r}: {what}", [remedy]))
     raise_all(problems)
     listed = None if retry_for is None else tuple(retry_for)
+    fn = fn.__func__ if isinstance(fn, staticmethod) else fn
     return Task(name, fn, TaskSettings(queue, priority, span, retry, listed, run_in), signature)
 
 
@@ -252,6 +254,6 @@ def declaring(register: Callable[[Task[Any, Any]], Task[Any, Any]], name_or_fn: 
         "run_in": None,
         **options,
     }
-    if callable(name_or_fn):
+    if callable(name_or_fn) or is_bound_later(name_or_fn):
         return register(make_task(None, name_or_fn, **options))
     return lambda fn: register(make_task(name_or_fn, fn, **options))

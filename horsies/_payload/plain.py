@@ -5,7 +5,7 @@ UTC. The walk goes by the exact class of each value. A subclass of a builtin has
 refused rather than flattened.
 
 Known losses, which `==` does not see either: the `fold` of a naive datetime, the zone's name of an aware one, the order
-of a dict's keys.
+of a dict's keys, attributes of an object beyond its fields, and, where `models` cannot tell, whether a field was set.
 """
 
 from __future__ import annotations

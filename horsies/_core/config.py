@@ -5,7 +5,6 @@ Frozen, keyword-only, checked at construction with all problems at once. Seconds
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,11 +13,23 @@ from datetime import timedelta
 from typing import Any
 
 from .errors import HorsiesError, raise_all
+from .instants import LONGEST, LONGEST_SECONDS, is_seconds
 from .urls import masked, scheme_of
 
 PRIORITY_FIRST, PRIORITY_LAST, PRIORITY_DEFAULT = 1, 100, 50
 NAME_BYTES = 255
+LONGEST_TIMEOUT = 2_000_000
+"""Seconds, 23 days: Postgres and the system count such timeouts as milliseconds of 32 bits."""
 _SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,47}\Z")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be written as UTF-8: it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_name(value: object) -> bool:
@@ -44,13 +55,13 @@ def is_priority(value: object) -> bool:
     return type(value) is int and PRIORITY_FIRST <= value <= PRIORITY_LAST
 
 
-def _positive(place: str, code: str, owner: object, *names: str) -> Iterator[HorsiesError]:
+def _positive(
+    place: str, code: str, owner: object, *names: str, most: float = LONGEST_SECONDS
+) -> Iterator[HorsiesError]:
     for name in names:
-        value = getattr(owner, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            yield HorsiesError(
-                code, f"{place}.{name} is not a positive number", [f"it is {value!r}; give seconds above 0"]
-            )
+        if not is_seconds(getattr(owner, name), most=most):
+            remedy = f"give seconds above 0, and at most {most:,.0f}"
+            yield HorsiesError(code, f"{place}.{name} is not a positive number of seconds in range", [remedy])
 
 
 def _counts(place: str, code: str, owner: object, *names: str, least: int = 1) -> Iterator[HorsiesError]:
@@ -131,8 +142,9 @@ class RetentionConfig:
 
     def __post_init__(self) -> None:
         value = self.finished_after
-        if value is not None and (not isinstance(value, timedelta) or value <= timedelta(0)):
-            raise HorsiesError("HRS-216", "retention.finished_after is not a positive timedelta", [f"it is {value!r}"])
+        if value is not None and (not isinstance(value, timedelta) or not timedelta(0) < value <= LONGEST):
+            remedy = "give a timedelta of at most 365,000 days, or None to keep finished tasks for ever"
+            raise HorsiesError("HRS-216", "retention.finished_after is not a positive timedelta in range", [remedy])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +161,8 @@ class ResilienceConfig:
     statement_timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        names = ("poll_interval", "retry_initial", "retry_max", "statement_timeout")
-        problems = list(_positive("resilience", "HRS-208", self, *names))
+        problems = list(_positive("resilience", "HRS-208", self, "poll_interval", "retry_initial", "retry_max"))
+        problems += _positive("resilience", "HRS-208", self, "statement_timeout", most=LONGEST_TIMEOUT)
         if not problems and self.retry_max < self.retry_initial:
             problems.append(HorsiesError("HRS-208", "resilience.retry_max is less than resilience.retry_initial"))
         raise_all(problems)
@@ -171,7 +183,7 @@ class PoolConfig:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        problems = list(_positive("pool", "HRS-213", self, "timeout"))
+        problems = list(_positive("pool", "HRS-213", self, "timeout", most=LONGEST_TIMEOUT))
         for name, least in (("min_size", 0), ("max_size", 1)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
@@ -209,8 +221,9 @@ class WorkerConfig:
         problems = list(_counts("worker", "HRS-215", self, "threads", "max_tasks", "max_memory"))
         if type(self.concurrency) is not int or self.concurrency < 1:
             problems.append(HorsiesError("HRS-215", "worker.concurrency is not a whole number of at least 1"))
-        if not isinstance(self.drain_timeout, (int, float)) or not 0 <= self.drain_timeout < math.inf:
-            problems.append(HorsiesError("HRS-215", "worker.drain_timeout is not a number of seconds from 0"))
+        if not is_seconds(self.drain_timeout, may_be_zero=True):
+            remedy = f"give seconds from 0 to {LONGEST_SECONDS:,.0f}"
+            problems.append(HorsiesError("HRS-215", "worker.drain_timeout is not a number of seconds from 0", [remedy]))
         if self.queues is not None:
             object.__setattr__(self, "queues", tuple(self.queues))
             if not self.queues or not all(is_name(queue) for queue in self.queues):

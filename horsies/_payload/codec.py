@@ -16,9 +16,10 @@ import msgspec
 import msgspec.inspect
 
 from ..abc import Plain
+from .models import Form, load, problem_with_model, written_as
 from .plain import SCALARS, is_pydantic, plain
 from .plain import CodecError as CodecError
-from .same import is_plain, is_same
+from .same import beside_fields, first_difference, is_plain, is_same
 from .unions import Either, explained, told_apart
 
 T = TypeVar("T")
@@ -37,8 +38,15 @@ class Codec(Generic[T]):
     def __init__(self, annotation: Any, parts: Sequence[Any]) -> None:
         self._annotation = annotation
         self._widens = any(isinstance(part, _WIDENING) for part in parts)
+        self._models = [
+            part.cls for part in parts if isinstance(part, msgspec.inspect.CustomType) and is_pydantic(part.cls)
+        ]
         self._takes_anything = any(isinstance(part, _UNCHECKED) for part in parts)
         self._exact = annotation if isinstance(annotation, type) and annotation in SCALARS else None
+
+    def refusal(self) -> str | None:
+        """Why no value can ever be sent; None: some can, as far as is known."""
+        return next(filter(None, map(problem_with_model, self._models)), None)
 
     def lower(self, value: T) -> Plain:
         """`value` as plain builtins, equal values in equal form.
@@ -50,17 +58,31 @@ class Codec(Generic[T]):
             SCALARS[self._exact](value)
             return cast(Plain, value)
         try:
-            lowered = plain(value)
-            typed = _convert(lowered, self._annotation)
-            if not is_same(value, typed):
-                raise CodecError(_difference(value, typed))
-            return plain(typed) if self._widens else lowered
+            return self._lowered(value) if not self._models else self._lowered_with_models(value)
         except CodecError:
             raise
         except RecursionError:
             raise CodecError("it is nested too deeply") from None
         except Exception:  # a property, a time zone or a validator of a foreign class may do anything
             raise CodecError(f"{type(value).__name__} holds something that cannot be sent") from None
+
+    def _lowered(self, value: T) -> Plain:
+        lowered = plain(value)
+        typed = _convert(lowered, self._annotation)
+        if not is_same(value, typed):
+            raise CodecError(_difference(value, typed))
+        return plain(typed) if self._widens else lowered
+
+    def _lowered_with_models(self, value: T) -> Plain:
+        refusal: CodecError | None = None
+        for form in Form:
+            try:
+                with written_as(form):
+                    return self._lowered(value)
+            except CodecError as error:
+                refusal = refusal or error
+        assert refusal is not None, "there are forms"
+        raise refusal
 
     def lift(self, data: Plain) -> T:
         """The value that `lower` made `data` of.
@@ -162,18 +184,27 @@ def _dec_hook(cls: type, data: Any) -> Any:
             raise CodecError(f"it is not one of {cls.__name__}")
         return _convert(data, member)
     if is_pydantic(cls):
-        try:
-            return cast(Any, cls).model_validate(data)
-        except ValueError:
-            raise CodecError(f"it does not validate as {cls.__name__}") from None
+        return load(cls, data)
     raise NotImplementedError  # how msgspec is told that the type is not known here either
 
 
 def _difference(value: object, typed: object) -> str:
-    went, came = type(value).__name__, type(typed).__name__
-    if went == came:
-        return f"{went} would not come out of the queue as it went in"
+    path, went_in, came_out = first_difference(value, typed)
+    went, came = _two_names(type(went_in), type(came_out))
+    same = went == came
+    inside = f"{went} would not come out of the queue as it went in" if same else f"{went} would come out as {came}"
+    if path:
+        return f"{type(value).__name__} would not come out of the queue as it went in: {inside} at {path}"
+    if same:
+        return f"{inside}{beside_fields(went_in, came_out)}"
     return f"{went} would come out of the queue as {came}"
+
+
+def _two_names(one: type, other: type) -> tuple[str, str]:
+    """The names of two classes, with their modules where the names are the same."""
+    if one is other or one.__name__ != other.__name__:
+        return one.__name__, other.__name__
+    return f"{one.__module__}.{one.__qualname__}", f"{other.__module__}.{other.__qualname__}"
 
 
 def _without_value(error: msgspec.ValidationError) -> str:

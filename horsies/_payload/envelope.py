@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
 from types import GenericAlias
@@ -22,6 +22,7 @@ import msgspec
 
 from .._core.config import is_name, is_priority
 from .._core.errors import HorsiesError
+from .._core.instants import EPOCH
 from .._core.retry import RetryPolicy
 from .ids import is_task_id
 from .plain import UNDECODABLE
@@ -30,7 +31,6 @@ VERSION = 1
 OF_A_WORKFLOW = 2
 """The version of what also has an origin; everything else is written as ever."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ZERO, _MICROSECOND = timedelta(0), timedelta(microseconds=1)
 _LONGEST_RETRY = 10**15
 """Microseconds, some 30 years: up to here a float of seconds names each of them."""
@@ -280,12 +280,12 @@ def _origin_of(
 
 def micros_of(at: datetime) -> int:
     """Microseconds since 1970 of an aware instant."""
-    since = at - _EPOCH
+    since = at - EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def instant_of(micros: int) -> datetime:
-    """What `micros_of` made `micros` of, in UTC."""
+    """What `micros_of` made `micros` of, in UTC. Raises: OverflowError, the calendar has no such instant."""
     seconds, rest = divmod(micros, 1_000_000)
     return _second(seconds).replace(microsecond=rest)
 
@@ -293,7 +293,7 @@ def instant_of(micros: int) -> datetime:
 @lru_cache(maxsize=64)
 def _second(seconds: int) -> datetime:
     # What is read together was mostly sent within a few seconds, and making a timedelta takes longer than all else.
-    return _EPOCH + timedelta(seconds=seconds)
+    return EPOCH + timedelta(seconds=seconds)
 
 
 def stored_retry(retry: RetryPolicy | str | None) -> str | _Retry | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from uuid import UUID
 
 import uuid_utils
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from .._core.instants import EPOCH
+
 _MARKS = 0xF << 76 | 0b11 << 62
 _VERSION_8 = 0x8 << 76 | 0b10 << 62
 """Version and variant, where RFC 9562 has them."""
@@ -33,7 +34,7 @@ def new_task_id() -> str:
 
 def slot_task_id(schedule: str, slot: datetime) -> str:
     """The id of the task that a schedule sends for a slot: milliseconds since 1970, then 74 bits of a SHA-256."""
-    micros = (slot - _EPOCH) // timedelta(microseconds=1)
+    micros = (slot - EPOCH) // timedelta(microseconds=1)
     digest = int.from_bytes(hashlib.sha256(f"{micros} {schedule}".encode()).digest()[:16])
     return str(UUID(int=(micros // 1000 % 2**48) << 80 | digest % 2**80 & ~_MARKS | _VERSION_8))
 

@@ -5,7 +5,7 @@ UTC. The walk goes by the exact class of each value. A subclass of a builtin has
 refused rather than flattened.
 
 Known losses, which `==` does not see either: the `fold` of a naive datetime, the zone's name of an aware one, the order
-of a dict's keys.
+of a dict's keys, attributes of an object beyond its fields, and, where `models` cannot tell, whether a field was set.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import dataclasses
 import enum
 import functools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, TypeAlias, cast
@@ -39,7 +39,21 @@ nesting a RecursionError."""
 
 
 class CodecError(Exception):
-    """A value does not fit its type, or cannot be written without loss. The message never shows the value."""
+    """A value does not fit its type, or cannot be written without loss. The message never shows the value.
+
+    Args:
+        what: is wrong.
+        path: where, by the names of fields, as in `.items.name`.
+    """
+
+    def __init__(self, what: str, path: str = "") -> None:
+        super().__init__(f"{what} at {path}" if path else what)
+        self._what = what
+        self._path = path
+
+    def within(self, step: str) -> CodecError:
+        """The same, of what holds it there."""
+        return CodecError(self._what, step + self._path)
 
 
 def plain(value: Any, depth: int = 0) -> Plain:
@@ -172,7 +186,24 @@ def _enum(value: Any, depth: int) -> Plain:
 
 
 def _pydantic(value: Any, depth: int) -> Plain:
-    return plain(value.model_dump(mode="python", by_alias=True, round_trip=True, warnings="none"), depth)
+    from .models import dump, names_of  # which compares values, which takes this module
+
+    data = dump(value)
+    if type(data) is not dict or "root" in type(value).model_fields:
+        return plain(data, depth)
+    check_keys(data)
+    return _fields(sorted(data.items()), depth, names_of(type(value)))
+
+
+def _fields(parts: Iterable[tuple[str, Any]], depth: int, names: Collection[str] | None = None) -> dict[str, Plain]:
+    """The parts of an object by their keys. One that is wrong is named, if it is in `names`; None: all may be."""
+    found: dict[str, Plain] = {}
+    for key, part in parts:
+        try:
+            found[key] = plain(part, depth)
+        except CodecError as error:
+            raise error.within(f".{key}" if names is None or key in names else "[...]") from None
+    return found
 
 
 _WALKS: dict[type, _Walk] = {
@@ -188,7 +219,7 @@ _WALKS: dict[type, _Walk] = {
     UUID: _as_msgspec,
     Decimal: _decimal,
 }
-_AS_TEXT = {"ipaddress", "pathlib", "pydantic", "pydantic_core"}
+_AS_TEXT = {"ipaddress", "pathlib", "pydantic", "pydantic_core", "zoneinfo"}
 """Where the classes come from that pydantic makes of text. One that does not come back equal from its text, such as a
 `SecretStr`, is refused by the comparison."""
 
@@ -215,15 +246,24 @@ def _walk_of(cls: Any) -> _Walk:
     raise CodecError(f"{cls.__name__} cannot be sent")
 
 
+def has_walk(cls: type) -> bool:
+    """Whether values of exactly `cls` have a plain form."""
+    try:
+        _walk_of(cls)
+    except CodecError:
+        return cls in SCALARS
+    return True
+
+
 def _object_walk(fields: Fields, tag: dict[str, str | int]) -> _Walk:
     ordered = sorted(fields, key=lambda field: field[1])
 
-    def walk(value: Any, depth: int) -> Plain:
+    def walk(value: Any, depth: int) -> dict[str, Plain]:
         parts = [(key, getattr(value, name)) for name, key in ordered]
-        return {key: plain(part, depth) for key, part in parts if part is not msgspec.UNSET}
+        return _fields([one for one in parts if one[1] is not msgspec.UNSET], depth)
 
     def tagged_walk(value: Any, depth: int) -> Plain:
-        return dict(sorted({**cast(dict[str, Plain], walk(value, depth)), **tag}.items()))
+        return dict(sorted({**walk(value, depth), **tag}.items()))
 
     return tagged_walk if tag else walk
 

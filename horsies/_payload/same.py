@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -64,6 +65,33 @@ def _is_same_beside_fields(a: Any, b: Any) -> bool:
     return is_same(a.__pydantic_extra__, b.__pydantic_extra__) and bool(
         a.__pydantic_private__ == b.__pydantic_private__
     )
+
+
+def first_difference(a: Any, b: Any, path: str = "") -> tuple[str, Any, Any]:
+    """Where two values that are not the same differ first, by the names of fields, and what is there."""
+    if type(a) is type(b):
+        for step, one, other in _parts(a, b):
+            if not is_same(one, other):
+                return first_difference(one, other, path + step)
+    return path, a, b
+
+
+def _parts(a: Any, b: Any) -> Iterable[tuple[str, Any, Any]]:
+    """The parts that two values of one class have both. Keys of dicts are not told: they may be secret."""
+    if type(a) is dict:
+        return [("[...]", value, b[key]) for key, value in a.items() if key in b]
+    if isinstance(a, (list, tuple)):
+        steps = [f".{name}" for name in getattr(a, "_fields", ())] or ["[...]"] * len(a)
+        return list(zip(steps, a, b, strict=False))
+    fields = fields_of(cast(Any, type(a)))
+    return [(f".{name}", getattr(a, name), getattr(b, name)) for name, _ in fields or ()]
+
+
+def beside_fields(a: Any, b: Any) -> str:
+    """What is to be said of two models whose fields are the same, for a message."""
+    if type(a) is not type(b) or not is_pydantic(type(a)) or _is_same_beside_fields(a, b):
+        return ""
+    return ": its private attributes or its extra values differ"
 
 
 def _are_same_scalars(a: Any, b: Any) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 from .._core.errors import HorsiesError, raise_all
 from .._core.result import Err, Ok
 from ..abc import Plain, Serializer
+from .annotations import followed
+from .callables import Callee, look_at, place_of
 from .codec import Codec, CodecError, codec_for, plain_codec
 from .result_argument import ResultCodec, is_union, value_of_result
 
@@ -35,6 +37,8 @@ class Signature:
     """A task function's parameters (without its context) and return type."""
 
     is_async: bool
+    wraps_async: bool
+    """A plain function around an async one, whose call may give an awaitable."""
     takes_context: bool
     parameters: inspect.Signature
     codecs: dict[str, Codec[Any] | ResultCodec]
@@ -145,33 +149,22 @@ def describe(fn: Callable[..., Any], *, context_type: type, result_type: type | 
     Raises:
         HorsiesError: HRS-105 for parameters, HRS-101 for the return type, all of them at once.
     """
+    callee = look_at(fn)
     place = place_of(fn)
     problems: list[HorsiesError] = []
-    try:
-        parameters = list(inspect.signature(fn).parameters.values())
-    except (TypeError, ValueError):
-        raise HorsiesError("HRS-105", f"{place} is not a function with a signature") from None
-    hints = _hints(fn, context_type)
+    parameters = list(callee.signature.parameters.values())
+    hints = _hints(callee, context_type)
     takes_context = result_type is not None or (
         bool(parameters) and _is_context(hints.get(parameters[0].name), context_type)
     )
     codecs: dict[str, Codec[Any] | ResultCodec] = {}
     for parameter in parameters[1:] if takes_context else parameters:
-        what = f"parameter {parameter.name!r} of {place}"
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            problems.append(HorsiesError("HRS-105", f"{what} is open-ended", ["take a list or a dict instead"]))
-        elif parameter.name not in hints:
-            problems.append(HorsiesError("HRS-105", f"{what} has no annotation", ["annotate it, if only with Any"]))
-        else:
-            try:
-                codec = codecs[parameter.name] = _parameter_codec(hints[parameter.name])
-            except TypeError as error:
-                problems.append(HorsiesError("HRS-105", f"{what} cannot be sent", [str(error)]))
-                continue
-            if parameter.default is not parameter.empty and (misfit := _misfit(codec, parameter.default)):
-                problems.append(HorsiesError("HRS-105", f"{what} has a default that cannot be sent", [misfit]))
-    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        problems.append(HorsiesError("HRS-101", f"{place} is a generator", ["return a list"]))
+        found = _parameter_problem(parameter, place, hints, codecs)
+        if found is None:
+            continue
+        codecs.pop(parameter.name, None)
+        if parameter.name not in callee.fixed:
+            problems.append(found)
     return_codec, returns = plain_codec(), Any
     if "return" in hints and result_type is not None:
         returns = _inner_type(hints["return"], result_type)
@@ -182,9 +175,10 @@ def describe(fn: Callable[..., Any], *, context_type: type, result_type: type | 
         except TypeError as error:
             problems.append(HorsiesError("HRS-101", f"the return type of {place} cannot be stored", [str(error)]))
     raise_all(problems)
-    kept = parameters[1:] if takes_context else parameters
+    kept = [one for one in (parameters[1:] if takes_context else parameters) if one.name in codecs]
     return Signature(
-        is_async=inspect.iscoroutinefunction(fn),
+        is_async=callee.is_async,
+        wraps_async=callee.wraps_async,
         takes_context=takes_context,
         parameters=inspect.Signature(kept),
         codecs=codecs,
@@ -193,6 +187,27 @@ def describe(fn: Callable[..., Any], *, context_type: type, result_type: type | 
         returns=returns,
         has_keyword_only=any(parameter.kind is parameter.KEYWORD_ONLY for parameter in kept),
     )
+
+
+def _parameter_problem(
+    parameter: inspect.Parameter,
+    place: str,
+    hints: Mapping[str, Any],
+    codecs: dict[str, Codec[Any] | ResultCodec],
+) -> HorsiesError | None:
+    """What is wrong with a parameter, whose codec is put into `codecs`."""
+    what = f"parameter {parameter.name!r} of {place}"
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return HorsiesError("HRS-105", f"{what} is open-ended", ["take a list or a dict instead"])
+    if parameter.name not in hints:
+        return HorsiesError("HRS-105", f"{what} has no annotation", ["annotate it, if only with Any"])
+    try:
+        codec = codecs[parameter.name] = _parameter_codec(hints[parameter.name])
+    except TypeError as error:
+        return HorsiesError("HRS-105", f"{what} cannot be sent", [str(error)])
+    if parameter.default is not parameter.empty and (misfit := _misfit(codec, parameter.default)):
+        return HorsiesError("HRS-105", f"{what} has a default that cannot be sent", [misfit])
+    return None
 
 
 def _misfit(codec: Codec[Any] | ResultCodec, default: object) -> str | None:
@@ -208,11 +223,18 @@ class _Unresolved:
         self.reason = reason
 
 
-def _hints(fn: Callable[..., Any], context_type: type) -> dict[str, Any]:
+def _hints(callee: Callee, context_type: type) -> dict[str, Any]:
     """The resolved annotations; one that cannot be resolved stands as `_Unresolved`, and spoils no other."""
-    target = inspect.unwrap(fn)
-    annotations = dict(getattr(target, "__annotations__", {}))
-    known = {context_type.__name__: context_type, **getattr(target, "__globals__", {}), **_nonlocals(target)}
+    target = callee.body
+    shown = callee.signature.parameters.values()
+    annotations = {one.name: one.annotation for one in shown if one.annotation is not one.empty}
+    annotations |= dict(getattr(target, "__annotations__", {}))
+    known = {
+        context_type.__name__: context_type,
+        **{one.__name__: one for one in getattr(target, "__type_params__", ())},
+        **getattr(target, "__globals__", {}),
+        **_nonlocals(target),
+    }
     resolved = {}
     for name, annotation in annotations.items():
         holder = types.SimpleNamespace(__annotations__={name: annotation})
@@ -238,21 +260,37 @@ def _codec(annotation: Any) -> Codec[Any]:
         raise TypeError(f"its annotation cannot be resolved ({annotation.reason}); import the name in the module")
     if annotation is object or annotation is Any:
         return plain_codec()
-    return codec_for(annotation)
+    codec = codec_for(annotation)
+    if (refusal := codec.refusal()) is not None:
+        raise TypeError(refusal)
+    return codec
 
 
 def _parameter_codec(annotation: Any) -> Codec[Any] | ResultCodec:
-    value = value_of_result(annotation)
+    value = value_of_result(_followed(annotation))
     return _codec(annotation) if value is None else ResultCodec(_codec(*value))
 
 
+def _followed(annotation: Any) -> Any:
+    """What `annotation` stands for. Raises: TypeError, it cannot be evaluated."""
+    try:
+        return followed(annotation)
+    except Exception as error:  # evaluating an alias runs what is written in it
+        raise TypeError(f"its annotation cannot be resolved ({type(error).__name__}: {error})") from None
+
+
 def _is_context(annotation: Any, context_type: type) -> bool:
+    with suppress(TypeError):
+        annotation = _followed(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
     return isinstance(annotation, type) and issubclass(annotation, context_type)
 
 
 def _value_type(annotation: Any) -> Any:
-    """The `T` of `-> T`, `-> Ok[T]` or `-> Ok[T] | Err[TaskError]`."""
-    arms = typing.get_args(annotation) if is_union(annotation) else (annotation,)
+    """The `T` of `-> T`, `-> Ok[T]` or `-> Ok[T] | Err[TaskError]`. Raises: TypeError, it cannot be evaluated."""
+    result = _followed(annotation)
+    arms = typing.get_args(result) if is_union(result) else (result,)
     oks = [arm for arm in arms if (typing.get_origin(arm) or arm) is Ok]
     errs = [arm for arm in arms if (typing.get_origin(arm) or arm) is Err]
     if len(oks) + len(errs) < len(arms) or len(oks) > 1:
@@ -267,10 +305,3 @@ def _inner_type(annotation: Any, result_type: type) -> Any:
     if annotation is type(None):
         return annotation
     return (typing.get_args(annotation) or (Any,))[0] if typing.get_origin(annotation) is result_type else Any
-
-
-def place_of(fn: Callable[..., Any]) -> str:
-    """Where `fn` is, for messages."""
-    code = getattr(inspect.unwrap(fn), "__code__", None)
-    name = getattr(fn, "__qualname__", type(fn).__name__)
-    return name if code is None else f"{name} ({code.co_filename}:{code.co_firstlineno})"

@@ -108,12 +108,12 @@ class WorkflowStartPayload:
     @property
     def sent_at(self) -> datetime:
         """By the sender's clock, aware UTC."""
-        return instant_of(self._fields()[6])
+        return _read_instant(self._fields()[6])
 
     @property
     def good_until(self) -> datetime | None:
         deadline = self._fields()[7]
-        return None if deadline is None else instant_of(deadline)
+        return None if deadline is None else _read_instant(deadline)
 
     def __repr__(self) -> str:
         try:
@@ -121,3 +121,10 @@ class WorkflowStartPayload:
         except ValueError:
             what = "unreadable"
         return f"<WorkflowStartPayload {what}, sha {self.start_sha[:12]}>"
+
+
+def _read_instant(micros: int) -> datetime:
+    try:
+        return instant_of(micros)
+    except OverflowError:
+        raise ValueError("the payload has an instant that is beyond the calendar") from None

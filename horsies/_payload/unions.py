@@ -20,6 +20,8 @@ from typing import Annotated, Any, ClassVar, Union, cast
 import msgspec
 import msgspec.inspect as inspect
 
+from .annotations import Aliases, alias_of, followed
+
 PLAIN_KINDS: Set[type] = frozenset[type]({bool, int, float, str, bytes, list, dict, type(None)})
 
 
@@ -36,19 +38,29 @@ class Either(metaclass=_AnythingGoes):
     members: ClassVar[dict[type, Any]]
 
 
-def told_apart(annotation: Any) -> Any:
+def told_apart(annotation: Any, within: Aliases = frozenset()) -> Any:
     """`annotation` with an `Either` for each union that msgspec would refuse.
+
+    Names are followed to what they stand for. An alias inside of itself, as in `type Json = dict[str, Json] | ...`,
+    becomes Any.
 
     Raises:
         TypeError: a union that cannot be told apart, and what to do.
+        Exception: whatever evaluating an alias brings.
     """
+    if (alias := alias_of(annotation)) is not None:
+        if alias in within:
+            return Any
+        within |= {alias}
+    annotation = followed(annotation)
+    inner = functools.partial(told_apart, within=within)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return Annotated[told_apart(arguments[0]), *annotation.__metadata__]
+        return Annotated[inner(arguments[0]), *annotation.__metadata__]
     if origin in (Union, types.UnionType):
-        return _union(tuple(map(told_apart, arguments)), annotation)
+        return _union(tuple(map(inner, arguments)), annotation)
     if arguments and isinstance(origin, type):
-        return cast(Any, origin)[tuple(map(told_apart, arguments))]
+        return cast(Any, origin)[tuple(map(inner, arguments))]
     return annotation
 
 

@@ -97,12 +97,12 @@ class BlockingTaskFunction(Generic[P, T]):
         """See `TaskFunction.using`; `connection` is a sync psycopg connection of the program's own."""
         return BlockingTaskFunction(self._portal, self._function.using(connection))
 
-    def send(self, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[BlockingTaskHandle[T]]:
+    def send(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[BlockingTaskHandle[T]]:
         """See `TaskFunction.send`."""
         return self._handled(self._portal.call(partial(self._function.send, *args, **kwargs)))
 
     def schedule(
-        self, delay: float | timedelta, *args: P.args, **kwargs: P.kwargs
+        self, delay: float | timedelta, /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskSendResult[BlockingTaskHandle[T]]:
         """See `TaskFunction.schedule`."""
         return self._handled(self._portal.call(partial(self._function.schedule, delay, *args, **kwargs)))

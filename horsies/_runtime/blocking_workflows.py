@@ -105,7 +105,7 @@ class BlockingWorkflowFunction(Generic[P, T]):
         """See `WorkflowFunction.retry_start`."""
         return handled(self._portal, self._portal.call(self._function.retry_start, failed))
 
-    def start(self, *args: P.args, **kwargs: P.kwargs) -> Ok[BlockingWorkflowHandle[T]] | Err[TaskSendError]:
+    def start(self, /, *args: P.args, **kwargs: P.kwargs) -> Ok[BlockingWorkflowHandle[T]] | Err[TaskSendError]:
         """See `WorkflowFunction.start`."""
         return handled(self._portal, self._portal.call(partial(self._function.start, *args, **kwargs)))
 

@@ -13,6 +13,7 @@ import anyio.abc
 
 from .._core.config import WorkerConfig
 from .._core.errors import BrokerError, HorsiesError, TaskSendError
+from .._core.instants import nearest_instant
 from .._core.result import Err, Ok, Result
 from .._core.urls import scheme_of
 from .._schedule.scheduler import Scheduler
@@ -21,7 +22,7 @@ from .._task.app import Horsies
 from .._task.contact import Contact
 from .._task.declare import Task
 from .._task.handle import TaskHandle
-from .._task.host import Environment
+from .._task.host import NO_CONNECTION, NOTHING_TO_JOIN, Environment
 from .._task.nursery import open_nursery
 from .._task.recurring import Schedule
 from .._task.send import TaskFunction, TaskSendResult, bind
@@ -300,10 +301,12 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
             ValueError: an instant is not aware.
         """
         schedule, store = require_schedule(self.app, name), require_store(self.broker)
-        if start.utcoffset() is None or end.utcoffset() is None:
-            raise ValueError("backfill_schedule needs instants with a time zone")
         try:
-            return await schedules.backfill(self, store, schedule, start, end)
+            first, last = nearest_instant(start), nearest_instant(end)
+        except ValueError as error:
+            raise ValueError(f"backfill_schedule needs instants with a time zone: start or end {error}") from None
+        try:
+            return await schedules.backfill(self, store, schedule, first, last)
         except BrokerError as error:
             return Err(error)
 
@@ -337,6 +340,8 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         broker = self.broker
         if not isinstance(broker, Transactional):
             raise ValueError(_NO_TRANSACTIONS)
+        if connection is NO_CONNECTION:
+            raise ValueError(NOTHING_TO_JOIN)
         producer = broker.joining(connection)
         if are_suppressed():
             await anyio.lowlevel.checkpoint()
@@ -351,9 +356,9 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         (outcome,) = await self.broker.control.cancel([task_id])
         return outcome
 
-    async def wait_finished(self, task_id: str) -> StoredResult | None:
-        """For handles: wait for a task's end. Raises: BrokerError."""
-        return await self._waiters.wait_finished(task_id)
+    async def wait_finished(self, task_id: str, timeout: float | None = None) -> StoredResult | None:
+        """For handles: wait for a task's end. Raises: BrokerError, TimeoutError."""
+        return await self._waiters.wait_finished(task_id, timeout)
 
     async def read(self, task_id: str) -> TaskRow | None:
         """For handles: everything stored of a task. Raises: BrokerError."""

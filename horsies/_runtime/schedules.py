@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
 from .._core.errors import BrokerError, HorsiesError, TaskSendError
+from .._core.instants import EPOCH
 from .._core.limits import SEND_ROWS
 from .._core.result import Err, Ok
 from .._schedule.due import slot_of_now
@@ -17,7 +18,7 @@ from .._schedule.slot_tasks import tasks_for
 from .._task.app import Horsies
 from .._task.handle import TaskHandle
 from .._task.host import Host
-from .._task.recurring import EPOCH, Schedule
+from .._task.recurring import Schedule
 from .._task.send import TaskSendResult, bind
 from .._task.suppression import code_of
 from ..abc import Broker, EnqueueOutcome, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
@@ -137,8 +138,7 @@ async def backfill(
     until = None if schedule.good_until is None else now + schedule.good_until
     wanted = replace(wanted, options=replace(schedule.options, good_until=until))
     last = min(end, now)
-    # Instants at the ends of the calendar cannot be reckoned with: they have no other time zone, nor one before.
-    slots = _between(schedule, max(start, EPOCH).astimezone(UTC), last) if start <= last else iter(())
+    slots = _between(schedule, max(start, EPOCH), last) if start <= last else iter(())
     outcomes: list[EnqueueOutcome] = []
     while some := list(islice(slots, SEND_ROWS)):
         tasks = tasks_for(host, wanted, some, now)

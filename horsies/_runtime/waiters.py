@@ -32,15 +32,25 @@ LINGER = 10.0
 
 
 class _Waiter(Generic[T]):
-    __slots__ = ("answer", "answered")
+    __slots__ = ("answer", "answered", "is_looked_up", "looked_up")
 
     def __init__(self) -> None:
         self.answered = anyio.Event()
         self.answer: T | BrokerError | None = None
+        self.is_looked_up = False
+        self.looked_up: anyio.Event | None = None
+        """Set with `is_looked_up`; it is made only for a waiter whose time is up before that."""
+
+    def look_up(self) -> None:
+        """The database was asked after this waiter came."""
+        self.is_looked_up = True
+        if self.looked_up is not None:
+            self.looked_up.set()
 
     def settle(self, answer: T | BrokerError | None) -> None:
         self.answer = answer
         self.answered.set()
+        self.look_up()
 
 
 async def ended_tasks(broker: Broker, task_ids: Sequence[str]) -> dict[str, StoredResult | None]:
@@ -71,11 +81,12 @@ class Waiters(Generic[T]):
         self._changed = anyio.Event()
         self._closed = False
 
-    async def wait_finished(self, task_id: str) -> T | None:
+    async def wait_finished(self, task_id: str, timeout: float | None = None) -> T | None:
         """Wait for the end of the one with this id; None when there is none.
 
         Raises:
             BrokerError: the database could not be asked, for a reason that does not pass by itself.
+            TimeoutError: there is no end after `timeout` seconds, nor when the database was first asked.
         """
         if self._closed:
             await anyio.lowlevel.checkpoint()
@@ -85,7 +96,10 @@ class Waiters(Generic[T]):
         self._unchecked.add(task_id)
         self._changed.set()
         try:
-            await waiter.answered.wait()
+            with anyio.move_on_after(timeout):
+                await waiter.answered.wait()
+            if not waiter.answered.is_set():
+                await self._wait_looked_up(waiter)
         finally:
             self._forget(task_id, waiter)
         if isinstance(waiter.answer, BrokerError):
@@ -93,6 +107,13 @@ class Waiters(Generic[T]):
             await anyio.lowlevel.checkpoint_if_cancelled()
             raise waiter.answer
         return waiter.answer
+
+    async def _wait_looked_up(self, waiter: _Waiter[T]) -> None:
+        if not waiter.is_looked_up:
+            waiter.looked_up = anyio.Event()
+            await waiter.looked_up.wait()
+        if not waiter.answered.is_set():
+            raise TimeoutError
 
     def _forget(self, task_id: str, waiter: _Waiter[T]) -> None:
         others = self._waiting.get(task_id)
@@ -128,6 +149,7 @@ class Waiters(Generic[T]):
         backoff = self._contact.backoff()
         while self._waiting:
             asked, self._unchecked = self._unchecked, set()
+            new = [one for task_id in asked for one in self._waiting.get(task_id, ()) if not one.is_looked_up]
             try:
                 await self.run_once(asked)
             except BrokerError as error:
@@ -138,6 +160,8 @@ class Waiters(Generic[T]):
                 await backoff.failed(error, "cannot look up results", logger)
                 continue
             backoff.answered()
+            for waiter in new:
+                waiter.look_up()
             if not self._waiting or self._unchecked:
                 continue
             if not await self._wait_changed(self._resilience.poll_interval):

@@ -17,7 +17,7 @@ from .._task.app import Horsies
 from .._task.contact import Contact
 from .._task.declare import Task
 from .._task.handle import TaskResult, plain_result_of
-from .._task.host import Environment
+from .._task.host import NO_CONNECTION, NOTHING_TO_JOIN, Environment
 from .._task.workflow import Workflow
 from .._worker.host import UnknownWorkflowError
 from .._workflow.advancer import Advancer, Following
@@ -28,7 +28,17 @@ from .._workflow.infos import WorkflowInfo, info_of
 from .._workflow.opening import OWN_TASKS, arguments_of, workflow_to_open
 from .._workflow.outcome import outcome_of
 from .._workflow.start import WorkflowFunction, retry_start, start
-from ..abc import Broker, Enqueued, NewWorkflow, Plain, StoredResult, Workflowing, WorkflowRow, Workflows
+from ..abc import (
+    Broker,
+    Enqueued,
+    NewWorkflow,
+    Plain,
+    StoredResult,
+    Transactional,
+    Workflowing,
+    WorkflowRow,
+    Workflows,
+)
 from .waiters import Waiters, resting_workflows
 
 P = ParamSpec("P")
@@ -135,15 +145,17 @@ class RunsWorkflows:
 
     async def start_workflow(self, new: NewWorkflow, connection: object | None) -> Enqueued:
         """For starts: see `horsies._workflow.host.WorkflowHost`."""
+        if connection is NO_CONNECTION and isinstance(self.broker, Transactional):
+            raise ValueError(NOTHING_TO_JOIN)
         if self._advancer is not None:
             self._advancer.has_met = True
         return await self.workflows.start(new, connection=connection)
 
-    async def wait_workflow(self, workflow_id: str) -> WorkflowRow | None:
+    async def wait_workflow(self, workflow_id: str, timeout: float | None = None) -> WorkflowRow | None:
         """For handles: see `horsies._workflow.host.WorkflowHost`."""
         if self._workflow_waiters is None:
             raise _NO_WORKFLOWS
-        return await self._workflow_waiters.wait_finished(workflow_id)
+        return await self._workflow_waiters.wait_finished(workflow_id, timeout)
 
     async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
         """For handles: where these tasks stand. Raises: BrokerError."""

@@ -78,7 +78,7 @@ class Scheduler:
                 if slot is not None and slot > book.now - lag:
                     next_slots.append(slot)
                 elif slot is not None:
-                    firings.append(self._firing(schedule, row.next_slot, slot, book.now))
+                    firings.append(self._firing(schedule, row, slot, book.now))
         if fresh:
             await self._store.declare(fresh)
         self._has_declared = True
@@ -88,7 +88,7 @@ class Scheduler:
         next_slots += [firing.next_slot for firing in firings if firing.next_slot is not None]
         if not next_slots:
             return float("inf")
-        ahead = min(next_slots) + self._lag - book.now
+        ahead = min(next_slots) - book.now + self._lag
         return max(0.0, ahead.total_seconds() - (anyio.current_time() - read_at))
 
     @property
@@ -112,7 +112,8 @@ class Scheduler:
             )
         return slot
 
-    def _firing(self, schedule: Schedule, stored: datetime, slot: datetime, now: datetime) -> Firing:
+    def _firing(self, schedule: Schedule, row: ScheduleRow, slot: datetime, now: datetime) -> Firing:
+        stored = row.next_slot or slot
         found = due(schedule, slot, now, stored=None if slot == stored else stored)
         if found.missed_from is not None:
             logger.warning(
@@ -123,7 +124,7 @@ class Scheduler:
             )
         # Of several at once all but the last would be cancelled as they come.
         slots = found.slots[-1:] if schedule.overlap == "cancel_previous" else found.slots
-        firing = Firing(schedule.name, schedule.timing, stored, found.next_slot)
+        firing = Firing(schedule.name, row.timing, stored, found.next_slot)
         if not slots:
             return firing
         tasks = tasks_for(self._host, schedule, slots, now)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .._core.config import AppConfig, QueueConfig
 from .._core.errors import HorsiesError, raise_all
 from .._core.retry import RetryPolicy
+from .._payload.callables import is_bound_later
 from .declare import Task, TaskDeclarer, declaring
 from .options import TaskSendOptions
 from .recurring import CatchUp, Overlap, Pattern, Schedule, make_schedule
@@ -186,7 +187,7 @@ class Horsies:
                 HorsiesError: HRS-001 and HRS-023 for the declaration, HRS-104 and HRS-105 for the function, HRS-301
                     for a name that is taken.
             """
-            if callable(name_or_fn):
+            if callable(name_or_fn) or is_bound_later(name_or_fn):
                 return self._register_workflow(make_workflow(None, name_or_fn, version, on_error))
             return lambda fn: self._register_workflow(make_workflow(name_or_fn, fn, version, on_error))
 

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 
 from .._core.config import PRIORITY_DEFAULT, is_name, is_priority
 from .._core.errors import HorsiesError, TaskError, raise_all
+from .._core.instants import positive_span
 from .._core.result import Err, Ok
 from .._core.retry import RetryPolicy, is_retryable_code
+from .._payload.callables import is_bound_later
 from .._payload.signature import Signature, describe
 from ..abc import OWN
 from .ambient import current_runtime
 from .as_node import MakesNodes
 from .context import TaskContext
-from .options import TaskSendOptions, as_timedelta
+from .options import TaskSendOptions
 from .place import Place, RunIn, misplaced, place_for
 
 if TYPE_CHECKING:
@@ -53,12 +55,12 @@ class Task(Generic[P, T], MakesNodes):
         self.signature = signature
         self.place: Place = place_for(settings.run_in, signature)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
 
     if TYPE_CHECKING:
 
-        def _takes(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        def _takes(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
             """What `node` knows the arguments' types by."""
 
     @overload
@@ -78,12 +80,12 @@ class Task(Generic[P, T], MakesNodes):
 
         return bind(current_runtime(f"task {self.name!r} without a handle"), self)
 
-    async def send(self, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[TaskHandle[T]]:
+    async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[TaskHandle[T]]:
         """`TaskFunction.send` through the ambient runtime."""
         return await self._ambient().send(*args, **kwargs)
 
     async def schedule(
-        self, delay: float | timedelta, *args: P.args, **kwargs: P.kwargs
+        self, delay: float | timedelta, /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskSendResult[TaskHandle[T]]:
         """`TaskFunction.schedule` through the ambient runtime."""
         return await self._ambient().schedule(delay, *args, **kwargs)
@@ -135,7 +137,11 @@ def make_task(
     if isinstance(fn, Task):
         raise HorsiesError("HRS-104", f"task {fn.name!r} is declared already", ["decorate a function only once"])
     name = getattr(fn, "__name__", "") if name is None else name
-    span = None if timeout is None else as_timedelta(timeout)
+    span, misfit = None, ""
+    try:
+        span = None if timeout is None else positive_span(timeout)
+    except ValueError as error:
+        misfit = str(error)
     problems = [
         HorsiesError("HRS-102", f"task {name!r}: {what}")
         for is_wrong, what in (
@@ -143,8 +149,12 @@ def make_task(
             (str(name).startswith(OWN), f"names that begin with {OWN!r} are those of horsies' own tasks"),
             (queue is not None and not is_name(queue), "queue is not the name of a queue"),
             (not is_priority(priority), f"priority {priority!r} is not a whole number of 1..100"),
-            (timeout is not None and (span is None or span <= timedelta(0)), "timeout is not a positive time"),
+            (bool(misfit), f"timeout {misfit}"),
             (retry is not None and not isinstance(retry, (str, RetryPolicy)), "retry is no RetryPolicy and no name"),
+            (
+                isinstance(retry, RetryPolicy) and not retry.is_within_bounds,
+                "retry has a delay of more than 1,000 years",
+            ),
             (retry_for is not None and retry is None, "retry_for needs a retry policy: give retry=..."),
             (isinstance(retry_for, str), "retry_for is a single string: give a tuple of codes"),
         )
@@ -169,6 +179,7 @@ def make_task(
         problems.append(HorsiesError("HRS-102", f"task {name!r}: {what}", [remedy]))
     raise_all(problems)
     listed = None if retry_for is None else tuple(retry_for)
+    fn = fn.__func__ if isinstance(fn, staticmethod) else fn
     return Task(name, fn, TaskSettings(queue, priority, span, retry, listed, run_in), signature)
 
 
@@ -243,6 +254,6 @@ def declaring(register: Callable[[Task[Any, Any]], Task[Any, Any]], name_or_fn: 
         "run_in": None,
         **options,
     }
-    if callable(name_or_fn):
+    if callable(name_or_fn) or is_bound_later(name_or_fn):
         return register(make_task(None, name_or_fn, **options))
     return lambda fn: register(make_task(name_or_fn, fn, **options))

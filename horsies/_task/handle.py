@@ -12,6 +12,7 @@ import anyio.lowlevel
 
 from .._core.codes import TaskErrorCode
 from .._core.errors import BrokerError, TaskError
+from .._core.instants import wait
 from .._core.outcome import CRASHED
 from .._core.result import Err, Ok, Result
 from .._core.status import CancelOutcome, TaskStatus
@@ -19,7 +20,6 @@ from .._payload.envelope import decode
 from .._payload.result import decode_result
 from ..abc import StoredResult, TaskRow
 from .host import Host
-from .options import as_timedelta
 
 T = TypeVar("T")
 
@@ -29,6 +29,8 @@ TaskResult: TypeAlias = Ok[T] | Err[TaskError]
 
 ERROR_CODES = {TaskStatus.CANCELLED: TaskErrorCode.TASK_CANCELLED, TaskStatus.EXPIRED: TaskErrorCode.TASK_EXPIRED}
 """The codes of ends that no attempt has given."""
+FIRST_LOOK = 2.0
+"""Seconds that the database has for its first answer to a `get`, also where the timeout is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +88,32 @@ class TaskHandle(Generic[T]):
         """Wait for the task's end.
 
         Args:
-            timeout: seconds or a timedelta; when it runs out the answer is WAIT_TIMEOUT and the task goes on.
+            timeout: seconds or a timedelta from 0; when it runs out the answer is WAIT_TIMEOUT and the task goes on.
+                The database is asked once in any case, for 2 s at most: `get(timeout=0)` gives the result of a task
+                that has ended.
 
         Returns:
             The task's own result, which is remembered; or `Err` with TASK_EXPIRED, TASK_CANCELLED, TASK_NOT_FOUND,
             WAIT_TIMEOUT, BROKER_ERROR or RESULT_DESERIALIZATION_ERROR.
+
+        Raises:
+            ValueError: `timeout` is negative, or no time at all.
         """
+        seconds = seconds_of(timeout)
         if self._result is not None:
             await anyio.lowlevel.checkpoint()
             return self._result
-        span = None if timeout is None else as_timedelta(timeout)
-        if timeout is not None and span is None:
-            raise ValueError("timeout of get() is not a number of seconds")
         try:
-            with anyio.move_on_after(None if span is None else max(0.0, span.total_seconds())):
-                stored = await self._host.wait_finished(self.task_id)
+            with anyio.move_on_after(None if seconds is None else max(seconds, FIRST_LOOK)):
+                stored = await self._host.wait_finished(self.task_id, seconds)
                 if stored is None:
                     return Err(TaskError(TaskErrorCode.TASK_NOT_FOUND, f"there is no task {self.task_id}"))
                 self._result = result_of(self._host, stored)
                 return self._result
         except BrokerError as error:
             return Err(TaskError(TaskErrorCode.BROKER_ERROR, error.message))
+        except TimeoutError:
+            pass
         return Err(TaskError(TaskErrorCode.WAIT_TIMEOUT, f"task {self.task_id} has not ended in time; it goes on"))
 
     async def info(
@@ -147,6 +154,14 @@ class TaskHandle(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<TaskHandle {self.task_id}>"
+
+
+def seconds_of(timeout: object) -> float | None:
+    """The timeout of a `get` in seconds. Raises: ValueError, it is none."""
+    try:
+        return wait(timeout)
+    except ValueError as error:
+        raise ValueError(f"timeout of get() {error}") from None
 
 
 def plain_result_of(host: Host, stored: StoredResult) -> TaskResult[Any]:

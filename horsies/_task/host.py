@@ -30,6 +30,22 @@ if TYPE_CHECKING:
     from .app import Horsies
 
 
+class _NoConnection:
+    """See `joined`."""
+
+
+NO_CONNECTION = _NoConnection()
+NOTHING_TO_JOIN = (
+    "using() got None in place of a connection with an open transaction: Django has one after its first query, in "
+    "connection.connection, and SQLAlchemy while the session is at work"
+)
+
+
+def joined(connection: object | None) -> object:
+    """What `using` keeps of its argument. None would mean that there was no `using`, and the send would commit."""
+    return NO_CONNECTION if connection is None else connection
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -80,12 +96,16 @@ class Host(Protocol):
         One answer for each. A cancelled call withdraws what is still queued.
 
         Raises:
-            ValueError: `connection` cannot be used, and why.
+            ValueError: `connection` cannot be used, and why. `NO_CONNECTION` never can.
         """
         ...
 
-    async def wait_finished(self, task_id: str) -> StoredResult | None:
-        """Wait until the task is terminal; None when there is no such task."""
+    async def wait_finished(self, task_id: str, timeout: float | None = None) -> StoredResult | None:
+        """Wait until the task is terminal; None when there is no such task.
+
+        Raises:
+            TimeoutError: after `timeout` seconds, and not before the database has been asked once.
+        """
         ...
 
     async def read(self, task_id: str) -> TaskRow | None: ...

@@ -84,7 +84,7 @@ class TaskNode(Generic[T_co]):
 
     _parts: NodeParts
 
-    def set_input(self, *args: Any, **kwargs: Any) -> TaskNode[T_co]:
+    def set_input(self, /, *args: Any, **kwargs: Any) -> TaskNode[T_co]:
         """With these arguments in place of those given to `node`."""
         return self._with(args=args, kwargs=kwargs)
 

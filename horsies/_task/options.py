@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import reprlib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
+from typing import Any
 
-from .._core.config import is_name, is_priority
+from .._core.config import is_name, is_priority, is_unicode
+from .._core.instants import instant, positive_span
 from .._core.retry import RetryPolicy
 
 
@@ -18,9 +21,10 @@ class TaskSendOptions:
 
     Args:
         good_until: aware; the last instant at which the task may begin. One that has passed is accepted and expires.
+            In UTC it is within the years 1..9999.
         queue: one of the application's.
         priority: 1 (first) to 100 (last).
-        timeout: seconds or a timedelta that user code may run.
+        timeout: seconds or a timedelta that user code may run, 1,000 years at most.
         retry: a `RetryPolicy`, stored with the task, or the name of a registered policy.
         unique_key: 1..255 bytes without NUL. Of the tasks of this name that have not ended at most one has it: another
             send returns that one's handle, with `deduplicated` set. Arguments are not compared.
@@ -41,29 +45,41 @@ class TaskSendOptions:
         return replace(self, **named)
 
 
-def as_timedelta(value: object) -> timedelta | None:
-    """Seconds or a timedelta as a timedelta; None when it is neither, or not finite."""
-    if isinstance(value, timedelta):
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            return timedelta(seconds=value)
-        except (OverflowError, ValueError):  # ValueError: it is not a number
-            return None
-    return None
+def updated(options: TaskSendOptions, other: TaskSendOptions) -> TaskSendOptions:
+    """`options.updated(other)`; if either is something else, that, so that the send can say so."""
+    for one in (options, other):
+        if not isinstance(one, TaskSendOptions):
+            return one
+    return options.updated(other)
+
+
+_CHECKS: tuple[tuple[str, Callable[[Any], object]], ...] = (("good_until", instant), ("timeout", positive_span))
+
+
+def _shown(name: object) -> str:
+    """What stands for a name, shortened."""
+    try:
+        return reprlib.repr(name)
+    except Exception:  # an int of thousands of digits has no text
+        return type(name).__name__
 
 
 def problem_with(options: TaskSendOptions, queues: Collection[str], policies: Collection[str]) -> str | None:
-    """What is wrong with `options`, in a sentence; None when nothing is."""
-    good_until, timeout, retry = options.good_until, options.timeout, options.retry
-    if good_until is not None and (not isinstance(good_until, datetime) or good_until.utcoffset() is None):
-        return "good_until is not a datetime with a time zone"
+    """What is wrong with `options`, in a sentence that names the option and the rule; None when nothing is."""
+    if not isinstance(options, TaskSendOptions):
+        return f"with_options() takes TaskSendOptions, and got {type(options).__name__}"
+    retry = options.retry
+    for name, check in _CHECKS:
+        value = getattr(options, name)
+        try:
+            if value is not None:
+                check(value)
+        except ValueError as error:
+            return f"{name} {error}"
     if options.queue is not None and (not isinstance(options.queue, str) or options.queue not in queues):
-        return f"queue {options.queue!r} is not one of the application's: {', '.join(sorted(queues))}"
+        return f"queue {_shown(options.queue)} is not one of the application's: {', '.join(sorted(queues))}"
     if options.priority is not None and not is_priority(options.priority):
         return "priority is not a whole number of 1..100"
-    if timeout is not None and ((span := as_timedelta(timeout)) is None or span <= timedelta(0)):
-        return "timeout is not a positive number of seconds"
     if retry is not None and not isinstance(retry, (str, RetryPolicy)):
         return "retry is neither a RetryPolicy nor the name of a registered one"
     if isinstance(retry, str) and retry not in policies:
@@ -75,4 +91,6 @@ def problem_with(options: TaskSendOptions, queues: Collection[str], policies: Co
         isinstance(metadata, Mapping) and all(isinstance(text, str) for pair in metadata.items() for text in pair)
     ):
         return "metadata does not map str to str"
+    if metadata and not all(is_unicode(text) for pair in metadata.items() for text in pair):
+        return "metadata holds text with a lone surrogate, which is no Unicode"
     return None

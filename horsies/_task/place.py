@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
-from .._payload.signature import Signature, place_of
+from .._payload.callables import place_of
+from .._payload.signature import Signature
 
 RunIn: TypeAlias = Literal["thread", "process"]
 

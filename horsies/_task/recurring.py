@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from .._core.config import is_name
 from .._core.errors import HorsiesError, raise_all
+from .._core.instants import EPOCH, LONGEST, is_instant, is_seconds
+from .._core.instants import instant as in_utc
 from .._payload.signature import ArgumentError
 from ..abc import Serializer
 from .declare import Task
@@ -17,10 +19,7 @@ from .options import TaskSendOptions, problem_with
 CatchUp: TypeAlias = Literal["none", "latest", "all"]
 Overlap: TypeAlias = Literal["allow", "skip", "cancel_previous"]
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INSTANT = timedelta(microseconds=1)
-_LONGEST = timedelta(days=365_000)
-"""What is added to a slot must not lead out of the calendar."""
 
 
 @runtime_checkable
@@ -69,11 +68,14 @@ class Schedule:
         return f"schedule {self.name}" if self.overlap == "skip" else self.options.unique_key
 
     def next_after(self, after: datetime) -> datetime | None:
-        """The first slot later than `after`, in UTC; None where `end` comes first."""
+        """The first slot later than `after`, in UTC; None where `end`, or the end of the calendar, comes first."""
         slot = self.pattern.next_after(after, start=self.start)
         if slot is None or (self.end is not None and slot > self.end):
             return None
-        return slot.astimezone(UTC)
+        try:
+            return in_utc(slot)
+        except ValueError:
+            return None
 
     def __repr__(self) -> str:
         return f"<Schedule {self.name!r} of task {self.task.name!r}, {self.timing}>"
@@ -102,9 +104,13 @@ def make_schedule(
     is_mapping = kwargs is None or (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs))
     is_pattern = isinstance(pattern, Pattern) and not isinstance(pattern, type)
     bounds = {what: value for what, value in (("start", start), ("end", end)) if value is not None}
-    utc = {what: instant for what, value in bounds.items() if (instant := _in_utc(value)) is not None}
+    utc = {what: in_utc(value) for what, value in bounds.items() if is_instant(value)}
     wrong = [
-        *(f"{what} is not a datetime with a time zone" for what in bounds if what not in utc),
+        *(
+            f"{what} is not a datetime with a time zone, and within the years 1..9999 in UTC"
+            for what in bounds
+            if what not in utc
+        ),
         *(
             what
             for is_wrong, what in (
@@ -119,7 +125,7 @@ def make_schedule(
                 ),
                 (catch_up not in ("none", "latest", "all"), "catch_up is none of 'none', 'latest', 'all'"),
                 (overlap not in _OVERLAPS, "overlap is none of 'allow', 'skip', 'cancel_previous'"),
-                (not _is_span(jitter), "jitter is not a number of seconds from 0 to 1,000 years"),
+                (not is_seconds(jitter, may_be_zero=True), "jitter is not a number of seconds from 0 to 1,000 years"),
                 (not isinstance(enabled, bool), "enabled is neither True nor False"),
                 (
                     overlap == "skip" and options.unique_key is not None,
@@ -150,8 +156,13 @@ def make_schedule(
         known = [options.retry] if isinstance(options.retry, str) else []
         if is_sequence and is_mapping:
             wrong += problems_with_call(schedule, None, queues, known)
-    if is_pattern and bounds.keys() == utc.keys() and (problem := _problem_with_slots(schedule)) is not None:
-        wrong.append(problem)
+    if is_pattern and bounds.keys() == utc.keys():
+        try:
+            problem = _problem_with_slots(schedule)
+        except Exception as error:  # a pattern of the caller's may do anything
+            problem = f"its pattern fails: {type(error).__name__}"
+        if problem is not None:
+            wrong.append(problem)
     raise_all([HorsiesError("HRS-205", f"schedule {name!r}: {what}") for what in wrong])
     return schedule
 
@@ -207,21 +218,5 @@ def _is_short_name(name: object) -> bool:
     return is_name(name) and len(str(name).encode()) <= 200
 
 
-def _in_utc(value: object) -> datetime | None:
-    """An aware datetime in UTC; None when it is none, or the calendar there does not have it."""
-    if not isinstance(value, datetime) or value.utcoffset() is None:
-        return None
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        return None
-
-
 def _is_time_to_live(value: object) -> bool:
-    return value is None or (isinstance(value, timedelta) and timedelta(0) < value <= _LONGEST)
-
-
-def _is_span(value: object) -> bool:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
-    return 0 <= value <= _LONGEST.total_seconds()
+    return value is None or (isinstance(value, timedelta) and timedelta(0) < value <= LONGEST)

@@ -8,13 +8,14 @@ from typing import Any
 
 from .._core.codes import TaskSendErrorCode
 from .._core.errors import TaskSendError
+from .._core.instants import instant, positive_span, span
 from .._core.result import Err, Ok
 from .._payload.envelope import Envelope, TaskSendPayload
 from .._payload.signature import ArgumentError
 from ..abc import NewTask
 from .declare import Task
 from .host import Host
-from .options import TaskSendOptions, as_timedelta, problem_with
+from .options import TaskSendOptions, problem_with
 
 NOW = timedelta(0)
 TOO_OLD = "the payload is older than retention.finished_after, so that it may have run and been removed"
@@ -55,8 +56,8 @@ def seal(
                 arguments=arguments,
                 sent_at=sent_at or host.environment.clock(),
                 delay=delay,
-                good_until=options.good_until,
-                timeout=settings.timeout if options.timeout is None else as_timedelta(options.timeout),
+                good_until=None if options.good_until is None else instant(options.good_until),
+                timeout=settings.timeout if options.timeout is None else positive_span(options.timeout),
                 retry=options.retry,
                 unique_key=options.unique_key,
                 metadata=tuple(sorted(options.metadata.items())) if options.metadata else (),
@@ -64,8 +65,8 @@ def seal(
         )
     except ArgumentError as error:
         return refuse(task.name, str(error))
-    except (ValueError, OverflowError):
-        return refuse(task.name, "an option cannot be stored: a date out of range, or text that is no Unicode")
+    except ValueError as error:
+        return refuse(task.name, f"an option cannot be stored: {error}")
     size = len(payload.envelope)
     if config.payload.reject_bytes is not None and size > config.payload.reject_bytes:
         return refuse(task.name, f"{size} bytes are more than payload.reject_bytes ({config.payload.reject_bytes})")
@@ -97,11 +98,24 @@ def reason_not_to_replay(
         return refuse(task_name, "the payload cannot be read")
     if name != task_name:
         return refuse(task_name, f"the payload is of task {name!r}")
+    if not has_spans_in_range(payload):
+        return refuse(task_name, "the payload has a delay or a timeout of more than 1,000 years")
     if (delay > NOW) is not delayed:
         return refuse(task_name, "replay a send with retry_send, and a schedule with retry_schedule")
     if is_too_old(host, sent_at):
         return Err(TaskSendError(TaskSendErrorCode.ENQUEUE_FAILED, TOO_OLD, task_id=payload.task_id, payload=payload))
     return None
+
+
+def has_spans_in_range(payload: TaskSendPayload) -> bool:
+    """Whether the spans of a payload, which may have been made elsewhere, are such as a send gives."""
+    try:
+        span(payload.delay)
+        if payload.timeout is not None:
+            positive_span(payload.timeout)
+    except ValueError:
+        return False
+    return True
 
 
 def is_too_old(host: Host, sent_at: datetime) -> bool:

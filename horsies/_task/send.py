@@ -12,14 +12,15 @@ import anyio.lowlevel
 
 from .._core.codes import TaskSendErrorCode
 from .._core.errors import BrokerError, HorsiesError, TaskSendError
+from .._core.instants import span
 from .._core.result import Err, Ok
 from .._payload.envelope import TaskSendPayload
 from ..abc import Enqueued, EnqueueOutcome
 from .bulk import Bulk, open_bulk
 from .declare import Task
 from .handle import TaskHandle
-from .host import Host
-from .options import TaskSendOptions, as_timedelta
+from .host import Host, joined
+from .options import TaskSendOptions, updated
 from .sealing import NOW, reason_not_to_replay, refuse, row_of, seal
 from .suppression import code_of
 
@@ -34,6 +35,7 @@ RESENDS = 3
 RESEND_FIRST = 0.2
 RESEND_CAP = 2.0
 """Seconds: how `resend_on_transient_err` spaces its further tries."""
+_NO_OPTIONS = TaskSendOptions()
 
 
 class TaskFunction(Generic[P, T]):
@@ -43,12 +45,12 @@ class TaskFunction(Generic[P, T]):
         self,
         host: Host,
         task: Task[P, T],
-        options: TaskSendOptions | None = None,
+        options: TaskSendOptions = _NO_OPTIONS,
         connection: object | None = None,
     ) -> None:
         self._host = host
         self._task = task
-        self._options = options or TaskSendOptions()
+        self._options = options
         self._connection = connection
 
     @property
@@ -58,21 +60,23 @@ class TaskFunction(Generic[P, T]):
     @property
     def queue_name(self) -> str:
         """The queue a send goes to."""
-        return self._options.queue or self._host.app.queue_of(self._task)
+        return getattr(self._options, "queue", None) or self._host.app.queue_of(self._task)
 
     @property
     def priority(self) -> int:
         """1 (first) to 100 (last)."""
-        return self._task.settings.priority if self._options.priority is None else self._options.priority
+        priority: int | None = getattr(self._options, "priority", None)
+        return self._task.settings.priority if priority is None else priority
 
     def with_options(self, options: TaskSendOptions) -> TaskFunction[P, T]:
         """The same task with `options` for its sends; an option that is None stays as it was. Never raises."""
-        return TaskFunction(self._host, self._task, self._options.updated(options), self._connection)
+        return TaskFunction(self._host, self._task, updated(self._options, options), self._connection)
 
     def using(self, connection: object) -> TaskFunction[P, T]:
         """The same task, sent in the open transaction of `connection`: it is there with that commit, or never.
 
-        An error leaves that transaction aborted. A connection that cannot be used is VALIDATION_FAILED at the send.
+        An error leaves that transaction aborted. A connection that cannot be used, that is None, or that leads to
+        another database than this runtime's is VALIDATION_FAILED at the send.
         If the NOTIFY queue of the server is full, the commit of that transaction raises
         `psycopg.errors.ProgramLimitExceeded` and stores nothing: run the transaction again.
 
@@ -80,9 +84,9 @@ class TaskFunction(Generic[P, T]):
             connection: a psycopg connection to the database of this runtime: a sync one, an async one, the one from
                 `Runtime.transaction`, or the one beneath SQLAlchemy's (`connection.connection.driver_connection`).
         """
-        return TaskFunction(self._host, self._task, self._options, connection)
+        return TaskFunction(self._host, self._task, self._options, joined(connection))
 
-    async def send(self, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[TaskHandle[T]]:
+    async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[TaskHandle[T]]:
         """Enqueue now.
 
         Returns:
@@ -92,14 +96,15 @@ class TaskFunction(Generic[P, T]):
         return await self._send(NOW, args, kwargs)
 
     async def schedule(
-        self, delay: float | timedelta, *args: P.args, **kwargs: P.kwargs
+        self, delay: float | timedelta, /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskSendResult[TaskHandle[T]]:
-        """Enqueue now, claimable `delay` (seconds or a timedelta, 0 or more) later. Returns as `send` does."""
-        span = as_timedelta(delay)
-        if span is None or span < NOW:
+        """Enqueue now, claimable `delay` (seconds or a timedelta, from 0 to 1,000 years) later. Returns as `send`."""
+        try:
+            left = span(delay)
+        except ValueError as error:
             await anyio.lowlevel.checkpoint()
-            return refuse(self.task_name, "delay is not a number of seconds from 0")
-        return await self._send(span, args, kwargs)
+            return refuse(self.task_name, f"delay {error}")
+        return await self._send(left, args, kwargs)
 
     async def send_many(
         self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]

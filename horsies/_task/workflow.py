@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 
 from .._core.config import is_name
 from .._core.errors import HorsiesError, raise_all
+from .._payload.callables import look_at
 from .._payload.signature import Signature, describe
 from .as_node import MakesNodes
 from .node import NodeRef
@@ -41,12 +42,12 @@ class Workflow(Generic[P, T], MakesNodes):
         self.signature = signature
         """Of what the function takes beside the builder."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
 
     if TYPE_CHECKING:
 
-        def _takes(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        def _takes(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
             """What `node` knows the arguments' types by."""
 
     @overload
@@ -100,6 +101,7 @@ def make_workflow(name: str | None, fn: Callable[..., Any], version: int, on_err
         raise HorsiesError("HRS-104", f"workflow {fn.name!r} is declared already", ["decorate a function only once"])
     name = getattr(fn, "__name__", "") if name is None else name
     problems = problems_with_heading(name, version, on_error)
+    fn = fn.__func__ if isinstance(fn, staticmethod) else fn
     if not _takes_a_builder(fn):
         what = f"workflow {name!r} is no function that takes a WorkflowBuilder"
         remedy = "declare a plain function, not an async one or a generator: def order(wf: WorkflowBuilder, ...)"
@@ -124,12 +126,14 @@ def problems_with_heading(name: object, version: object, on_error: object) -> li
 
 
 def _takes_a_builder(fn: object) -> bool:
-    if not callable(fn) or inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
+    if not callable(fn) or inspect.isasyncgenfunction(fn):
         return False
     if inspect.isgeneratorfunction(fn):
         return False
     try:
-        first = next(iter(inspect.signature(fn).parameters.values()), None)
-    except (TypeError, ValueError):
-        return False
-    return first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
+        callee = look_at(fn)
+    except HorsiesError:
+        return True  # and `describe` says what is wrong
+    first = next(iter(callee.signature.parameters.values()), None)
+    is_async = callee.is_async or callee.wraps_async
+    return not is_async and first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)

@@ -5,12 +5,14 @@ Where it runs is decided before: in the nursery, or in a thread. `process` calls
 
 from __future__ import annotations
 
+import inspect
 import math
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 
 from .._core.codes import TaskErrorCode
@@ -44,6 +46,8 @@ def unhandled(error: BaseException) -> Err[TaskError]:
 
 def as_result(value: Any) -> Ok[Any] | Err[TaskError]:
     """What user code returned, as a result."""
+    if hasattr(value, "__await__"):
+        return _not_awaited(value)
     if isinstance(value, Ok):
         return value
     if isinstance(value, Err):
@@ -51,6 +55,13 @@ def as_result(value: Any) -> Ok[Any] | Err[TaskError]:
             return value
         return Err(TaskError(TaskErrorCode.RETURN_TYPE_MISMATCH, "the task returned an Err that holds no TaskError"))
     return Ok(value)
+
+
+def _not_awaited(value: Any) -> Err[TaskError]:
+    if inspect.iscoroutine(value):
+        value.close()  # or Python warns that it was never awaited
+    what = f"the task returned a {type(value).__name__}, which nothing awaits; make it an async function"
+    return Err(TaskError(TaskErrorCode.RETURN_TYPE_MISMATCH, what))
 
 
 async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
@@ -101,6 +112,8 @@ def _has(error: BaseException, kinds: type[BaseException] | tuple[type[BaseExcep
 
 
 async def _call_async(job: Job) -> Ok[Any] | Err[TaskError]:
+    if job.begun is not None:
+        return as_result(await job.begun)
     if job.context is None:
         return as_result(await job.task.fn(*job.args, **job.kwargs))
     return as_result(await job.task.fn(job.context, *job.args, **job.kwargs))
@@ -117,11 +130,17 @@ def timed_out(job: Job) -> Err[TaskError]:
 
 
 def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
-    """Call a sync task; None when it stopped because its context told it to."""
+    """Call a sync task; None when it stopped because its context told it to.
+
+    One that wraps an async function may give an awaitable, which is put into `job.begun`.
+    """
     try:
         if job.context is None:
-            return as_result(job.task.fn(*job.args, **job.kwargs))
-        return as_result(job.task.fn(job.context, *job.args, **job.kwargs))
+            value = job.task.fn(*job.args, **job.kwargs)
+        else:
+            value = job.task.fn(job.context, *job.args, **job.kwargs)
+        if not job.task.signature.wraps_async or not hasattr(value, "__await__"):
+            return as_result(value)
     except TaskInterrupted:
         return None
     except TaskError as error:
@@ -130,6 +149,24 @@ def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
         raise
     except BaseException as error:  # nobody can cancel it here, so all of it is its own
         return unhandled(error)
+    job.begun = value
+    return None
+
+
+def call_in_thread(job: Job) -> Ok[Any] | Err[TaskError] | None:
+    """As `call_sync`, and have the event loop await what came of it, if that is an awaitable."""
+    result = call_sync(job)
+    return result if job.begun is None else anyio.from_thread.run(_run_begun, job)
+
+
+async def _run_begun(job: Job) -> Ok[Any] | Err[TaskError] | None:
+    """Run what a sync function has begun; None when the worker stops."""
+    with anyio.CancelScope() as scope:
+        job.stop = scope.cancel
+        if job.is_cancelled:
+            scope.cancel()
+        return await run_async(job)
+    return None
 
 
 async def run_sync(
@@ -145,7 +182,8 @@ async def run_sync(
     """
     if threads is None:
         await anyio.lowlevel.checkpoint()
-        report(call_sync(job))
+        result = call_sync(job)
+        report(result if job.begun is None else await run_async(job))
         return
     timeout = job.envelope.timeout
     if timeout is None:
@@ -198,7 +236,7 @@ async def run_in_threads(
     is_late = _is_cancelled()
     with anyio.CancelScope(shield=True) as scope:
         _tie(jobs, scope, is_late)
-        await threads.run(call_sync, jobs, ended)
+        await threads.run(call_in_thread, jobs, ended)
 
 
 def _tie(jobs: Sequence[Job], scope: anyio.CancelScope, is_late: bool) -> None:

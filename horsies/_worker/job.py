@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,8 @@ class Job(msgspec.Struct, eq=False):
     """Cancels it where it waits; None where it does not wait yet, or never does."""
     not_before: float = 0.0
     """On the loop's clock: when to try again to start it."""
+    begun: Awaitable[Any] | None = None
+    """What a sync function that wraps an async one has given: the rest of the task."""
     thread: anyio.CancelScope | None = None
     """What waits for the thread that it runs in."""
 
@@ -71,6 +73,8 @@ class Job(msgspec.Struct, eq=False):
         if self.thread is not None:
             if self.context is not None:
                 self.context._cancel()
+            if self.stop is not None:
+                self.stop()
             self.thread.deadline = anyio.current_time() + THREAD_GRACE
 
 

@@ -14,8 +14,7 @@ from .._core.errors import BrokerError, TaskError
 from .._core.result import Err, Ok, Result
 from .._core.status import NodeStatus, WorkflowStatus
 from .._payload.ids import node_task_id
-from .._task.handle import TaskResult, result_of
-from .._task.options import as_timedelta
+from .._task.handle import FIRST_LOOK, TaskResult, result_of, seconds_of
 from ..abc import News, Step, StoredResult, WorkflowRow
 from .apart import apart
 from .drawing import WorkflowGraph, drawn, drawn_nodes
@@ -56,21 +55,24 @@ class WorkflowHandle(Generic[T]):
         """Wait for the workflow's end, and give the result of its output node; `Ok(None)` when it has none.
 
         Args:
-            timeout: seconds or a timedelta; when it runs out the answer is WAIT_TIMEOUT and the workflow goes on.
+            timeout: as for `TaskHandle.get`; when it runs out the answer is WAIT_TIMEOUT and the workflow goes on.
 
         Returns:
             The output, or `Err` with WORKFLOW_FAILED, SUCCESS_CASE_NOT_MET, WORKFLOW_CANCELLED, WORKFLOW_EXPIRED,
             WORKFLOW_PAUSED (at once), WORKFLOW_NOT_FOUND, WAIT_TIMEOUT, BROKER_ERROR or RESULT_NOT_AVAILABLE.
+
+        Raises:
+            ValueError: `timeout` is negative, or no time at all.
         """
-        span = None if timeout is None else as_timedelta(timeout)
-        if timeout is not None and span is None:
-            raise ValueError("timeout of get() is not a number of seconds")
+        seconds = seconds_of(timeout)
         try:
-            with anyio.move_on_after(None if span is None else max(0.0, span.total_seconds())):
-                row = await self._host.wait_workflow(self.workflow_id)
+            with anyio.move_on_after(None if seconds is None else max(seconds, FIRST_LOOK)):
+                row = await self._host.wait_workflow(self.workflow_id, seconds)
                 return self._missing() if row is None else await outcome_of(self._host, row, self._read)
         except BrokerError as error:
             return Err(TaskError(TaskErrorCode.BROKER_ERROR, error.message))
+        except TimeoutError:
+            pass
         what = f"workflow {self.workflow_id} has not ended in time; it goes on"
         return Err(TaskError(TaskErrorCode.WAIT_TIMEOUT, what))
 

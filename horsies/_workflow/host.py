@@ -34,6 +34,11 @@ class WorkflowHost(Host, Protocol):
         """Where these tasks stand, in any order. Raises: BrokerError."""
         ...
 
-    async def wait_workflow(self, workflow_id: str) -> WorkflowRow | None:
-        """Wait until a workflow has ended, or is paused; None when there is none. Raises: BrokerError."""
+    async def wait_workflow(self, workflow_id: str, timeout: float | None = None) -> WorkflowRow | None:
+        """Wait until a workflow has ended, or is paused; None when there is none.
+
+        Raises:
+            BrokerError: the database could not be asked.
+            TimeoutError: as `wait_finished`.
+        """
         ...

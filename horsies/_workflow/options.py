@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from datetime import UTC
 
 from .._core.config import is_name, is_priority
 from .._core.retry import RetryPolicy
@@ -38,13 +37,7 @@ def _problem_with(one: TaskSendOptions) -> str | None:
         return f"priority {one.priority!r} is not a whole number of 1..100"
     named = [one.queue] if one.queue is not None else []
     known = [one.retry] if isinstance(one.retry, str) and is_name(one.retry) else []
-    problem = problem_with(one, named, known)
-    if problem is None and one.good_until is not None:
-        try:
-            one.good_until.astimezone(UTC)
-        except OverflowError:
-            return "good_until is beyond the calendar once it is in UTC"
-    return problem
+    return problem_with(one, named, known)
 
 
 def storable_retry(retry: RetryPolicy | str | None, report: Report) -> str | Retry | None:

@@ -12,10 +12,12 @@ import anyio.lowlevel
 
 from .._core.codes import TaskSendErrorCode
 from .._core.errors import BrokerError, HorsiesError, TaskSendError
+from .._core.instants import instant
 from .._core.result import Err, Ok
 from .._payload.envelope import sha_of
 from .._payload.ids import is_task_id
 from .._payload.start import WorkflowStartPayload, arguments_sha
+from .._task.host import joined
 from .._task.options import TaskSendOptions, problem_with
 from .._task.sealing import TOO_OLD, is_too_old
 from .._task.send import resend_pauses
@@ -58,9 +60,9 @@ class WorkflowFunction(Generic[P, T]):
 
         See `TaskFunction.using` for what a connection can be, and what becomes of it.
         """
-        return self._with("_connection", connection)
+        return self._with("_connection", joined(connection))
 
-    async def start(self, *args: P.args, **kwargs: P.kwargs) -> Ok[WorkflowHandle[T]] | Err[TaskSendError]:
+    async def start(self, /, *args: P.args, **kwargs: P.kwargs) -> Ok[WorkflowHandle[T]] | Err[TaskSendError]:
         """Build the workflow and start it.
 
         The workflow's function runs on the event loop. Everything that follows is done in a thread if it adds hundreds
@@ -86,8 +88,8 @@ class WorkflowFunction(Generic[P, T]):
             return await _refused(workflow.name, str(error))
         arguments = workflow.signature.lower(args, dict(kwargs))
 
-        def sha(spec: bytes) -> bytes:
-            return arguments_sha(workflow.name, workflow.version, arguments, self._good_until)
+        def sha(spec: bytes, good_until: datetime | None) -> bytes:
+            return arguments_sha(workflow.name, workflow.version, arguments, good_until)
 
         return await _start(self._host, found, workflow_id, self._good_until, self._connection, sha)
 
@@ -112,7 +114,7 @@ async def start(
     host: WorkflowHost, found: WorkflowSpec, workflow_id: str | None, good_until: datetime | None
 ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
     """Start what was built by hand; see `WorkflowFunction.start`. Its content is its spec."""
-    return await _start(host, found, workflow_id, good_until, None, sha_of)
+    return await _start(host, found, workflow_id, good_until, None, lambda spec, _: sha_of(spec))
 
 
 async def retry_start(
@@ -149,7 +151,7 @@ async def _start(
     workflow_id: str | None,
     good_until: datetime | None,
     connection: object | None,
-    sha: Callable[[bytes], bytes],
+    sha: Callable[[bytes, datetime | None], bytes],
 ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
     workflow_id = host.environment.new_id() if workflow_id is None else workflow_id
     if not is_task_id(workflow_id):
@@ -161,12 +163,9 @@ async def _start(
 
     def seal() -> tuple[Spec, bytes, WorkflowStartPayload]:
         spec, data = sealed(resolve(found, host.app, host.retry_policies))
-        now, content = host.environment.clock(), sha(data)
-        return (
-            spec,
-            data,
-            WorkflowStartPayload.seal(workflow_id, content, spec.name, spec.version, data, now, good_until),
-        )
+        now, until = host.environment.clock(), None if good_until is None else instant(good_until)
+        content = sha(data, until)
+        return spec, data, WorkflowStartPayload.seal(workflow_id, content, spec.name, spec.version, data, now, until)
 
     try:
         spec, data, payload = await apart(seal, nodes=nodes)

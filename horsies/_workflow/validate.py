@@ -16,19 +16,19 @@ import msgspec
 
 from .._core.config import NAME_BYTES, is_name
 from .._core.errors import HorsiesError, raise_all
+from .._core.instants import instant, positive_span
 from .._payload.envelope import micros_of
 from .._payload.ids import MOST_NODES
 from .._task.app import Horsies
 from .._task.declare import Task, TaskSettings
 from .._task.node import NodeParts, NodeRef, TaskNode
-from .._task.options import as_timedelta
 from .._task.workflow import Workflow, problems_with_heading
 from .arguments import Report, bind, lowered, problem_of_type, type_of
 from .draft import Draft, SuccessCase, WorkflowSpec
 from .fits import fits, shown
 from .graph import cycles_in
 from .options import good_options, storable_retry
-from .spec import LONGEST_TIMEOUT, NodeSpec, Reference, Spec
+from .spec import NodeSpec, Reference, Spec
 
 _ADD_FIRST = "pass what wf.task(...) of this builder returned"
 _BASE = NAME_BYTES - 25
@@ -328,10 +328,8 @@ def _node_spec(
     if parts.kind == "workflow" and any(option is not None for option in given):
         what = "a subworkflow has no timeout, retry or priority of its own"
         report("HRS-023", what, "give it to the nodes inside; good_until() is the deadline of all of it")
-    span = settings.timeout if options.timeout is None else as_timedelta(options.timeout)
+    span = settings.timeout if options.timeout is None else positive_span(options.timeout)
     timeout = None if span is None else span // timedelta(microseconds=1)
-    if timeout is not None and timeout > LONGEST_TIMEOUT:
-        report("HRS-023", "timeout is too long to be stored", "leave it out for none")
     return NodeSpec(
         node_id=node_id,
         task_name=parts.task.name,
@@ -343,7 +341,7 @@ def _node_spec(
         join=0 if parts.join is None else parts.join.quorum,
         allow_failed_deps=parts.allow_failed_deps,
         cancel_losers=parts.join is not None and parts.join.cancel_losers,
-        good_until=None if options.good_until is None else micros_of(options.good_until),
+        good_until=None if options.good_until is None else micros_of(instant(options.good_until)),
         timeout=timeout,
         retry=storable_retry(options.retry, report),
         kind=parts.kind,

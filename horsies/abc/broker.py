@@ -301,7 +301,8 @@ class Transactional(Protocol):
     def joining(self, connection: Any) -> Producer:
         """A producer that writes through the caller's `connection` and neither commits nor rolls back.
 
-        Its calls are shielded from cancellation and bounded to a few seconds.
+        Its calls are shielded from cancellation and bounded to a few seconds. They raise ValueError as well, when
+        they find that `connection` leads to another database than the broker's.
 
         Raises:
             ValueError: `connection` is none that this broker can join, and what would be.

@@ -11,9 +11,20 @@ from uuid import UUID
 import anyio
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from horsies import AppConfig, Horsies, Runtime
-from horsies.abc import BrokerError, Consumer, EnqueueOutcome, Finish, Producer, Start, StartOutcome, TaskStatus
+from horsies.abc import (
+    BrokerError,
+    Consumer,
+    EnqueueOutcome,
+    Finish,
+    Producer,
+    Start,
+    StartOutcome,
+    TaskStatus,
+    Transactional,
+)
 from horsies.plugins.postgres.maintenance import PostgresMaintenance
 from horsies.testing._conformance.stage import done
 from horsies.testing.broker import T0, Stage, at, new_task
@@ -282,3 +293,22 @@ async def test_only_a_claim_that_starts_tasks_waits_for_the_disk(config: AppConf
                 assert len((await worker.claim(1, startable=startable, now=at(1))).tasks) == 1
             rows = connection.execute(f"SELECT waits FROM {config.schema}.seen ORDER BY n".encode()).fetchall()
             assert rows == [("off",), ("on",), ("off",)]
+
+
+async def test_a_producer_joins_no_transaction_of_another_database(stage: Stage, config: AppConfig) -> None:
+    """It has the same tables under the same names, so that the rows would go there."""
+    name = f"{config.schema}_elsewhere"
+    parts = {**conninfo_to_dict(config.url), "dbname": name}
+    broker = stage.broker
+    assert isinstance(broker, Transactional)
+    with psycopg.connect(config.url, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}".encode())
+        try:
+            with psycopg.connect(**parts) as elsewhere, psycopg.connect(config.url) as here:  # type: ignore[arg-type]
+                with pytest.raises(ValueError, match="another server or database"):
+                    await broker.joining(elsewhere).enqueue([new_task(1)])
+                assert elsewhere.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+                (answer,) = await broker.joining(here).enqueue([new_task(1)])
+                assert answer.outcome is EnqueueOutcome.INSERTED
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

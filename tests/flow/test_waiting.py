@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import psycopg
@@ -13,8 +14,10 @@ import pytest
 
 from horsies import (
     AppConfig,
+    BrokerError,
     Err,
     Horsies,
+    NodeRef,
     Ok,
     QueueConfig,
     RecoveryConfig,
@@ -24,6 +27,8 @@ from horsies import (
     TaskHandle,
     TaskSendOptions,
     WorkerConfig,
+    WorkflowBuilder,
+    blocking,
 )
 
 from .conftest import Bench
@@ -203,3 +208,77 @@ async def test_the_callers_own_scope_ends_a_wait(bench: Bench) -> None:
             await handle.get()
         assert scope.cancelled_caught
         assert rt._waiters._waiting == {}
+
+
+async def test_get_without_time_gives_the_result_of_what_has_ended(bench: Bench) -> None:
+    app = bench.app
+
+    @app.workflow("sum")
+    def total(wf: WorkflowBuilder) -> NodeRef[int]:
+        return wf.task(bench.add.node(1, 2))
+
+    async with Runtime(app) as rt:
+        sent = (await bench.add.handle(rt).send(1, 2)).unwrap()
+        run = (await total.handle(rt).start()).unwrap()
+        later = (await bench.add.handle(rt).schedule(60, 1, 2)).unwrap()
+        await rt.run_worker(WorkerConfig(until_idle=True))
+        for timeout in (0, 0.0, 1e-9, timedelta(0)):
+            # New handles, because one that has its result asks nobody.
+            assert await rt.handle(sent.task_id).get(timeout) == Ok(3)
+            assert await rt.workflow(run.workflow_id).get(timeout) == Ok(3)
+            assert (await later.get(timeout)).unwrap_err().code == "WAIT_TIMEOUT"
+            assert (await rt.handle(str(uuid4())).get(timeout)).unwrap_err().code == "TASK_NOT_FOUND"
+            assert (await rt.workflow(str(uuid4())).get(timeout)).unwrap_err().code == "WORKFLOW_NOT_FOUND"
+        handles = [rt.handle(sent.task_id) for _ in range(3)]
+        async with rt.as_completed(handles) as done:
+            assert [await handle.get(0) async for handle in done] == [Ok(3)] * 3
+
+
+async def test_many_that_get_without_time_are_each_answered(bench: Bench) -> None:
+    answers: list[Any] = []
+    async with Runtime(bench.app) as rt:
+        handle = (await bench.add.handle(rt).send(1, 2)).unwrap()
+        await rt.run_worker(WorkerConfig(until_idle=True))
+
+        async def get() -> None:
+            answers.append(await rt.handle(handle.task_id).get(timeout=0))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(100):
+                group.start_soon(get)
+    assert answers == [Ok(3)] * 100
+
+
+async def test_a_timeout_that_is_no_time_is_refused(bench: Bench) -> None:
+    async with Runtime(bench.app) as rt:
+        handle, run = rt.handle(str(uuid4())), rt.workflow(str(uuid4()))
+        for timeout in (-1, timedelta.min, float("nan"), True, "1"):
+            with pytest.raises(ValueError, match=r"timeout of get\(\) is "):
+                await handle.get(timeout=timeout)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match=r"timeout of get\(\) is "):
+                await run.get(timeout=timeout)  # type: ignore[arg-type]
+        for timeout in (float("inf"), 1e300, timedelta.max):
+            assert (await handle.get(timeout=timeout)).unwrap_err().code == "TASK_NOT_FOUND"
+
+
+async def test_get_without_time_is_bounded_while_the_database_is_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("horsies._task.handle.FIRST_LOOK", 0.05)
+    async with Runtime(bench.app) as rt:
+
+        async def away(task_ids: Any) -> Any:
+            raise BrokerError("away", retryable=True)
+
+        monkeypatch.setattr(rt.broker.reader, "results", away)
+        with anyio.fail_after(QUICKLY):
+            assert (await rt.handle(str(uuid4())).get(timeout=0)).unwrap_err().code == "WAIT_TIMEOUT"
+
+
+def test_a_blocking_get_without_time_gives_the_result_of_what_has_ended(bench: Bench) -> None:
+    with blocking(bench.app) as rt:
+        sent = bench.add.handle(rt).send(1, 2).unwrap()
+        rt.run_worker(WorkerConfig(until_idle=True))
+        assert rt.handle(sent.task_id).get(timeout=0) == Ok(3)
+        with pytest.raises(ValueError, match="negative"):
+            sent.get(timeout=-1)

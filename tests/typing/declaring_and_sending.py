@@ -44,6 +44,11 @@ async def with_context(ctx: TaskContext, path: str) -> TaskResult[float]:
     return Ok(1.0) if path else Err(TaskError("EMPTY"))
 
 
+@task("named_like_ours")
+async def named_like_ours(self: int, delay: str, timeout: int = 0) -> int:
+    return self + len(delay) + timeout
+
+
 async def registered(app: Horsies) -> None:
     @app.task("union")
     def union(n: int) -> Ok[str] | Err[TaskError]:
@@ -67,6 +72,11 @@ async def sent(rt: Runtime) -> None:
     assert_type(await bare.send("text"), Ok[TaskHandle[bytes]] | Err[TaskSendError])
     assert_type(await with_context.send("a path"), Ok[TaskHandle[float]] | Err[TaskSendError])
 
+    ours = named_like_ours.handle(rt)
+    assert_type(await ours.send(self=1, delay="a"), Ok[TaskHandle[int]] | Err[TaskSendError])
+    assert_type(await ours.schedule(5, self=1, delay="a", timeout=2), Ok[TaskHandle[int]] | Err[TaskSendError])
+    assert_type(await named_like_ours.schedule(5, 1, delay="a"), Ok[TaskHandle[int]] | Err[TaskSendError])
+
     handle = sending.unwrap()
     assert_type(handle, TaskHandle[int])
     match await handle.get(timeout=1):
@@ -83,6 +93,7 @@ async def sent(rt: Runtime) -> None:
 
 def sent_from_a_thread(rt: BlockingRuntime) -> None:
     assert_type(add.handle(rt).send(1).unwrap().get().unwrap(), int)
+    assert_type(named_like_ours.handle(rt).schedule(5, self=1, delay="a").unwrap().get().unwrap(), int)
 
 
 async def refused(rt: Runtime) -> None:
@@ -90,4 +101,5 @@ async def refused(rt: Runtime) -> None:
     await add.handle(rt).send(1, 2, 3)  # type: ignore[call-arg]
     await add.handle(rt).schedule("soon", 1)  # type: ignore[arg-type]
     await with_context.handle(rt).send()  # type: ignore[call-arg]
+    await named_like_ours.handle(rt).schedule(5, self="1", delay="a")  # type: ignore[arg-type]
     task("nowhere", run_in="fibre")  # type: ignore[call-overload]

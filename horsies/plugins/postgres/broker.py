@@ -30,6 +30,7 @@ from .connection import AnyioConnection, connect
 from .consumer import PostgresConsumer
 from .control import PostgresControl
 from .failures import broker_error, is_about_notices, translated
+from .home import Home
 from .joining import JoiningProducer
 from .listener import Listening, warn_of_polling
 from .maintenance import PostgresMaintenance
@@ -72,10 +73,11 @@ class PostgresBroker:
         self._target = target
         self._listening = Listening(config, reaches=way.reaches)
         self._borrowing = Borrowing(pool.connection, notices, float(config.resilience.statement_timeout))
+        self._home = Home(self._borrowing.fetch, self._sql, schema=config.schema, shown=describe(config.url))
         self.reader: Reader = PostgresReader(self._borrowing.fetch, results.fetch, self._sql)
         self.control: Control = PostgresControl(self._borrowing.fetch, self._sql)
         self.schedules: Schedules = PostgresSchedules(self._borrowing, self._sql)
-        self.workflows: Workflows = PostgresWorkflows(self._borrowing, advances, self._sql)
+        self.workflows: Workflows = PostgresWorkflows(self._borrowing, advances, self._sql, self._home)
 
     @asynccontextmanager
     async def producer(self, *, lock_wait: float | None = None) -> AsyncIterator[Producer]:
@@ -125,6 +127,7 @@ class PostgresBroker:
                 with translated("open a transaction"):
                     connection = await stack.enter_async_context(self._pool.connection())
                     await stack.enter_async_context(connection.transaction())
+                self._home.add(connection)
                 yield connection
         except psycopg.Error as error:
             if is_about_notices(error):
@@ -133,7 +136,7 @@ class PostgresBroker:
 
     def joining(self, connection: Any) -> Producer:
         """See `horsies.abc.Transactional.joining`."""
-        return JoiningProducer(connection, self._sql, self._notices)
+        return JoiningProducer(connection, self._sql, self._notices, self._home)
 
     async def check(self) -> str:
         """See `horsies.abc.Broker.check`."""

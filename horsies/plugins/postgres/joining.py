@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -26,7 +27,9 @@ from psycopg.rows import tuple_row
 
 from horsies.abc import BrokerError, Enqueued, NewTask
 
+from .connection import AnyioConnection
 from .failures import translated
+from .home import Home
 from .notices import Notices
 from .producer import PostgresProducer
 from .session import Row
@@ -42,8 +45,8 @@ Connection: TypeAlias = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 class JoiningProducer:
     """Inserts through `connection`. Raises: ValueError, there is nothing to join."""
 
-    def __init__(self, connection: Any, sql: Mapping[str, str], notices: Notices) -> None:
-        self._joined = Joined(connection, notices)
+    def __init__(self, connection: Any, sql: Mapping[str, str], notices: Notices, home: Home) -> None:
+        self._joined = Joined(connection, notices, home)
         self._producer = PostgresProducer(self._joined.fetch, sql)
 
     async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
@@ -61,22 +64,34 @@ class Joined:
         ValueError: there is nothing to join.
     """
 
-    def __init__(self, connection: Any, notices: Notices) -> None:
+    def __init__(self, connection: Any, notices: Notices, home: Home) -> None:
         self._notices = notices
         self._connection: Connection = _joinable(connection)
+        self._home = home
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """What `work` gives, which runs its statements by `fetch`. Raises: BrokerError."""
-        answer: T | BrokerError
+        """What `work` gives, which runs its statements by `fetch`.
+
+        Raises:
+            BrokerError: it failed.
+            ValueError: the connection leads elsewhere, or cannot be used here.
+        """
+        if not self._home.has(self._connection):
+            place = await self._bounded(partial(self._home.ask, self.fetch))
+            await self._home.require(self._connection, place)
+        return await self._bounded(work)
+
+    async def _bounded(self, work: Callable[[], Awaitable[T]]) -> T:
+        answer: T | BrokerError | ValueError
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._stop_when_late)
                 try:
                     answer = await work()
-                except BrokerError as error:
+                except (BrokerError, ValueError) as error:
                     answer = error
                 group.cancel_scope.cancel()
-        if isinstance(answer, BrokerError):
+        if isinstance(answer, (BrokerError, ValueError)):
             raise answer
         return answer
 
@@ -118,14 +133,24 @@ def _fetch_sync(connection: psycopg.Connection[Any], query: str, parameters: Map
 def _joinable(connection: Any) -> Connection:
     if not isinstance(connection, (psycopg.Connection, psycopg.AsyncConnection)):
         raise ValueError(
-            f"using() got a {type(connection).__name__}, not a psycopg connection; "
+            f"using() got a {type(connection).__name__}, not a psycopg connection with an open transaction; "
             "SQLAlchemy holds one in connection.connection.driver_connection"
         )
     if connection.closed:
         raise ValueError("using() got a connection that is closed")
+    if isinstance(connection, psycopg.AsyncConnection) and not isinstance(connection, AnyioConnection) and _is_trio():
+        raise ValueError(
+            "using() got an async connection of psycopg's own, which works on asyncio only; "
+            "take one of Runtime.transaction(), or a sync one"
+        )
     if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
         raise ValueError(
             "using() got a connection in autocommit mode without an open transaction: send inside "
             "`with connection.transaction()`"
         )
     return connection
+
+
+def _is_trio() -> bool:
+    token = anyio.lowlevel.current_token().native_token
+    return type(token).__module__.partition(".")[0] == "trio"

@@ -91,7 +91,9 @@ class Borrowing:
                         async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
                             query = self.notices.said(query)
                             given = encode_arrays(query, parameters)
-                            cursor = await connection.execute(query, given, prepare=False, binary=True)
+                            cursor = connection.cursor(binary=True)
+                            register_bounded_instants(cursor.adapters)
+                            await cursor.execute(query, given, prepare=False)
                             return await cursor.fetchall() if cursor.description else []
 
                         yield fetch

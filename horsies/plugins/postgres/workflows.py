@@ -22,6 +22,7 @@ from horsies.abc import (
 )
 
 from .advancing import advance_locked, begin, deciding, slices, workflow_row
+from .home import Home
 from .joining import Joined
 from .producer import is_id
 from .session import Fetch, Session, in_utc
@@ -37,11 +38,13 @@ class PostgresWorkflows:
     Args:
         borrowing: also for starts, and for advances while there is another one.
         session: for one advance at a time, prepared.
+        home: where the tables are.
     """
 
-    def __init__(self, borrowing: Borrowing, session: Session, sql: Mapping[str, str]) -> None:
+    def __init__(self, borrowing: Borrowing, session: Session, sql: Mapping[str, str], home: Home) -> None:
         self._borrowing = borrowing
         self._fetch = borrowing.fetch
+        self._home = home
         self._session = session
         self._sql = sql
 
@@ -52,7 +55,7 @@ class PostgresWorkflows:
         if not is_id(new.workflow_id):
             raise BrokerError("start a workflow: its id is not a UUID in lower-case canonical form")
         if connection is not None:
-            joined = Joined(connection, self._borrowing.notices)
+            joined = Joined(connection, self._borrowing.notices, self._home)
             return await joined.run(partial(self._start, new, now, joined.fetch))
         start = partial(self._start, new, now)
         return await self._borrowing.transact("start a workflow", start, lock_wait=LOCK_WAIT)

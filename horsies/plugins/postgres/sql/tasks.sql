@@ -55,6 +55,15 @@ LEFT JOIN {schema}.tasks AS present ON present.id = given.id
 LEFT JOIN {schema}.tasks AS holder ON holder.phase < 3 AND holder.unique_key IS NOT NULL
     AND holder.task_name = given.task_name AND holder.unique_key = given.unique_key
 
+-- name: place
+-- Where the tables are: the database and the table by their numbers, and the server by the instant it started. The
+-- catalogue answers without privileges on the schema, and where there is no such table.
+SELECT concat_ws('/', base.oid, found.oid, extract(epoch FROM pg_postmaster_start_time()))
+FROM pg_database AS base
+LEFT JOIN pg_namespace AS space ON space.nspname = %(schema)s::text
+LEFT JOIN pg_class AS found ON found.relnamespace = space.oid AND found.relname = 'tasks'
+WHERE base.datname = current_database()
+
 -- name: promote
 -- Delayed -> ready for what has fallen due, and the seconds to the next one. It does not wait for the disk, as `claim`.
 WITH clock AS MATERIALIZED (

@@ -27,6 +27,7 @@ TESTS = (
     "tests/plugins/test_postgres_floors.py",
     "tests/plugins/test_postgres_schedules.py",
     "tests/plugins/test_postgres_workflows.py",
+    "tests/flow/test_bad_rows.py",
 )
 
 
@@ -93,7 +94,7 @@ def first_failure(broker: str, mutation: Mutation | None = None) -> str | None:
         which = (
             "trio and (postgresql or test_postgres)"
             if broker == "postgres"
-            else "(trio and sqlite-memory) or test_sqlite"
+            else "(trio and sqlite-memory) or test_sqlite or (trio and sqlite and test_bad_rows)"
         )
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS, "-k", which],

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from .._core.codes import TaskErrorCode
+from .._core.codes import TaskErrorCode, is_user_code
 from .._core.errors import TaskError
 from .._core.outcome import Ending, decide, decide_interrupted, patience_with_unknown, retry_after_crash
 from .._core.result import Err, Ok
@@ -23,6 +23,7 @@ from .._task.context import TaskContext
 from .._task.declare import Task
 from .._task.host import Host
 from ..abc import ClaimedTask, Finish, GiveBack
+from .causes import cause_of
 from .host import WorkerHost
 
 logger = logging.getLogger("horsies.worker")
@@ -127,12 +128,24 @@ def refused(claimed: ClaimedTask, code: TaskErrorCode, message: str) -> Finish:
 
 def conclude(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:
     """The row to write for `result`, and the error in it if there is one."""
-    envelope, lease = job.envelope, job.claimed.lease
     try:
-        data = _encoded(host.serializers, job, result)
+        return _concluded(host, job, result)
     except CodecError as error:
-        result = Err(TaskError(TaskErrorCode.RETURN_TYPE_MISMATCH, f"task {job.task.name!r}: {error}"))
-        data = _encoded(host.serializers, job, result)
+        refusal = TaskError(TaskErrorCode.RETURN_TYPE_MISMATCH, f"task {job.task.name!r}: {error}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the classes of a value, or of an error, may raise anything where they are read
+        cause = cause_of(error)
+        why = f"task {job.task.name!r}: what it ended with cannot be read: {cause.type}"
+        refusal = TaskError.caused_by(TaskErrorCode.RETURN_TYPE_MISMATCH, why, cause)
+    return _concluded(host, job, Err(refusal))
+
+
+def _concluded(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:
+    """As `conclude`. Raises: CodecError: the result cannot be written. BaseException: its classes raise it."""
+    envelope, lease = job.envelope, job.claimed.lease
+    code = _code_of(result.error) if isinstance(result, Err) else None
+    data = _encoded(host.serializers, job, result)
     try:
         ending = decide(
             result,
@@ -141,14 +154,25 @@ def conclude(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Fi
             retries=job.claimed.retries,
             random=host.environment.random,
         )
-    except Exception:  # a policy of a plugin may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a policy of a plugin may raise anything
         logger.exception("the retry policy of task %r failed; the task is not retried", envelope.task_name)
         ending = Ending(TaskStatus.FAILED)
-    code = result.error.code if isinstance(result, Err) else None
     return (
         Finish(lease, ending.status, data, code, ending.retry_in, workflow_id=job.workflow_id),
         result if isinstance(result, Err) else None,
     )
+
+
+def _code_of(error: TaskError) -> str:
+    """Raises: CodecError: a class of the user's own gives `error` another code than an error may have."""
+    code = error.code
+    if isinstance(code, TaskErrorCode):
+        return code
+    if isinstance(code, str) and is_user_code(exact := str.__str__(code)):
+        return exact
+    raise CodecError(f"the code of its {type(error).__name__} is not upper snake case")
 
 
 def conclude_interrupted(job: Job) -> Finish:

@@ -25,7 +25,8 @@ from .._core.errors import HorsiesError, TaskError
 from .._core.result import Err, Ok
 from .._task.declare import Task
 from .._task.place import Address
-from .calling import as_result, cause_of, unhandled
+from .calling import as_result
+from .causes import cause_of, unhandled
 
 HEAD = 8
 """Bytes before each message that hold its length."""

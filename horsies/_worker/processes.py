@@ -27,7 +27,8 @@ from .._core.errors import TaskError
 from .._core.result import Err, Ok
 from .._task.declare import Task
 from .._task.place import address_of
-from .calling import cancelled, cause_of, timed_out
+from .calling import cancelled, timed_out
+from .causes import cause_of
 from .job import Job
 from .process import HEAD, MAIN_ALIAS, Answer, Call, Load, Main, framed
 

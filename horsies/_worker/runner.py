@@ -194,7 +194,7 @@ class Runner:
         end, error = conclude(self._host, job, result)
         self._count(job, end.status)
         if error is not None:
-            self.log_failure(job.claimed, error.error.code, attempt=job.claimed.attempt + 1)
+            self.log_failure(job.claimed, str(end.error_code), attempt=job.claimed.attempt + 1)
         self._finisher.add_nowait(end)
 
     def _leave(self, job: Job) -> None:

@@ -6,6 +6,7 @@ Where it runs is decided before: in the nursery, or in a thread. `process` calls
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -37,7 +38,7 @@ async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
 
     Only cancellation of the worker leaves this call, and KeyboardInterrupt.
     """
-    timeout = job.envelope.timeout
+    timeout, pid = job.envelope.timeout, os.getpid()
     try:
         if timeout is None:  # a scope costs what ten function calls do
             return await _call_async(job)
@@ -47,18 +48,22 @@ async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
     except TaskError as error:
         return Err(error)
     except Exception as error:
+        end_fork(pid, error)
         return unhandled(error)
     except GeneratorExit as error:
         if _is_closed():
             raise
         return unhandled(error)
     except BaseException as error:
+        end_fork(pid, error)
         own = _own_part(error)
         if own is not None and not _has(own, KeyboardInterrupt):
             return unhandled(own)
         if own is not None or not job.is_cancelled:
             raise
         return cancelled()
+    finally:
+        end_fork(pid)
 
 
 def _is_closed() -> bool:
@@ -113,6 +118,7 @@ def timed_out(job: Job) -> Err[TaskError]:
 
 def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
     """Call a sync task; None when it stopped because its context told it to."""
+    pid = os.getpid()
     try:
         if job.context is None:
             return as_result(job.task.fn(*job.args, **job.kwargs))
@@ -124,7 +130,22 @@ def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # nobody can cancel it here, so all of it is its own
+        end_fork(pid, error)
         return unhandled(error)
+    finally:
+        end_fork(pid)
+
+
+def end_fork(pid: int, error: BaseException | None = None) -> None:
+    """End a process that user code forked and that comes back from it: the rest is the business of process `pid`.
+
+    It would run other tasks a second time, and write to the connections of the worker.
+    """
+    if pid != os.getpid():
+        os.write(2, b"horsies: a process that a task forked came back from the task, and ends here\n")
+        if isinstance(error, SystemExit):
+            error = None if error.code in (None, 0) else error
+        os._exit(0 if error is None else 1)
 
 
 async def run_sync(

@@ -13,6 +13,7 @@ from typing import Any
 from .._core.codes import TaskErrorCode
 from .._core.errors import ErrorCause, TaskError
 from .._core.result import Err
+from .._payload.codec import CodecError
 
 MOST = 100
 """The largest number of exceptions, causes and members of groups together, that a traceback shows."""
@@ -38,6 +39,15 @@ def unhandled(error: BaseException) -> Err[TaskError]:
     name, cause = _of_class["__name__"].__get__(type(error)), cause_of(error)
     message = f"{name}: {cause.message}" if cause.message else name
     return Err(TaskError.caused_by(TaskErrorCode.UNHANDLED_ERROR, message, cause))
+
+
+def unreadable(task: str, error: BaseException) -> Err[TaskError]:
+    """RETURN_TYPE_MISMATCH: what `task` ended with cannot be written, because of `error`."""
+    if issubclass(type(error), CodecError):
+        return Err(TaskError(TaskErrorCode.RETURN_TYPE_MISMATCH, f"task {task!r}: {error}"))
+    cause = cause_of(error)
+    why = f"task {task!r}: what it ended with cannot be read: {cause.type}"
+    return Err(TaskError.caused_by(TaskErrorCode.RETURN_TYPE_MISMATCH, why, cause))
 
 
 def members_of(error: BaseException) -> tuple[BaseException, ...]:

@@ -9,21 +9,20 @@ from typing import Any
 import anyio
 import msgspec
 
-from .._core.codes import TaskErrorCode, is_user_code
+from .._core.codes import TaskErrorCode
 from .._core.errors import TaskError
 from .._core.outcome import Ending, decide, decide_interrupted, patience_with_unknown, retry_after_crash
 from .._core.result import Err, Ok
 from .._core.retry import SupportsDelay
 from .._core.status import TaskStatus
-from .._payload.codec import CodecError
 from .._payload.envelope import Envelope, decode, sha_of
-from .._payload.result import encode_result
+from .._payload.result import code_of, encode_result
 from .._payload.signature import ArgumentError, CorruptError
 from .._task.context import TaskContext
 from .._task.declare import Task
 from .._task.host import Host
 from ..abc import ClaimedTask, Finish, GiveBack
-from .causes import cause_of
+from .causes import unreadable
 from .host import WorkerHost
 
 logger = logging.getLogger("horsies.worker")
@@ -47,6 +46,8 @@ class Job(msgspec.Struct, eq=False):
     is_cancelled: bool = False
     is_reported: bool = False
     """Its end is with the finisher."""
+    is_lowered: bool = False
+    """Its result has been made plain builtins of, in the process that it ran in."""
     stop: Callable[[], object] | None = None
     """Cancels it where it waits; None where it does not wait yet, or never does."""
     not_before: float = 0.0
@@ -130,21 +131,16 @@ def conclude(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Fi
     """The row to write for `result`, and the error in it if there is one."""
     try:
         return _concluded(host, job, result)
-    except CodecError as error:
-        refusal = TaskError(TaskErrorCode.RETURN_TYPE_MISMATCH, f"task {job.task.name!r}: {error}")
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the classes of a value, or of an error, may raise anything where they are read
-        cause = cause_of(error)
-        why = f"task {job.task.name!r}: what it ended with cannot be read: {cause.type}"
-        refusal = TaskError.caused_by(TaskErrorCode.RETURN_TYPE_MISMATCH, why, cause)
-    return _concluded(host, job, Err(refusal))
+        return _concluded(host, job, unreadable(job.task.name, error))
 
 
 def _concluded(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:
     """As `conclude`. Raises: CodecError: the result cannot be written. BaseException: its classes raise it."""
     envelope, lease = job.envelope, job.claimed.lease
-    code = _code_of(result.error) if isinstance(result, Err) else None
+    code = code_of(result.error) if isinstance(result, Err) else None
     data = _encoded(host.serializers, job, result)
     try:
         ending = decide(
@@ -165,16 +161,6 @@ def _concluded(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[
     )
 
 
-def _code_of(error: TaskError) -> str:
-    """Raises: CodecError: a class of the user's own gives `error` another code than an error may have."""
-    code = error.code
-    if isinstance(code, TaskErrorCode):
-        return code
-    if isinstance(code, str) and is_user_code(exact := str.__str__(code)):
-        return exact
-    raise CodecError(f"the code of its {type(error).__name__} is not upper snake case")
-
-
 def conclude_interrupted(job: Job) -> Finish:
     """The row to write for a task whose worker stops before user code has ended."""
     ending = decide_interrupted(policy=job.policy, retry_for=job.task.settings.retry_for)
@@ -187,4 +173,5 @@ def conclude_interrupted(job: Job) -> Finish:
 
 def _encoded(serializers: Mapping[str, Any], job: Job, result: Ok[Any] | Err[TaskError]) -> bytes:
     tag = job.envelope.serializer
-    return encode_result(result, job.task.signature.return_codec, tag, serializers[tag])
+    codec = None if job.is_lowered else job.task.signature.return_codec
+    return encode_result(result, codec, tag, serializers[tag])

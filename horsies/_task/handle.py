@@ -92,6 +92,7 @@ class TaskHandle(Generic[T]):
             The task's own result, which is remembered; or `Err` with TASK_EXPIRED, TASK_CANCELLED, TASK_NOT_FOUND,
             WAIT_TIMEOUT, BROKER_ERROR or RESULT_DESERIALIZATION_ERROR.
         """
+        self._host.refuse_in_fork()
         if self._result is not None:
             await anyio.lowlevel.checkpoint()
             return self._result

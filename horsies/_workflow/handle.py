@@ -63,6 +63,7 @@ class WorkflowHandle(Generic[T]):
             The output, or `Err` with WORKFLOW_FAILED, SUCCESS_CASE_NOT_MET, WORKFLOW_CANCELLED, WORKFLOW_EXPIRED,
             WORKFLOW_PAUSED (at once), WORKFLOW_NOT_FOUND, WAIT_TIMEOUT, BROKER_ERROR or RESULT_NOT_AVAILABLE.
         """
+        self._host.refuse_in_fork()
         span = None if timeout is None else as_timedelta(timeout)
         if timeout is not None and span is None:
             raise ValueError("timeout of get() is not a number of seconds")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from horsies import Horsies, Runtime, Worker, WorkerConfig
 from .health import Health, health_of, serving
 from .locate import load_app
 from .logs import Log, configure
+from .stopping import stopping_signals
 
 logger = logging.getLogger("horsies.worker")
 
@@ -99,7 +99,7 @@ class _Process:
         logger.info("worker %s %s", worker_id, doing, extra={"worker_id": worker_id})
 
     async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with stopping_signals() as signals:
             task_status.started()
             async for _ in signals:
                 self._stop()

@@ -177,6 +177,7 @@ async def _time_out(job: Job, seconds: float, report: Callable[[Err[TaskError]],
     await anyio.sleep(seconds)
     if job.context is not None:
         job.context._cancel()
+    job.is_late = not job.is_reported
     report(timed_out(job))
 
 

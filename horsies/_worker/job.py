@@ -46,6 +46,8 @@ class Job(msgspec.Struct, eq=False):
     is_cancelled: bool = False
     is_reported: bool = False
     """Its end is with the finisher."""
+    is_late: bool = False
+    """Its user code went on when its end was reported, and keeps its slot."""
     is_lowered: bool = False
     """Its result has been made plain builtins of, in the process that it ran in."""
     stop: Callable[[], object] | None = None

@@ -30,12 +30,14 @@ from .._core.status import TaskStatus
 from .._task.context import ContextLogger
 from .._task.declare import Task
 from .._task.nursery import open_nursery
+from .._task.place import Place
 from ..abc import Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
 from .claims import DOUBT_POLL, Claims, Room
 from .finisher import Finisher
 from .host import WorkerHost
 from .job import Job, conclude_interrupted, prepare
 from .pace import PATIENCE, Pace, begin_batch
+from .places import Places
 from .runner import Runner
 
 PROMOTE_BATCH = 500
@@ -100,7 +102,9 @@ class Pump:
         capped = host.app.config.cluster_wide_cap is not None or any(
             queue.max_concurrency is not None for queue in host.app.config.queues if queue.name in self._queues
         )
-        self._pace = Pace(0 if capped else config.concurrency, self.last_beat)
+        ahead = 0 if capped else config.concurrency
+        self._pace = Pace(ahead, self.last_beat)
+        self._places = Places(runner.free, config.concurrency, host.app.tasks.values(), ahead, self.last_beat)
 
     @property
     def ready(self) -> int:
@@ -110,6 +114,11 @@ class Pump:
     @property
     def running(self) -> int:
         return len(self._runner.jobs)
+
+    @property
+    def held(self) -> dict[str, list[str]]:
+        """Names of tasks by place, if they hold all slots of the place although their end has been reported."""
+        return {place.value: list(names) for place, names in self._runner.held.items()}
 
     def stop_nowait(self) -> None:
         """Claim nothing more; `run` returns once what it is doing is done."""
@@ -232,6 +241,27 @@ class Pump:
 
     def _room(self) -> Room:
         """What may be claimed now."""
+        room = self._room_in_all()
+        if room.tasks <= 0 or not self._places:
+            return room
+        tasks, without, more = self._places.bounded(
+            room.tasks,
+            self._runner.free,
+            self._waiting(),
+            was_full=self._claims.full,
+            rests_until=self._claims.rests_until,
+            now=anyio.current_time(),
+        )
+        return room._replace(tasks=tasks, without=without, more=more)
+
+    def _waiting(self) -> Counter[Place]:
+        """How many tasks of each place are here and have not begun."""
+        tasks = [job.task for job in (*self._early, *self._ready, *self._starting)]
+        tasks += [task for name in self._claims.names if (task := self._host.app.tasks.get(name)) is not None]
+        return Counter(task.place for task in tasks)
+
+    def _room_in_all(self) -> Room:
+        """What may be claimed now if each task could run in any place."""
         if self.is_stopping or not self.is_alive() or not self._finisher.has_room:
             return Room(0)
         most = CLAIM_BATCH
@@ -252,11 +282,18 @@ class Pump:
         return len(self._runner.jobs) + self.ready - self._config.concurrency
 
     async def _give_back_excess(self) -> None:
-        """Give back what was claimed ahead and turns out to stand behind slow tasks."""
+        """Give back what was claimed ahead and turns out to stand behind slow tasks, or has no slot in its place."""
         excess = self._excess()
         if excess > 0 and anyio.current_time() - self._last_start >= PATIENCE:
             self._last_start = anyio.current_time()
             leases = [job.claimed.lease for job in list(self._ready)[-excess:]]
+            gifts = {lease: GiveBack(lease) for lease in leases if lease not in self._unsure}
+            await self._give_back(list(gifts.values()))
+            self._ready = deque(job for job in self._ready if job.claimed.lease not in gifts)
+        if not self._places:
+            return
+        for place, over in self._places.excess(self._runner.free, self._waiting(), anyio.current_time()).items():
+            leases = [job.claimed.lease for job in self._ready if job.task.place is place][-over:]
             gifts = {lease: GiveBack(lease) for lease in leases if lease not in self._unsure}
             await self._give_back(list(gifts.values()))
             self._ready = deque(job for job in self._ready if job.claimed.lease not in gifts)
@@ -420,6 +457,8 @@ class Pump:
     def _ended(self, job: Job) -> None:
         if job.task.name not in self._startable:
             self._pace.count_end()
+        self._places.count_end(job.task.place)
+        self._claims.hungry = self._claims.hungry or job.task.place in self._places.missed
         self._run_early()
         self._wake_up()
 
@@ -439,6 +478,10 @@ class Pump:
             timeout = min(timeout, max(0.0, self._last_start + PATIENCE - now))
         if self._early:
             timeout = min(timeout, max(0.0, self._early_since + EARLY - now))
+        if self._places:
+            timeout = min(timeout, max(0.0, self._places.next_excess() - now))
+        if self._claims.hungry and self._claims.rests_until > now:
+            timeout = min(timeout, self._claims.rests_until - now)
         for job in self._ready:
             if job.not_before > now:
                 timeout = min(timeout, job.not_before - now)

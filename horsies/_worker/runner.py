@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _COUNTED = {TaskStatus.COMPLETED: "completed", TaskStatus.FAILED: "failed", TaskStatus.PENDING: "retried"}
 
+_SLOTS_OF = {Place.NURSERY: "async tasks", Place.THREAD: "threads", Place.PROCESS: "processes"}
+
 
 class Runner:
     """Runs tasks of one life of a worker.
@@ -50,6 +52,7 @@ class Runner:
     Attributes:
         jobs: what runs now.
         free: slots by place.
+        held: names of tasks by place, if they hold all slots of the place although their end has been reported.
         ended: called when a slot is free, with the job that had it.
         retrying: called when a task will be tried again.
     """
@@ -78,12 +81,15 @@ class Runner:
         self._plain: list[Job] = []
         self._processes = Processes()
         self.jobs: dict[Lease, Job] = {}
+        self._late: dict[Lease, Job] = {}
+        self.held: dict[Place, list[str]] = {}
         self._turns: dict[str, Turns] = {}
-        self.free = {
+        self._slots = {
             Place.NURSERY: config.concurrency,
             Place.THREAD: threads,
             Place.PROCESS: threads if host.environment.inline else os.cpu_count() or 1,
         }
+        self.free = dict(self._slots)
         self.ended: Callable[[Job], None] = lambda _: None
         self.retrying: Callable[[], None] = lambda: None
 
@@ -196,6 +202,9 @@ class Runner:
         if error is not None:
             self.log_failure(job.claimed, str(end.error_code), attempt=job.claimed.attempt + 1)
         self._finisher.add_nowait(end)
+        if job.is_late:
+            self._late[job.claimed.lease] = job
+            self._look_who_holds(job.task.place)
 
     def _leave(self, job: Job) -> None:
         """A started task has ended: its slot is free."""
@@ -203,7 +212,25 @@ class Runner:
             self._finisher.add_nowait(conclude_interrupted(job))
         self.free[job.task.place] += 1
         del self.jobs[job.claimed.lease]
+        if self._late.pop(job.claimed.lease, None) is not None:
+            self._look_who_holds(job.task.place)
         self.ended(job)
+
+    def _look_who_holds(self, place: Place) -> None:
+        """Say so when tasks whose end was reported hold all slots of a place, and when that changes."""
+        late = [job.task.name for job in self._late.values() if job.task.place is place]
+        if len(late) >= self._slots[place]:
+            self.held[place] = late
+            self._log.error(
+                "worker %s: tasks that go on after their timeout hold all %d slots of its %s: %s. It takes no other "
+                "task for them until one ends; a worker that is started anew has free ones",
+                self._worker_id,
+                len(late),
+                _SLOTS_OF[place],
+                ", ".join(sorted(set(late))),
+            )
+        elif self.held.pop(place, None) is not None:
+            self._log.warning("worker %s: a slot of its %s is free again", self._worker_id, _SLOTS_OF[place])
 
     def _abandon(self, job: Job) -> None:
         self._abandoned.append(job.task.name)

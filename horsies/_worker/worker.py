@@ -82,6 +82,14 @@ class Worker:
         return self._draining or self._life.is_retiring
 
     @property
+    def held(self) -> dict[str, list[str]]:
+        """The places, "nursery" or "thread", all of whose slots are held by tasks that go on after their timeout.
+
+        The names of these tasks, by place. The worker runs nothing else there until one of them ends.
+        """
+        return {} if self._life.pump is None else self._life.pump.held
+
+    @property
     def left_behind(self) -> bool:
         """Whether it stopped without having written, or given back, all there was; others will find it."""
         return self._life.left_behind

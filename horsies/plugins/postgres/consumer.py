@@ -54,6 +54,7 @@ class PostgresConsumer:
         self._dead_after = float(dead_after)
         self._caps = caps
         self._starts_by_claims = False
+        self._without: list[str] = []
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
@@ -81,7 +82,14 @@ class PostgresConsumer:
         promoted, next_due_in, _ = rows[0]
         return Promotion(promoted, 0.0 if promoted == limit else next_due_in)
 
-    async def claim(self, limit: int, *, startable: Collection[str] = (), now: datetime | None = None) -> Claim:
+    async def claim(
+        self,
+        limit: int,
+        *,
+        startable: Collection[str] = (),
+        without: Collection[str] = (),
+        now: datetime | None = None,
+    ) -> Claim:
         """See `horsies.abc.Consumer.claim`.
 
         A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
@@ -90,7 +98,9 @@ class PostgresConsumer:
         """
         if startable:
             self._starts_by_claims = True
-        if self._floors.hold:
+        before, self._without = self._without, list(without)
+        # Tasks that the last claim passed over may stand before the floors.
+        if self._floors.hold and set(before) <= set(without):
             claim = await self._take(limit, startable, now)
             if claim.tasks or claim.expired:
                 return claim
@@ -199,6 +209,7 @@ class PostgresConsumer:
                 "cluster_cap": self._caps.cluster,
                 "step_over": step_over,
                 "startable": startable,
+                "without": self._without,
                 # A claim that a crash undid could be made again under its number, and started this time.
                 "relaxed": not self._starts_by_claims,
                 "now": now,

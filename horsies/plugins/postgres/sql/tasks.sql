@@ -92,6 +92,7 @@ FROM clock CROSS JOIN (
 -- `share` counts how many of the best rows each queue holds, locking none; then so many are locked in each queue. So a
 -- claim locks no more rows than it takes, and claimers that meet share out what there is instead of waiting. Where one
 -- queue is `alone`, and no cap is over all, nothing need be counted.
+-- Tasks named in `without` are passed over, at the price of looking at each.
 -- What is `startable` goes on to RUNNING at once, with no verdict for a crash; but not what was deferred, whose first due
 -- time a start restores.
 -- Of a worker whose claims start nothing they are `relaxed`, they do not wait for the disk: the commit of the start, which
@@ -142,6 +143,7 @@ share AS MATERIALIZED (
             WHERE phase = 1 AND queue = served.queue AND due_at <= served.now
                 AND (priority, due_at) >= (served.floor, served.since)
                 AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > served.now)
+                AND task_name <> ALL (%(without)s::text[])
             ORDER BY priority, due_at, id
             LIMIT served.room
         ) AS head
@@ -188,6 +190,7 @@ taken AS (
             WHERE phase = 1 AND queue = share.queue AND due_at <= alive.now
                 AND (priority, due_at) >= (share.floor, share.since)
                 AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > alive.now)
+                AND task_name <> ALL (%(without)s::text[])
             ORDER BY priority, due_at, id
             LIMIT share.rows
             FOR NO KEY UPDATE SKIP LOCKED

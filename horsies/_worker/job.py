@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,8 +28,8 @@ from .host import WorkerHost
 
 logger = logging.getLogger("horsies.worker")
 
-THREAD_GRACE = 2.0
-"""Seconds that a sync task gets to notice `ctx.cancelled` once the worker must stop."""
+GRACE = 2.0
+"""Seconds that a task gets to end: an async one once it was cancelled, a sync one once the worker must stop."""
 
 
 class Job(msgspec.Struct, eq=False):
@@ -48,6 +49,10 @@ class Job(msgspec.Struct, eq=False):
     """Its end is with the finisher."""
     is_late: bool = False
     """Its user code went on when its end was reported, and keeps its slot."""
+    is_abandoned: bool = False
+    """Its user code went on when its worker had stopped."""
+    gone_by: float = math.inf
+    """On the loop's clock: an async task that still runs then has swallowed its cancellation."""
     is_lowered: bool = False
     """Its result has been made plain builtins of, in the process that it ran in."""
     stop: Callable[[], object] | None = None
@@ -70,11 +75,11 @@ class Job(msgspec.Struct, eq=False):
             self.context._cancel()
 
     def hurry(self) -> None:
-        """The worker must stop: one that runs in a thread gets `THREAD_GRACE` seconds to notice."""
+        """The worker must stop: one that runs in a thread gets `GRACE` seconds to notice."""
         if self.thread is not None:
             if self.context is not None:
                 self.context._cancel()
-            self.thread.deadline = anyio.current_time() + THREAD_GRACE
+            self.thread.deadline = anyio.current_time() + GRACE
 
 
 def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:

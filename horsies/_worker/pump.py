@@ -116,6 +116,11 @@ class Pump:
         return len(self._runner.jobs)
 
     @property
+    def awaited(self) -> bool:
+        """Whether a task runs whose result would count."""
+        return not all(job.is_late for job in self._runner.jobs.values())
+
+    @property
     def held(self) -> dict[str, list[str]]:
         """Names of tasks by place, if they hold all slots of the place although their end has been reported."""
         return {place.value: list(names) for place, names in self._runner.held.items()}
@@ -149,6 +154,7 @@ class Pump:
         for job in (*self._early, *self._ready, *self._starting, *self._runner.jobs.values()):
             if job.claimed.lease.task_id == task_id:
                 job.cancel()
+                self._runner.expect_end(job)
                 return
         self._claims.cancel(task_id)
 
@@ -156,6 +162,7 @@ class Pump:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
         self._tasks = running
         running.start_soon(self._runner.hurry_threads)
+        running.start_soon(self._runner.keep_time)
         try:
             async with open_nursery() as claims:
                 await self._keep_starting(claims)
@@ -172,7 +179,7 @@ class Pump:
                 if await self.run_once(claims):
                     waits = pauses(self._resilience, self._host.environment.random)
                     continue
-                if self._config.until_idle and not (self._runner.jobs or self.ready or self._claims.is_under_way):
+                if self._config.until_idle and not (self.awaited or self.ready or self._claims.is_under_way):
                     await self._finisher.wait_written()
                     if not await self._has_due():
                         return
@@ -324,8 +331,13 @@ class Pump:
         self._unsure.clear()
 
     async def wait_ended(self) -> None:
-        """Wait until nothing runs."""
-        while self._runner.jobs:
+        """Wait until nothing runs but what was abandoned."""
+        while not all(job.is_abandoned for job in self._runner.jobs.values()):
+            await self._wait_woken(None)
+
+    async def wait_reported(self) -> None:
+        """Wait until nothing runs whose result would count."""
+        while self.awaited:
             await self._wait_woken(None)
 
     async def _promote(self) -> None:

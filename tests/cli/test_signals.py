@@ -44,3 +44,30 @@ def test_sighup_drains_unless_it_is_ignored(yard: Yard, backend: str, is_ignored
         yard.release()
         assert started.end() == 0
     assert yard.results(task_ids) == "[1]"
+
+
+@once
+@both_loops
+@pytest.mark.parametrize("processes", [(), ("--processes", "1")])
+def test_a_task_that_swallows_its_cancellation_does_not_keep_the_process(
+    yard: Yard, backend: str, processes: tuple[str, ...]
+) -> None:
+    [task_id] = yard.send("stubborn", ())
+    with yard.worker("-v", "--backend", backend, "--drain-timeout", "0.1", *processes) as started:
+        started.holders(1)
+        started.process.send_signal(signal.SIGTERM)
+        assert started.end() == 1
+    assert "task 'stubborn' went on although it was cancelled and was abandoned" in started.log
+    assert "is killed" not in started.log.replace("are killed", "")
+    assert "WORKER_CRASHED" in yard.shell.python(f"anyio.run(shop.get, {task_id!r})")
+
+
+@once
+def test_what_a_task_leaves_behind_in_the_event_loop_does_not_keep_the_process(yard: Yard) -> None:
+    [task_id] = yard.send("leaves_one_behind", ())
+    with yard.worker("-v") as started:
+        started.holders(1)
+        assert yard.results([task_id]) == "[None]"
+        started.process.send_signal(signal.SIGTERM)
+        assert started.end() == 1
+    assert "the event loop did not close" in started.log

@@ -56,6 +56,31 @@ async def telling(ctx: TaskContext, secret: str) -> None:
     raise TaskError("SOLD_OUT", secret)
 
 @app.task
+async def stubborn() -> None:
+    print("held by", os.getpid(), flush=True)
+    while True:
+        try:
+            await anyio.sleep(0.02)
+        except BaseException:
+            pass
+
+@app.task
+async def leaves_one_behind() -> None:
+    import asyncio
+
+    async def goes_on() -> None:
+        while True:
+            try:
+                await asyncio.sleep(0.02)
+            except asyncio.CancelledError:
+                pass
+
+    kept.append(asyncio.create_task(goes_on()))
+    print("held by", os.getpid(), flush=True)
+
+kept = []
+
+@app.task
 def forks() -> bool:
     fates = []
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) * 5:

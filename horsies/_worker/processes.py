@@ -97,7 +97,9 @@ class Child:
         """What the loaded task makes of its arguments. Raises as `ask`."""
         try:
             arguments = pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL)
-        except Exception as error:  # pickling runs the classes of the values
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # pickling runs the classes of the values
             why = "the arguments cannot be pickled, and so cannot reach the process that was to run the task"
             return Err(TaskError.caused_by(TaskErrorCode.WORKER_SERIALIZATION_ERROR, why, cause_of(error)))
         return await self.ask(Call(arguments))
@@ -121,7 +123,11 @@ class Child:
     async def _fate(self) -> str:
         with anyio.move_on_after(LAST_WORDS):
             status = await self._process.wait()
-            return f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+            if status >= 0:
+                return f"exit status {status}"
+            with contextlib.suppress(ValueError):  # many real-time signals have no name
+                return f"killed by {signal.Signals(-status).name}"
+            return f"killed by signal {-status}"
         return "it closed its pipe"
 
 

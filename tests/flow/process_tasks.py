@@ -144,7 +144,7 @@ def dies(file: str, how: str) -> str:
     if how == "leaves a child that holds the pipe":
         multiprocessing.get_context("fork").Process(target=time.sleep, args=(50,)).start()
         os._exit(7)
-    os.kill(os.getpid(), signal.SIGSEGV)
+    os.kill(os.getpid(), signal.SIGSEGV if how == "segfaults" else 40)
     return "not dead"
 
 

@@ -153,6 +153,11 @@ async def test_no_more_run_at_once_than_there_are_cpus(app: Horsies, tmp_path: P
     [
         ("exits", "exit status 7"),
         ("segfaults", "killed by SIGSEGV"),
+        pytest.param(
+            "gets a signal without a name",
+            "killed by signal 40",
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="it has no such signals"),
+        ),
         ("leaves a child that holds the pipe", "exit status 7"),
     ],
 )

@@ -171,7 +171,9 @@ def _convert(data: Plain, annotation: Any) -> Any:
         raise CodecError(_without_value(error)) from None
     except RecursionError:
         raise CodecError("it is nested too deeply") from None
-    except Exception as error:  # a class's own checks may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a class's own checks may raise anything
         raise CodecError(f"its class refuses it: {type(error).__name__}") from None
 
 

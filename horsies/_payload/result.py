@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from .._core.codes import TaskErrorCode
+from .._core.codes import TaskErrorCode, is_user_code
 from .._core.errors import ErrorCause, HorsiesError, TaskError
 from .._core.result import Err, Ok
 from ..abc import Plain, Serializer
@@ -101,14 +101,28 @@ def error_fields(error: TaskError) -> list[Plain]:
     Raises:
         CodecError: its data is not made of plain builtins, or its text cannot be made.
     """
-    cause = error.cause
+    code, cause = code_of(error), error.cause
     return [
-        _unicode(error.code),
-        isinstance(error.code, TaskErrorCode),
+        _unicode(code),
+        isinstance(code, TaskErrorCode),
         _unicode(error.message),
         plain_codec().lower(error.data),
         None if cause is None else [*map(_unicode, (cause.type, cause.message, cause.traceback))],
     ]
+
+
+def code_of(error: TaskError) -> str:
+    """The code of `error`.
+
+    Raises:
+        CodecError: a class of the user's own gives `error` a code that an error cannot have.
+    """
+    code = error.code
+    if isinstance(code, TaskErrorCode):
+        return code
+    if isinstance(code, str) and is_user_code(exact := str.__str__(code)):
+        return exact
+    raise CodecError(f"the code of its {type(error).__name__} is not upper snake case")
 
 
 def error_from(fields: object) -> TaskError:

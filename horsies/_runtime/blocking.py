@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -28,13 +28,13 @@ from .._worker.worker import Worker, WorkerStatistics
 from .._workflow.draft import WorkflowSpec
 from .._workflow.infos import WorkflowInfo
 from .blocking_workflows import BlockingWorkflowFunction, BlockingWorkflowHandle, handled
+from .portal import Portal
 from .queues import QueueInfo
 from .runtime import Runtime
 from .schedules import BackfillInfo, ScheduleInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Portal = anyio.from_thread.BlockingPortal
 
 
 class BlockingTaskHandle(Generic[T]):
@@ -276,8 +276,12 @@ def blocking(app: Horsies, *, backend: str = "asyncio") -> Iterator[BlockingRunt
     Raises:
         HorsiesError: as `Runtime`.
     """
-    with (
-        anyio.from_thread.start_blocking_portal(backend) as portal,
-        portal.wrap_async_context_manager(Runtime(app)) as runtime,
-    ):
-        yield BlockingRuntime(portal, runtime)
+    with ExitStack() as stack:
+        portal = stack.enter_context(anyio.from_thread.start_blocking_portal(backend))
+        runtime = stack.enter_context(portal.wrap_async_context_manager(Runtime(app)))
+        way_in = Portal(portal)
+        try:
+            yield BlockingRuntime(way_in, runtime)
+        finally:
+            if way_in.let_go():
+                stack.pop_all()  # it is for the process that has opened it to close it

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
-
-import anyio.from_thread
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from .._core.errors import BrokerError, TaskSendError
 from .._core.result import Err, Ok, Result
@@ -17,10 +15,10 @@ from .._workflow.drawing import WorkflowGraph
 from .._workflow.handle import WorkflowHandle
 from .._workflow.infos import NodeInfo, WorkflowInfo
 from .._workflow.start import WorkflowFunction
+from .portal import Portal
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Portal: TypeAlias = anyio.from_thread.BlockingPortal
 
 
 class BlockingWorkflowHandle(Generic[T]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -21,6 +22,7 @@ from .._task.ambient import registered
 from .._task.app import Horsies
 from .._task.contact import Contact
 from .._task.declare import Task
+from .._task.forks import refuse_in_fork
 from .._task.handle import TaskHandle
 from .._task.host import NO_CONNECTION, NOTHING_TO_JOIN, Environment
 from .._task.nursery import open_nursery
@@ -78,12 +80,14 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         self._advancer = None
         self._workflow_waiters = None
         self._workers: list[Worker] = []
+        self._opened_by: int | None = None
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Runtime]:
         if self._broker is not None:
             raise HorsiesError("HRS-211", "this Runtime has been opened before", ["make a new one for each scope"])
         refuse_while_loading()
+        self._opened_by = os.getpid()
         config = self.app.config
         async with self.broker_factory().open(config, clock=self.environment.clock) as self._broker:
             if self.app.schedules:
@@ -121,9 +125,14 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         self._plugins = check(self.app)
         return self._plugins.brokers[scheme_of(self.app.config.url) or ""]
 
+    def refuse_in_fork(self) -> None:
+        """For whatever uses the runtime. Raises: HorsiesError, HRS-211, in a fork of the process that opened it."""
+        refuse_in_fork(self._opened_by)
+
     @property
     def broker(self) -> Broker:
         """The open broker."""
+        self.refuse_in_fork()
         if self._broker is None or self._group is None:
             raise _not_open()
         return self._broker
@@ -139,6 +148,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         return self._opened().retry_policies
 
     def _opened(self) -> Plugins:
+        self.refuse_in_fork()
         if self._plugins is None:
             raise _not_open()
         return self._plugins
@@ -149,10 +159,12 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         Raises:
             HorsiesError: HRS-300 when the application has not registered `task`.
         """
+        self.refuse_in_fork()
         return bind(self, task)
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """A handle for a task sent by anybody, by its id. No I/O; whether the task exists shows when it is used."""
+        self.refuse_in_fork()
         return TaskHandle(self, task_id)
 
     async def run_worker(
@@ -166,13 +178,14 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         Raises:
             HorsiesError: HRS-215 for a queue the application lacks.
         """
-        worker = Worker(self, config)
         self._opened()
+        worker = Worker(self, config)
         self._workers.append(worker)
         await self._run_known(worker, task_status=task_status)
 
     def start_worker(self, config: WorkerConfig | None = None) -> Worker:
         """Run a worker in the runtime's own task group; it drains when the runtime closes. Raises as `run_worker`."""
+        self.refuse_in_fork()
         if self._group is None:
             raise _not_open()
         worker = Worker(self, config)
@@ -329,12 +342,14 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         `async with rt.as_completed(handles) as done:`, then `async for handle in done:`; each handle's `get` answers at
         once. One whose task is not there, or cannot be asked for, comes too, and its `get` says so.
         """
+        self.refuse_in_fork()
         return completed(handles)
 
     async def submit(
         self, tasks: Sequence[NewTask], *, replay: bool, connection: object | None
     ) -> list[Enqueued | BrokerError]:
         """For senders: see `horsies._task.host.Host`."""
+        self.refuse_in_fork()
         if connection is None:
             return await self._flusher.submit(tasks, replay=replay)
         broker = self.broker
@@ -358,6 +373,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
 
     async def wait_finished(self, task_id: str, timeout: float | None = None) -> StoredResult | None:
         """For handles: wait for a task's end. Raises: BrokerError, TimeoutError."""
+        self.refuse_in_fork()
         return await self._waiters.wait_finished(task_id, timeout)
 
     async def read(self, task_id: str) -> TaskRow | None:

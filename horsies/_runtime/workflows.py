@@ -59,6 +59,8 @@ class RunsWorkflows:
         @property
         def broker(self) -> Broker: ...
 
+        def refuse_in_fork(self) -> None: ...
+
     @property
     def _host(self) -> WorkflowHost:
         """The whole of the runtime."""
@@ -92,6 +94,7 @@ class RunsWorkflows:
         Raises:
             HorsiesError: HRS-300 when the application has not registered `workflow`.
         """
+        self.refuse_in_fork()
         if self.app.workflows.get(workflow.name) is not workflow:
             raise HorsiesError(
                 "HRS-300",
@@ -107,6 +110,7 @@ class RunsWorkflows:
 
         Two starts under one id are one if all that they consist of is the same.
         """
+        self.refuse_in_fork()
         return await start(self._host, spec, workflow_id, good_until)
 
     async def retry_start(
@@ -141,6 +145,7 @@ class RunsWorkflows:
 
     def workflow(self, workflow_id: str) -> WorkflowHandle[Any]:
         """A handle for a workflow started by anybody, by its id. No I/O."""
+        self.refuse_in_fork()
         return WorkflowHandle(self._host, workflow_id)
 
     async def start_workflow(self, new: NewWorkflow, connection: object | None) -> Enqueued:
@@ -153,6 +158,7 @@ class RunsWorkflows:
 
     async def wait_workflow(self, workflow_id: str, timeout: float | None = None) -> WorkflowRow | None:
         """For handles: see `horsies._workflow.host.WorkflowHost`."""
+        self.refuse_in_fork()
         if self._workflow_waiters is None:
             raise _NO_WORKFLOWS
         return await self._workflow_waiters.wait_finished(workflow_id, timeout)

@@ -38,9 +38,11 @@ def current_runtime(purpose: str) -> Host:
     """The ambient runtime for `purpose`.
 
     Raises:
-        HorsiesError: HRS-300 when there is none, or several and no way to choose.
+        HorsiesError: HRS-300 when there is none, or several and no way to choose. HRS-211 in a fork.
     """
     innermost = _innermost.get()
+    if innermost is not None:
+        innermost.refuse_in_fork()
     try:
         runtimes = open_runtimes()
     except anyio.NoEventLoopError:

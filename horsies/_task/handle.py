@@ -100,6 +100,7 @@ class TaskHandle(Generic[T]):
             ValueError: `timeout` is negative, or no time at all.
         """
         seconds = seconds_of(timeout)
+        self._host.refuse_in_fork()
         if self._result is not None:
             await anyio.lowlevel.checkpoint()
             return self._result

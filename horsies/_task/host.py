@@ -88,6 +88,10 @@ class Host(Protocol):
     @property
     def retry_policies(self) -> Mapping[str, SupportsDelay]: ...
 
+    def refuse_in_fork(self) -> None:
+        """Raises: HorsiesError, HRS-211, in a fork of the process that opened the runtime."""
+        ...
+
     async def submit(
         self, tasks: Sequence[NewTask], *, replay: bool, connection: object | None
     ) -> list[Enqueued | BrokerError]:

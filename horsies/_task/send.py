@@ -129,6 +129,7 @@ class TaskFunction(Generic[P, T]):
 
     def _open_bulk(self) -> AbstractAsyncContextManager[Bulk[TaskHandle[T]]]:
         """A `send_many` whose calls come in portions."""
+        self._host.refuse_in_fork()
         enqueue = partial(self._enqueue, replay=False)
         return open_bulk(self._seal_call, enqueue, joined=self._connection is not None)
 

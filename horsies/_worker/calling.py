@@ -7,41 +7,21 @@ from __future__ import annotations
 
 import inspect
 import math
-import traceback
+import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
 
 from .._core.codes import TaskErrorCode
-from .._core.errors import ErrorCause, TaskError
+from .._core.errors import TaskError
 from .._core.result import Err, Ok
 from .._task.context import TaskInterrupted
+from .causes import members_of, unhandled
 from .job import Job
 from .threads import Threads
-
-_FATAL = (KeyboardInterrupt, GeneratorExit)
-"""What is no task's, wherever it comes up."""
-
-
-def cause_of(error: BaseException) -> ErrorCause:
-    """The type, message and traceback of `error`, without the frame that caught it."""
-    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    try:
-        message = str(error)
-    except Exception:  # an exception class whose __str__ fails must not take the worker along
-        message = ""
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    return ErrorCause(type(error).__qualname__, message, text)
-
-
-def unhandled(error: BaseException) -> Err[TaskError]:
-    """UNHANDLED_ERROR with what `cause_of` tells of `error`."""
-    name, cause = type(error).__name__, cause_of(error)
-    message = f"{name}: {cause.message}" if cause.message else name
-    return Err(TaskError.caused_by(TaskErrorCode.UNHANDLED_ERROR, message, cause))
 
 
 def as_result(value: Any) -> Ok[Any] | Err[TaskError]:
@@ -69,7 +49,7 @@ async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
 
     Only cancellation of the worker leaves this call, and KeyboardInterrupt.
     """
-    timeout = job.envelope.timeout
+    timeout, pid = job.envelope.timeout, os.getpid()
     try:
         if timeout is None:  # a scope costs what ten function calls do
             return await _call_async(job)
@@ -79,36 +59,56 @@ async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
     except TaskError as error:
         return Err(error)
     except Exception as error:
+        end_fork(pid, error)
+        return unhandled(error)
+    except GeneratorExit as error:
+        if _is_closed():
+            raise
         return unhandled(error)
     except BaseException as error:
+        end_fork(pid, error)
         own = _own_part(error)
-        if own is not None and not _has(own, _FATAL):
+        if own is not None and not _has(own, KeyboardInterrupt):
             return unhandled(own)
         if own is not None or not job.is_cancelled:
             raise
         return cancelled()
+    finally:
+        end_fork(pid)
+
+
+def _is_closed() -> bool:
+    """Whether the coroutine is being closed, because its event loop has ended without it."""
+    try:
+        anyio.get_cancelled_exc_class()
+    except anyio.NoEventLoopError:
+        return True
+    return False
 
 
 def _own_part(error: BaseException) -> BaseException | None:
-    """What of `error` is the task's own failure; None where there is nothing but a cancellation from outside.
+    """The part of `error` that is the task's own failure; None if all of it is a cancellation from outside.
 
-    A task that is cancelled may fail at the same time, in a task group of its own. And on asyncio what it awaits may
-    have been cancelled by somebody else, which raises the same exception though nobody has cancelled the task.
+    A task that is cancelled may fail at the same time, in a task group of its own. On asyncio other code may cancel
+    what the task awaits, or the task itself. That raises the same exception, but no scope around the task is cancelled.
     """
     cancellation = anyio.get_cancelled_exc_class()
     if not _is_cancelled() or not _has(error, cancellation):
         return error
-    return error.split(cancellation)[1] if isinstance(error, BaseExceptionGroup) else None
+    if not issubclass(type(error), BaseExceptionGroup):
+        return None
+    try:
+        return BaseExceptionGroup.split(cast(BaseExceptionGroup[Any], error), cancellation)[1]
+    except BaseException:  # the class of the group may refuse to be divided
+        return error
 
 
 def _is_cancelled() -> bool:
     return anyio.current_effective_deadline() == -math.inf
 
 
-def _has(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(kinds) is not None
-    return isinstance(error, kinds)
+def _has(error: BaseException, kind: type[BaseException]) -> bool:
+    return any(issubclass(type(one), kind) for one in members_of(error))
 
 
 async def _call_async(job: Job) -> Ok[Any] | Err[TaskError]:
@@ -134,6 +134,7 @@ def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
 
     One that wraps an async function may give an awaitable, which is put into `job.begun`.
     """
+    pid = os.getpid()
     try:
         if job.context is None:
             value = job.task.fn(*job.args, **job.kwargs)
@@ -145,10 +146,13 @@ def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
         return None
     except TaskError as error:
         return Err(error)
-    except _FATAL:
+    except KeyboardInterrupt:
         raise
     except BaseException as error:  # nobody can cancel it here, so all of it is its own
+        end_fork(pid, error)
         return unhandled(error)
+    finally:
+        end_fork(pid)
     job.begun = value
     return None
 
@@ -167,6 +171,18 @@ async def _run_begun(job: Job) -> Ok[Any] | Err[TaskError] | None:
             scope.cancel()
         return await run_async(job)
     return None
+
+
+def end_fork(pid: int, error: BaseException | None = None) -> None:
+    """End a process that user code forked and that comes back from it: the rest is the business of process `pid`.
+
+    It would run other tasks a second time, and write to the connections of the worker.
+    """
+    if pid != os.getpid():
+        os.write(2, b"horsies: a process that a task forked came back from the task, and ends here\n")
+        if isinstance(error, SystemExit):
+            error = None if error.code in (None, 0) else error
+        os._exit(0 if error is None else 1)
 
 
 async def run_sync(
@@ -199,6 +215,7 @@ async def _time_out(job: Job, seconds: float, report: Callable[[Err[TaskError]],
     await anyio.sleep(seconds)
     if job.context is not None:
         job.context._cancel()
+    job.is_late = not job.is_reported
     report(timed_out(job))
 
 

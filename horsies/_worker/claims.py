@@ -24,12 +24,21 @@ DOUBT_POLL = 1.0
 """Seconds between looks meanwhile."""
 
 
+RESTS = 9.0
+"""A claim that passed over tasks and found nothing is followed by a rest of so many times its own length."""
+
+
 class Room(NamedTuple):
-    """How many tasks may be claimed, the names of those that may start at once, and how many there are already."""
+    """How many tasks may be claimed, the names of those that may start at once, and how many there are already.
+
+    `without` are the names to pass over. With `more` another claim is to follow, whatever this one finds.
+    """
 
     tasks: int
     startable: Collection[str] = ()
     busy: int = 0
+    without: Collection[str] = ()
+    more: bool = False
 
 
 class Claims:
@@ -43,6 +52,7 @@ class Claims:
         hungry: there may be something to claim.
         full: the last claim brought as much as there was room for.
         lasted: seconds from when it was sent to its answer.
+        rests_until: no claim that passes over tasks before that, because the last one found nothing behind them.
     """
 
     def __init__(
@@ -65,6 +75,7 @@ class Claims:
         self.hungry = True
         self.full = False
         self.lasted = 0.0
+        self.rests_until = 0.0
 
     def __len__(self) -> int:
         """How many tasks came in and have not been taken."""
@@ -73,6 +84,11 @@ class Claims:
     @property
     def leases(self) -> Iterator[Lease]:
         return (row.lease for row in self._came)
+
+    @property
+    def names(self) -> Iterator[str]:
+        """The names of the tasks that came in and have not been taken."""
+        return (row.task_name for row in self._came)
 
     async def run_once(self, room: Room) -> None:
         """One claim.
@@ -84,7 +100,10 @@ class Claims:
         self._number += 1
         sent_at = anyio.current_time()
         try:
-            claim = await self._consumer.claim(room.tasks, startable=room.startable)
+            if room.without:
+                claim = await self._consumer.claim(room.tasks, startable=room.startable, without=room.without)
+            else:
+                claim = await self._consumer.claim(room.tasks, startable=room.startable)
         except BaseException:
             self.doubt()
             raise
@@ -93,9 +112,12 @@ class Claims:
         if claim.claimed_at is not None:
             self._heard_until = max(self._heard_until or claim.claimed_at, claim.claimed_at)
         found = len(claim.tasks) + claim.expired
-        self.hungry = self.hungry or found > 0
+        self.hungry = self.hungry or found > 0 or room.more
         self.full = found >= room.tasks
-        self.lasted = anyio.current_time() - sent_at
+        answered_at = anyio.current_time()
+        self.lasted = answered_at - sent_at
+        if room.without and not found:
+            self.rests_until = answered_at + RESTS * self.lasted
         self._counts["claimed"] += len(claim.tasks)
         self._counts["expired"] += claim.expired
         self._came.extend(claim.tasks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
@@ -16,20 +17,20 @@ from .._core.outcome import Ending, decide, decide_interrupted, patience_with_un
 from .._core.result import Err, Ok
 from .._core.retry import SupportsDelay
 from .._core.status import TaskStatus
-from .._payload.codec import CodecError
 from .._payload.envelope import Envelope, UnknownVersionError, decode, sha_of
-from .._payload.result import encode_result
+from .._payload.result import code_of, encode_result
 from .._payload.signature import ArgumentError, CorruptError, ParameterError, load
 from .._task.context import TaskContext
 from .._task.declare import Task
 from .._task.host import Host
 from ..abc import ClaimedTask, Finish, GiveBack, Serializer
+from .causes import unreadable
 from .host import UnknownWorkflowError, WorkerHost
 
 logger = logging.getLogger("horsies.worker")
 
-THREAD_GRACE = 2.0
-"""Seconds that a sync task gets to notice `ctx.cancelled` once the worker must stop."""
+GRACE = 2.0
+"""Seconds that a task gets to end: an async one once it was cancelled, a sync one once the worker must stop."""
 
 
 class Job(msgspec.Struct, eq=False):
@@ -47,6 +48,14 @@ class Job(msgspec.Struct, eq=False):
     is_cancelled: bool = False
     is_reported: bool = False
     """Its end is with the finisher."""
+    is_late: bool = False
+    """Its user code went on when its end was reported, and keeps its slot."""
+    is_abandoned: bool = False
+    """Its user code went on when its worker had stopped."""
+    gone_by: float = math.inf
+    """On the loop's clock: an async task that still runs then has swallowed its cancellation."""
+    is_lowered: bool = False
+    """Its result has been made plain builtins of, in the process that it ran in."""
     stop: Callable[[], object] | None = None
     """Cancels it where it waits; None where it does not wait yet, or never does."""
     not_before: float = 0.0
@@ -69,13 +78,13 @@ class Job(msgspec.Struct, eq=False):
             self.context._cancel()
 
     def hurry(self) -> None:
-        """The worker must stop: one that runs in a thread gets `THREAD_GRACE` seconds to notice."""
+        """The worker must stop: one that runs in a thread gets `GRACE` seconds to notice."""
         if self.thread is not None:
             if self.context is not None:
                 self.context._cancel()
             if self.stop is not None:
                 self.stop()
-            self.thread.deadline = anyio.current_time() + THREAD_GRACE
+            self.thread.deadline = anyio.current_time() + GRACE
 
 
 def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:
@@ -176,12 +185,19 @@ def refused(claimed: ClaimedTask, code: TaskErrorCode, message: str) -> Finish:
 
 def conclude(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:
     """The row to write for `result`, and the error in it if there is one."""
-    envelope, lease = job.envelope, job.claimed.lease
     try:
-        data = _encoded(host.serializers, job, result)
-    except CodecError as error:
-        result = Err(TaskError(TaskErrorCode.RETURN_TYPE_MISMATCH, f"task {job.task.name!r}: {error}"))
-        data = _encoded(host.serializers, job, result)
+        return _concluded(host, job, result)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the classes of a value, or of an error, may raise anything where they are read
+        return _concluded(host, job, unreadable(job.task.name, error))
+
+
+def _concluded(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:
+    """As `conclude`. Raises: CodecError: the result cannot be written. BaseException: its classes raise it."""
+    envelope, lease = job.envelope, job.claimed.lease
+    code = code_of(result.error) if isinstance(result, Err) else None
+    data = _encoded(host.serializers, job, result)
     try:
         ending = decide(
             result,
@@ -190,10 +206,11 @@ def conclude(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Fi
             retries=job.claimed.retries,
             random=host.environment.random,
         )
-    except Exception:  # a policy of a plugin may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a policy of a plugin may raise anything
         logger.exception("the retry policy of task %r failed; the task is not retried", envelope.task_name)
         ending = Ending(TaskStatus.FAILED)
-    code = result.error.code if isinstance(result, Err) else None
     return (
         Finish(lease, ending.status, data, code, ending.retry_in, workflow_id=job.workflow_id),
         result if isinstance(result, Err) else None,
@@ -212,4 +229,5 @@ def conclude_interrupted(job: Job) -> Finish:
 
 def _encoded(serializers: Mapping[str, Any], job: Job, result: Ok[Any] | Err[TaskError]) -> bytes:
     tag = job.envelope.serializer
-    return encode_result(result, job.task.signature.return_codec, tag, serializers[tag])
+    codec = None if job.is_lowered else job.task.signature.return_codec
+    return encode_result(result, codec, tag, serializers[tag])

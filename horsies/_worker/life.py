@@ -5,7 +5,8 @@ frozen for `dead_after` counts itself dead without asking. Its running tasks are
 is fenced by claim numbers. A new life follows under another identity, so the two never mix.
 
 Nesting, from the outside: the consumer; the services (finisher and heartbeat are shielded, so that results are written
-and the claims stay ours while tasks end); the running tasks. On the way out the running tasks end first, then what they
+and the claims stay ours while tasks end); the pump. The running tasks have a parent beside the life, because an async
+one that swallows its cancellation outlasts it. On the way out the running tasks end first, then what they
 produced is written, then what was claimed and never started is given back. Each step is bounded, also when the database
 hangs: what is left behind then is found by those who reap.
 """
@@ -18,6 +19,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import anyio
+import anyio.abc
 
 from .._core.config import QueueConfig, WorkerConfig
 from .._core.errors import BrokerError
@@ -25,7 +27,7 @@ from .._task.context import ContextLogger
 from ..abc import Consumer
 from .finisher import Finisher
 from .host import WorkerHost
-from .job import logger
+from .job import GRACE, logger
 from .leader import Leader
 from .memory import watch
 from .pump import Pump
@@ -34,6 +36,8 @@ from .services import Services
 
 CLEANUP = 3.0
 """Seconds for writing results and giving back once the running tasks have been told to stop."""
+LAST = 0.5
+"""Seconds that a thread or process, which had `GRACE` to end, gets to be heard of."""
 
 
 class Life:
@@ -41,7 +45,7 @@ class Life:
 
     Args:
         counts: of all lives of the worker.
-        abandoned: names of tasks whose threads were left behind, of all lives.
+        abandoned: what is to be said of each task that could not be ended, of all lives.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Life:
         self._is_stopping = False
         self._joining = anyio.CancelScope()
         self._working = anyio.CancelScope()
+        self._all_ended = anyio.Event()
         self._shields: list[anyio.CancelScope] = []
 
     @property
@@ -107,12 +112,13 @@ class Life:
             self.found_dead = True
             self.cut_short()
 
-    async def live(self, state: Any, ready: Callable[[], None]) -> None:
+    async def live(self, state: Any, ready: Callable[[], None], bodies: anyio.abc.TaskGroup) -> None:
         """Live until stopped, idle or found dead.
 
         Args:
             state: what the application's lifespan gave.
             ready: called once it may claim.
+            bodies: where the running tasks are. It may last longer than this call.
         """
         host, app = self._host, self._host.app.config
         pump: Pump
@@ -174,6 +180,7 @@ class Life:
                 await self._sign_on(services, consumer)
             if self._joining.cancelled_caught:
                 return
+            running = await bodies.start(self._hold_running)
             async with anyio.create_task_group() as group:
                 group.start_soon(self._shielded, finisher.run)
                 group.start_soon(self._shielded, runner.serve_threads)
@@ -190,7 +197,7 @@ class Life:
                 try:
                     self._log.info("worker %s is ready", self.worker_id)
                     ready()
-                    await self._work(pump)
+                    await self._work(pump, runner, running)
                 finally:
                     await self._clean_up(consumer, pump, finisher)
                     group.cancel_scope.cancel()
@@ -209,21 +216,39 @@ class Life:
             self._shields.append(scope)
             await service()
 
-    async def _work(self, pump: Pump) -> None:
-        async with anyio.create_task_group() as running:
+    async def _hold_running(self, *, task_status: anyio.abc.TaskStatus[anyio.abc.TaskGroup]) -> None:
+        """Be the parent of the running tasks until all have ended."""
+        try:
+            async with anyio.create_task_group() as running:
+                task_status.started(running)
+                await anyio.sleep_forever()
+        finally:
+            self._all_ended.set()
+
+    async def _work(self, pump: Pump, runner: Runner, running: anyio.abc.TaskGroup) -> None:
+        try:
             with self._working:
                 await pump.run(running)
                 if not pump.is_retiring:
                     self.stop_nowait()
                 await pump.give_back_ready()
+                await pump.wait_reported()
+                self.stop_nowait()
                 await pump.wait_ended()
+        finally:
             running.cancel_scope.cancel()
+            with anyio.move_on_after(GRACE, shield=True):
+                await self._all_ended.wait()
+            if not self._all_ended.is_set():
+                runner.abandon_rest()
+                with anyio.move_on_after(LAST, shield=True):  # the others have bounds of their own, of as many seconds
+                    await pump.wait_ended()
 
     async def _clean_up(self, consumer: Consumer, pump: Pump, finisher: Finisher) -> None:
         """Write what has ended and give back what has not begun, within `CLEANUP` seconds."""
         try:
             with anyio.move_on_after(CLEANUP, shield=True) as cleanup:
-                pump.settle_unsure()
+                pump.starts.settle_unsure()
                 await finisher.wait_written(hurry=True)
                 await pump.give_back_lost()
                 self._counts["given_back"] += await consumer.leave()

@@ -1,13 +1,19 @@
 """What happens in a process that runs tasks with `run_in="process"`.
 
 It belongs to one worker, which sends it requests and reads one answer to each: `Load` says what is to be run and is
-over when the module has been imported, `Call` runs it. A thread of its own reads the requests, so that the end of the
-worker is noticed while user code runs; the process then kills its whole group. The pipes are moved away from the
-standard streams, because what user code starts inherits those: input is empty, output goes where errors go.
+over when the module has been imported, `Call` runs it. The pipes are moved away from the standard streams, because what
+user code starts inherits those: input is empty, output goes where errors go.
+
+User code can write to the pipe of the answers. So an answer is msgpack of plain builtins, never a pickle, which could
+run code in the worker; and it repeats the number of its request, so that the worker takes no other message for it.
+
+When the worker ends, the whole process group is killed. On Linux the kernel does it, when the worker's end of the
+lifeline closes, even while C code holds the GIL. Elsewhere a thread does, which reads the requests and needs the GIL.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import queue
@@ -20,15 +26,26 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, BinaryIO
 
+import msgspec
+
 from .._core.codes import TaskErrorCode
 from .._core.errors import HorsiesError, TaskError
 from .._core.result import Err, Ok
+from .._payload.codec import Codec, plain_codec
+from .._payload.result import error_fields, error_from
+from .._payload.signature import describe
+from .._task.context import TaskContext
 from .._task.declare import Task
 from .._task.place import Address
-from .calling import as_result, cause_of, unhandled
+from ..abc import Plain
+from .calling import as_result, end_fork
+from .causes import cause_of, unhandled, unreadable
 
-HEAD = 8
-"""Bytes before each message that hold its length."""
+MAGIC = b"hors"
+HEAD = len(MAGIC) + 8
+"""Bytes before each message: `MAGIC` and its length."""
+LONGEST = 2**30
+"""Bytes of the longest answer; a database stores none that is longer."""
 MAIN_ALIAS = "__mp_main__"
 """What a program is called where it is imported and not run, as in multiprocessing."""
 
@@ -46,8 +63,9 @@ class Main:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Import what `address` names, and `main` first when it is there."""
+    """Import what `address` names, which is a task of that name, and `main` first when it is there."""
 
+    task: str
     address: Address
     main: Main | None
 
@@ -60,11 +78,31 @@ class Call:
 
 
 Answer = Ok[Any] | Err[TaskError]
+"""A value in it is plain builtins, where it is not None."""
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder()
 
 
 def framed(message: bytes) -> bytes:
     """`message` as it goes through a pipe."""
-    return len(message).to_bytes(HEAD) + message
+    return MAGIC + len(message).to_bytes(8) + message
+
+
+def length_of(head: bytes) -> int:
+    """The length of the answer that follows `head`; 0 if no answer begins like this."""
+    length = int.from_bytes(head[len(MAGIC) :])
+    return length if head.startswith(MAGIC) and length <= LONGEST else 0
+
+
+def answer_of(message: bytes, number: int) -> Answer:
+    """The answer to request `number`. Raises: ValueError: `message` is none."""
+    try:
+        answered, is_ok, value = _decoder.decode(message)
+        if (answered, type(is_ok)) == (number, bool):
+            return Ok(value) if is_ok else Err(error_from(value))
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError("it is no answer") from error
+    raise ValueError("it is the answer to another request")
 
 
 def refuse_while_loading() -> None:
@@ -81,26 +119,36 @@ def refuse_while_loading() -> None:
         )
 
 
-def serve() -> None:
+def serve(lifeline: int) -> None:
     """Answer requests until killed, or until the worker is gone."""
+    _die_with_the_worker(lifeline)
     requests, answers = _take_pipes()
     _leave_stopping_to_the_worker()
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, inbox), name="horsies requests", daemon=True).start()
-    fn: Callable[..., Any] = _nothing_loaded
+    loaded = _Loaded("", _nothing_loaded, None)
     while True:
+        number, request = pickle.loads(inbox.get())
         answer: Answer
-        match pickle.loads(inbox.get()):
+        match request:
             case Load() as load:
-                loaded = _load(load)
-                fn, answer = loaded if isinstance(loaded, tuple) else (_nothing_loaded, loaded)
+                found = _load(load)
+                loaded, answer = (found, Ok(None)) if isinstance(found, _Loaded) else (loaded, found)
             case Call(arguments):
-                answer = _call(fn, arguments)
+                answer = _call(loaded, arguments)
         try:
-            answers.write(framed(_pickled(answer)))
+            answers.write(framed(_encoder.encode((number, *_fields_of(loaded.task, answer)))))
             answers.flush()
         except BrokenPipeError:
             return
+
+
+def _die_with_the_worker(lifeline: int) -> None:
+    """Have the kernel kill this process group when the worker's end of `lifeline`, its only writer, closes."""
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -113,37 +161,50 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _leave_stopping_to_the_worker() -> None:
-    """A service manager sends SIGTERM to the worker and to this process; the worker drains, so this one goes on.
+    """A service manager sends its signals to the worker and to this process; the worker drains, so this one goes on.
 
     A handler and not SIG_IGN, which programs that user code starts would inherit; forked children get the defaults.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
 
     def restore() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     os.register_at_fork(after_in_child=restore)
 
 
 def _listen(requests: BinaryIO, inbox: queue.SimpleQueue[bytes]) -> None:
     while len(head := requests.read(HEAD)) == HEAD:
-        inbox.put(requests.read(int.from_bytes(head)))
+        inbox.put(requests.read(int.from_bytes(head[len(MAGIC) :])))
     os.killpg(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A task that can be called, and the codec of its result."""
+
+    task: str
+    fn: Callable[..., Any]
+    codec: Codec[Any] | None
 
 
 def _nothing_loaded() -> None:
     raise LookupError("no task was loaded")
 
 
-def _load(load: Load) -> tuple[Callable[..., Any], Ok[None]] | Err[TaskError]:
+def _load(load: Load) -> _Loaded | Err[TaskError]:
     global _is_loading
     _is_loading = True
     try:
         if load.main is not None and MAIN_ALIAS not in sys.modules:
             _import_main(load.main)
         found = load.address.find()
+        signature = found.signature if isinstance(found, Task) else describe(found, context_type=TaskContext)
+        fn = found.fn if isinstance(found, Task) else found
+        return _Loaded(load.task, fn, signature.return_codec)
     except BaseException as error:  # a program without a guard may do anything, SystemExit included
         cause = cause_of(error)
         why = f"the process that was to run the task cannot import it from {load.address.module!r}"
@@ -151,7 +212,6 @@ def _load(load: Load) -> tuple[Callable[..., Any], Ok[None]] | Err[TaskError]:
         return Err(TaskError.caused_by(TaskErrorCode.WORKER_RESOLUTION_ERROR, message, cause))
     finally:
         _is_loading = False
-    return (found.fn if isinstance(found, Task) else found), Ok(None)
 
 
 def _import_main(main: Main) -> None:
@@ -165,25 +225,35 @@ def _import_main(main: Main) -> None:
     sys.modules["__main__"] = sys.modules[MAIN_ALIAS] = module
 
 
-def _call(fn: Callable[..., Any], arguments: bytes) -> Answer:
+def _call(loaded: _Loaded, arguments: bytes) -> Answer:
     try:
         args, kwargs = pickle.loads(arguments)
-    except Exception as error:  # unpickling runs the classes of the values
+    except BaseException as error:  # unpickling runs the classes of the values
         why = "the arguments cannot be unpickled in the process that was to run the task"
         return Err(TaskError.caused_by(TaskErrorCode.WORKER_SERIALIZATION_ERROR, why, cause_of(error)))
+    pid = os.getpid()
     try:
-        return as_result(fn(*args, **kwargs))
+        result = as_result(loaded.fn(*args, **kwargs))
     except TaskError as error:
         return Err(error)
     except BaseException as error:  # the process is there for the next task, whatever this one raises
+        end_fork(pid, error)
         return unhandled(error)
-
-
-def _pickled(answer: Answer) -> bytes:
-    if isinstance(answer, Err) and type(answer.error) is not TaskError:
-        answer = Err(TaskError(answer.error.code, answer.error.message, data=answer.error.data))
+    finally:
+        end_fork(pid)
+    if isinstance(result, Err):
+        return result
     try:
-        return pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
-    except Exception as error:  # pickling runs the class of the value
-        why = "what the task returned cannot be pickled, and so cannot leave its process"
-        return pickle.dumps(Err(TaskError.caused_by(TaskErrorCode.RETURN_TYPE_MISMATCH, why, cause_of(error))))
+        return Ok((loaded.codec or plain_codec()).lower(result.value))
+    except BaseException as error:  # so do the classes of a result
+        return unreadable(loaded.task, error)
+
+
+def _fields_of(task: str, answer: Answer) -> tuple[bool, Plain]:
+    """`answer` as plain builtins: whether it is a value, and that, or what the error carries."""
+    if isinstance(answer, Ok):
+        return True, answer.value
+    try:
+        return False, error_fields(answer.error)
+    except BaseException as error:  # so do the classes of an error
+        return False, error_fields(unreadable(task, error).error)

@@ -8,7 +8,6 @@ each leads a process group of its own, which also keeps a Ctrl-C in the terminal
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import pickle
 import signal
@@ -27,11 +26,12 @@ from .._core.errors import TaskError
 from .._core.result import Err, Ok
 from .._task.declare import Task
 from .._task.place import address_of
-from .calling import cancelled, cause_of, timed_out
+from .calling import cancelled, timed_out
+from .causes import cause_of
 from .job import Job
-from .process import HEAD, MAIN_ALIAS, Answer, Call, Load, Main, framed
+from .process import HEAD, Answer, Call, Load, Main, answer_of, framed, length_of
 
-BOOT = "import sys; sys.path[:] = sys.argv[1:]; from horsies._worker.process import serve; serve()"
+BOOT = "import sys; sys.path[:] = sys.argv[2:]; from horsies._worker.process import serve; serve(int(sys.argv[1]))"
 LOAD_WITHIN = 60.0
 """Seconds that a process gets to start and to import the task's module."""
 LAST_WORDS = 1.0
@@ -41,14 +41,20 @@ END_WITHIN = 2.0
 
 
 class Child:
-    """One process, which runs one task at a time."""
+    """One process, which runs one task at a time.
 
-    def __init__(self, process: anyio.abc.Process) -> None:
+    Args:
+        lifeline: a descriptor. The process lives for as long as it is open here.
+    """
+
+    def __init__(self, process: anyio.abc.Process, lifeline: int) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
         self._requests = process.stdin
         self._answers = anyio.streams.buffered.BufferedByteReceiveStream(process.stdout)
+        self._lifeline = lifeline
+        self._number = 0
         self._is_asked = False
         self.is_usable = True
 
@@ -60,32 +66,40 @@ class Child:
         """The answer to `request`; the process is killed before this ends in any other way.
 
         Raises:
-            TaskError: WORKER_CRASHED: the process has died.
+            TaskError: WORKER_CRASHED: the process has died, or wrote something else to the pipe of its answers.
         """
-        answer: bytes | None = None
+        message: bytes | None = None
+        self._number += 1
         self._is_asked = self._process.returncode is None
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch, group.cancel_scope)
                 with contextlib.suppress(anyio.BrokenResourceError, anyio.EndOfStream, anyio.IncompleteRead, OSError):
-                    await self._requests.send(framed(pickle.dumps(request, pickle.HIGHEST_PROTOCOL)))
-                    length = int.from_bytes(await self._answers.receive_exactly(HEAD))
-                    answer = await self._answers.receive_exactly(length)
+                    await self._requests.send(framed(pickle.dumps((self._number, request), pickle.HIGHEST_PROTOCOL)))
+                    length = length_of(await self._answers.receive_exactly(HEAD))
+                    message = await self._answers.receive_exactly(length)
                 group.cancel_scope.cancel()
-            if answer is None:
+            if message is None:
                 fate = await self._fate()
                 raise TaskError(TaskErrorCode.WORKER_CRASHED, f"the process that ran the task died ({fate})")
+            answer = answer_of(message, self._number)
+        except ValueError:
+            await self.end()
+            why = "user code wrote to the pipe of the process that ran the task, and the process was killed"
+            raise TaskError(TaskErrorCode.WORKER_CRASHED, why) from None
         except BaseException:  # a cancellation may come together with the answer
             await self.end()
             raise
         self._is_asked = False
-        return _unpickled(answer)
+        return answer
 
     async def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Answer:
         """What the loaded task makes of its arguments. Raises as `ask`."""
         try:
             arguments = pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL)
-        except Exception as error:  # pickling runs the classes of the values
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # pickling runs the classes of the values
             why = "the arguments cannot be pickled, and so cannot reach the process that was to run the task"
             return Err(TaskError.caused_by(TaskErrorCode.WORKER_SERIALIZATION_ERROR, why, cause_of(error)))
         return await self.ask(Call(arguments))
@@ -98,6 +112,7 @@ class Child:
             if self._is_asked or self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.pid, signal.SIGKILL)
+            _close(self._lifeline)
             await self._process.aclose()
 
     async def _watch(self, asking: anyio.CancelScope) -> None:
@@ -108,7 +123,11 @@ class Child:
     async def _fate(self) -> str:
         with anyio.move_on_after(LAST_WORDS):
             status = await self._process.wait()
-            return f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+            if status >= 0:
+                return f"exit status {status}"
+            with contextlib.suppress(ValueError):  # many real-time signals have no name
+                return f"killed by {signal.Signals(-status).name}"
+            return f"killed by signal {-status}"
         return "it closed its pipe"
 
 
@@ -127,7 +146,7 @@ class Processes:
         """
         address = address_of(task.fn)
         assert address is not None, "the declaration has seen to it"
-        child = await self._loaded(Load(address, _main() if address.module == "__main__" else None))
+        child = await self._loaded(Load(task.name, address, _main() if address.module == "__main__" else None))
         try:
             yield child
         finally:
@@ -169,6 +188,7 @@ async def run_process(job: Job, processes: Processes) -> Ok[Any] | Err[TaskError
             job.stop = scope.cancel
             async with processes.lend(job.task) as child:
                 with anyio.move_on_after(None if timeout is None else timeout.total_seconds()):
+                    job.is_lowered = True
                     return await child.call(job.args, job.kwargs)
                 return timed_out(job)
     except TaskError as error:
@@ -177,16 +197,48 @@ async def run_process(job: Job, processes: Processes) -> Ok[Any] | Err[TaskError
 
 
 async def _spawn() -> Child:
-    command = [sys.executable, "-u", "-c", BOOT, *(entry for entry in sys.path if isinstance(entry, str))]
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    reading = None
     try:
-        with anyio.CancelScope(shield=True):  # a process is never left half started
-            process = await anyio.open_process(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None, start_new_session=True
-            )
+        reading, lifeline = os.pipe()
+        _lifelines.add(lifeline)
+        try:
+            with anyio.CancelScope(shield=True):  # a process is never left half started
+                process = await anyio.open_process(
+                    [sys.executable, "-u", "-c", BOOT, str(reading), *path],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=None,
+                    pass_fds=(reading,),
+                    start_new_session=True,
+                )
+        except BaseException:
+            _close(lifeline)
+            raise
+        return Child(process, lifeline)
     except OSError as error:
         why = f"no process could be started for the task: {error.strerror}"
         raise TaskError(TaskErrorCode.WORKER_CRASHED, why) from error
-    return Child(process)
+    finally:
+        if reading is not None:
+            os.close(reading)
+
+
+def _close(lifeline: int) -> None:
+    if lifeline in _lifelines:
+        _lifelines.remove(lifeline)
+        os.close(lifeline)
+
+
+def _let_go() -> None:
+    """In a fork of the worker: leave it to the worker to hold the lifelines."""
+    while _lifelines:
+        os.close(_lifelines.pop())
+
+
+_lifelines = set[int]()
+"""This process holds these, and no process that user code forks, which may live longer."""
+os.register_at_fork(after_in_child=_let_go)
 
 
 async def _within_reason(child: Child, load: Load) -> Answer:
@@ -202,19 +254,3 @@ def _main() -> Main:
     main = sys.modules["__main__"]
     spec, path = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     return Main(None if spec is None else spec.name, None if path is None else os.path.abspath(path), tuple(sys.argv))
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows the program under the name it has in its processes."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return super().find_class("__main__" if module == MAIN_ALIAS else module, name)
-
-
-def _unpickled(answer: bytes) -> Answer:
-    try:
-        found: Answer = _Unpickler(io.BytesIO(answer)).load()
-    except Exception as error:  # unpickling runs the class of the value
-        why = "what the task returned cannot be unpickled in its worker"
-        return Err(TaskError.caused_by(TaskErrorCode.RETURN_TYPE_MISMATCH, why, cause_of(error)))
-    return found

@@ -1,8 +1,8 @@
 """The pump of a worker: promotes, claims and starts tasks, for as long as there are slots.
 
 State of a claimed task: it comes in (see `claims`), then is among the runner's jobs if the claim has started it too
-(RUNNING), or for a moment in `_early`, where slots that were counted on are not free yet. Else it is in `_ready`
-(CLAIMED), in `_starting` while the database is told, and then among the jobs. When it has ended it is in the finisher's
+(RUNNING), or for a moment in `_early`, where slots that were counted on are not free yet. Else it is CLAIMED and waits for
+its start (see `starts`), and then is among the jobs. When it has ended it is in the finisher's
 buffer. A task that is to go back is in `_gifts` until the database has answered. Each is in one place only. No more run
 than the concurrency says; what is claimed exceeds it by what `pace` allows.
 
@@ -20,28 +20,26 @@ from typing import Any
 import anyio
 import anyio.abc
 import anyio.lowlevel
-from msgspec.structs import replace
 
 from .._core.config import WorkerConfig
 from .._core.errors import BrokerError
 from .._core.outcome import outlives_crash
-from .._core.status import TaskStatus
-from .._task.contact import REMEDY
 from .._task.context import ContextLogger
 from .._task.declare import Task
 from .._task.nursery import open_nursery
-from ..abc import Consumer, Finish, GiveBack, Lease, Notice, Start, StartOutcome
+from .._task.place import Place
+from ..abc import Consumer, Finish, GiveBack, Lease, Notice
 from .claims import DOUBT_POLL, Claims, Room
 from .finisher import Finisher
 from .host import WorkerHost
-from .job import Job, conclude_interrupted, prepare
+from .job import Job, prepare
 from .pace import PATIENCE, Pace, begin_batch
+from .places import Places
 from .runner import Runner
+from .starts import Starts
 
 PROMOTE_BATCH = 500
 CLAIM_BATCH = 500
-LOCKED_POLL = 1.0
-"""Seconds before another try to start a task whose row somebody has locked."""
 EARLY = 0.1
 """Seconds for which what a claim has started may wait for a slot; then it is given back."""
 IDLE_RECHECK = 0.05
@@ -83,20 +81,18 @@ class Pump:
         self._silence = silence
         self._resilience = host.app.config.resilience
         self._tasks: anyio.abc.TaskGroup
-        self._ready: deque[Job] = deque()
         self._early: deque[Job] = deque()
         self._early_since = 0.0
-        self._starting: list[Job] = []
         self._gifts: dict[Lease, GiveBack] = {}
         self._runner = runner
         runner.ended, runner.retrying = self._ended, self._will_be_tried_again
         self.look_soon: Callable[[], None] = lambda: None
         finisher.freed = self._wake_up
-        self._unsure: set[Lease] = set()
         self.is_stopping = False
         self.is_retiring = False
         self._wake = anyio.Event()
         self._backoff = host.contact.backoff()
+        self.starts = Starts(host, consumer, finisher, counts, log, until_idle=config.until_idle)
         self._claims = Claims(consumer, self._resilience, counts, self._wake_up)
         self._last_begun = (-math.inf, 0)
         self._startable = frozenset(name for name, task in host.app.tasks.items() if self._may_start(task))
@@ -106,16 +102,28 @@ class Pump:
         capped = host.app.config.cluster_wide_cap is not None or any(
             queue.max_concurrency is not None for queue in host.app.config.queues if queue.name in self._queues
         )
-        self._pace = Pace(0 if capped else config.concurrency, self.last_beat)
+        ahead = 0 if capped else config.concurrency
+        self._pace = Pace(ahead, self.last_beat)
+        self._places = Places(runner.free, config.concurrency, host.app.tasks.values(), ahead, self.last_beat)
 
     @property
     def ready(self) -> int:
         """How many tasks wait for their beginning."""
-        return len(self._claims) + len(self._early) + len(self._ready) + len(self._starting)
+        return len(self._claims) + len(self._early) + len(self.starts.ready) + len(self.starts.starting)
 
     @property
     def running(self) -> int:
         return len(self._runner.jobs)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a task runs whose result would count."""
+        return not all(job.is_late for job in self._runner.jobs.values())
+
+    @property
+    def held(self) -> dict[str, list[str]]:
+        """Names of tasks by place, if they hold all slots of the place although their end has been reported."""
+        return {place.value: list(names) for place, names in self._runner.held.items()}
 
     def stop_nowait(self) -> None:
         """Claim nothing more; `run` returns once what it is doing is done."""
@@ -145,9 +153,10 @@ class Pump:
     def cancel(self, lease: Lease) -> None:
         """Cancel a task that runs here, or is about to, as the database asks."""
         running = self._runner.jobs.get(lease)
-        for job in (running,) if running is not None else (*self._early, *self._ready, *self._starting):
+        for job in (running,) if running is not None else (*self._early, *self.starts.ready, *self.starts.starting):
             if job.claimed.lease == lease:
                 job.cancel()
+                self._runner.expect_end(job)
                 return
         self._claims.cancel(lease)
 
@@ -165,6 +174,7 @@ class Pump:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
         self._tasks = running
         running.start_soon(self._runner.hurry_threads)
+        running.start_soon(self._runner.keep_time)
         try:
             async with open_nursery() as claims:
                 await self._keep_starting(claims)
@@ -180,7 +190,7 @@ class Pump:
                 if await self.run_once(claims):
                     self._backoff.answered()
                     continue
-                if self._config.until_idle and not (self._runner.jobs or self.ready or self._claims.is_under_way):
+                if self._config.until_idle and not (self.awaited or self.ready or self._claims.is_under_way):
                     await self._finisher.wait_written()
                     if not await self._has_due():
                         return
@@ -215,9 +225,9 @@ class Pump:
             await self._claims.give_back_lost(self.known)
         if not self._finisher.has_room:
             return False  # it goes on when that is written which has ended
-        self._take_what_fits()
+        self.starts.take(self._runner.free, self._config.concurrency - self.running)
         if self._may_claim() and (room := self._room()).tasks > 0:
-            if not self._starting and not self._runner.jobs:
+            if not self.starts.starting and not self._runner.jobs:
                 begun_at, tasks = self._last_begun
                 if anyio.current_time() - begun_at <= self._claims.lasted:
                     self._pace.count_answer(tasks, 0)
@@ -230,16 +240,18 @@ class Pump:
             claims.start_soon(
                 self._claims.run_on, room, self._room, lambda room: claims.start_soon(self._take_in_aside, room)
             )
-        if not self._starting:
+        if not self.starts.starting:
             return False
-        await self._start()
+        for job in await self.starts.run_once():
+            self._runner.run_soon(job, self._tasks)
+        self._last_start = anyio.current_time()
         return True
 
     def _may_claim(self) -> bool:
         if not self._claims.hungry or self._claims.is_under_way:
             return False
         # What follows a short claim mostly finds nothing, and need not slow down the start of what was found.
-        return self._claims.full or not self._starting
+        return self._claims.full or not self.starts.starting
 
     def _may_start(self, task: Task[Any, Any]) -> bool:
         """Whether a claim may start a task like this one: a free slot is one for it, and no crash leads to a retry."""
@@ -248,6 +260,27 @@ class Pump:
 
     def _room(self) -> Room:
         """What may be claimed now."""
+        room = self._room_in_all()
+        if room.tasks <= 0 or not self._places:
+            return room
+        tasks, without, more = self._places.bounded(
+            room.tasks,
+            self._runner.free,
+            self._waiting(),
+            was_full=self._claims.full,
+            rests_until=self._claims.rests_until,
+            now=anyio.current_time(),
+        )
+        return room._replace(tasks=tasks, without=without, more=more)
+
+    def _waiting(self) -> Counter[Place]:
+        """How many tasks of each place are here and have not begun."""
+        tasks = [job.task for job in (*self._early, *self.starts.ready, *self.starts.starting)]
+        tasks += [task for name in self._claims.names if (task := self._host.app.tasks.get(name)) is not None]
+        return Counter(task.place for task in tasks)
+
+    def _room_in_all(self) -> Room:
+        """What may be claimed now if each task could run in any place."""
         if self.is_stopping or not self.is_alive() or not self._finisher.has_room:
             return Room(0)
         most = CLAIM_BATCH
@@ -268,19 +301,27 @@ class Pump:
         return len(self._runner.jobs) + self.ready - self._config.concurrency
 
     def _return_excess(self) -> None:
-        """Have given back what was claimed ahead and turns out to stand behind slow tasks."""
+        """Have given back what was claimed ahead and stands behind slow tasks, or has no slot in its place."""
         excess = self._excess()
         if excess > 0 and anyio.current_time() - self._last_start >= PATIENCE:
             self._last_start = anyio.current_time()
-            leases = {job.claimed.lease for job in list(self._ready)[-excess:]} - self._unsure
-            self._return(GiveBack(job.claimed.lease) for job in self._ready if job.claimed.lease in leases)
-            self._ready = deque(job for job in self._ready if job.claimed.lease not in leases)
+            self._return_ready(list(self.starts.ready)[-excess:])
+        if not self._places:
+            return
+        for place, over in self._places.excess(self._runner.free, self._waiting(), anyio.current_time()).items():
+            self._return_ready([job for job in self.starts.ready if job.task.place is place][-over:])
+
+    def _return_ready(self, jobs: Iterable[Job]) -> None:
+        """Have these given back, which are CLAIMED for certain unless a start of theirs is unsure."""
+        leases = {job.claimed.lease for job in jobs} - self.starts.unsure
+        self._return(GiveBack(lease) for lease in leases)
+        self.starts.ready = deque(job for job in self.starts.ready if job.claimed.lease not in leases)
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and has not begun."""
-        self.settle_unsure()
-        self._return(GiveBack(job.claimed.lease) for job in self._ready)
-        self._ready.clear()
+        self.starts.settle_unsure()
+        self._return(GiveBack(job.claimed.lease) for job in self.starts.ready)
+        self.starts.ready.clear()
         try:
             await self.give_back_lost()
         except BrokerError as error:
@@ -294,16 +335,14 @@ class Pump:
         await self._give_back()
         await self._claims.give_back_lost(self.known, at_once=True)
 
-    def settle_unsure(self) -> None:
-        """For a worker that stops: see that what it may have started is run by another."""
-        for job in self._ready:
-            if job.claimed.lease in self._unsure:
-                self._finisher.add_nowait(_never_ran(job), has_started=False)
-        self._unsure.clear()
-
     async def wait_ended(self) -> None:
-        """Wait until nothing runs."""
-        while self._runner.jobs:
+        """Wait until nothing runs but what was abandoned."""
+        while not all(job.is_abandoned for job in self._runner.jobs.values()):
+            await self._wait_woken(None)
+
+    async def wait_reported(self) -> None:
+        """Wait until nothing runs whose result would count."""
+        while self.awaited:
             await self._wait_woken(None)
 
     async def _promote(self) -> None:
@@ -338,7 +377,7 @@ class Pump:
         if self.is_stopping:
             return
         self._pace.count_answer(busy, self.running + self.ready - len(self._claims))
-        known = {job.claimed.lease for job in (*self._ready, *self._starting)}
+        known = {job.claimed.lease for job in (*self.starts.ready, *self.starts.starting)}
         for row, is_cancelled in self._claims.take():
             if row.lease in known or row.lease in self._runner.jobs:
                 continue  # the history was taken back, and this claim is by chance the same again
@@ -348,7 +387,7 @@ class Pump:
                     self._early_since = self._early_since if self._early else anyio.current_time()
                     self._early.append(job)
                 case Job() as job:
-                    self._ready.append(job)
+                    self.starts.ready.append(job)
                 case Finish() as end:
                     self._runner.log_failure(row, str(end.error_code), attempt=row.attempt)
                     self.counts["failed"] += 1
@@ -365,7 +404,7 @@ class Pump:
             return
         if anyio.current_effective_deadline() == -math.inf:
             return
-        taken = len(self._starting)
+        taken = len(self.starts.starting)
         while self._early and self.running + taken < self._config.concurrency:
             self._runner.run_soon(self._early.popleft(), self._tasks)
             self._last_start = anyio.current_time()
@@ -382,7 +421,7 @@ class Pump:
 
     def known(self) -> list[Lease]:
         """Everything that the worker knows it holds."""
-        jobs = (*self._early, *self._ready, *self._starting, *self._runner.jobs.values())
+        jobs = (*self._early, *self.starts.ready, *self.starts.starting, *self._runner.jobs.values())
         return [*(job.claimed.lease for job in jobs), *self._claims.leases, *self._gifts, *self._finisher.leases]
 
     def _may_hold(self, task_id: str) -> bool:
@@ -401,82 +440,14 @@ class Pump:
             for lease in gifts:
                 self._gifts.pop(lease, None)
 
-    def _take_what_fits(self) -> None:
-        """Take out of `_ready` all for which there is a slot where they run."""
-        waiting, slots = deque[Job](), dict(self._runner.free)
-        together = self._config.concurrency - self.running
-        now = anyio.current_time()
-        for job in self._ready:
-            if together > 0 and slots[job.task.place] > 0 and job.not_before <= now:
-                together -= 1
-                slots[job.task.place] -= 1
-                self._starting.append(job)
-            else:
-                waiting.append(job)
-        self._ready = waiting
-
-    async def _start(self) -> None:
-        """Start what was taken."""
-        batch = self._starting
-        leases = [job.claimed.lease for job in batch]
-        try:
-            outcomes = await self._try_start(batch)
-            if len(batch) > 1 and all(isinstance(outcome, BrokerError) for outcome in outcomes):
-                raise next(outcome for outcome in outcomes if isinstance(outcome, BrokerError))
-        except BaseException:
-            self._unsure.update(leases)
-            self._ready.extendleft(reversed(batch))
-            raise
-        finally:
-            self._starting = []
-        self._last_start = anyio.current_time()
-        self._host.contact.answered()
-        for job, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, BrokerError):
-                self._put_off(job, outcome)
-            elif outcome is StartOutcome.STARTED:
-                self._runner.run_soon(job, self._tasks)
-            elif outcome is StartOutcome.LOCKED:
-                job.not_before = anyio.current_time() + LOCKED_POLL
-                self._ready.append(job)
-            elif outcome is StartOutcome.LOST and job.claimed.lease in self._unsure:
-                self._finisher.add_nowait(_never_ran(job))
-            self.counts["expired"] += outcome is StartOutcome.EXPIRED
-        self._unsure.difference_update(set(leases) - {job.claimed.lease for job in self._ready})
-
-    async def _try_start(self, batch: list[Job]) -> list[StartOutcome | BrokerError]:
-        """Start a batch; halve one that the database refuses until the guilty task stands alone.
-
-        Raises:
-            BrokerError: it failed for a reason that passes by itself.
-        """
-        try:
-            return [*await self._consumer.start([Start(job.claimed.lease, job.retry_after_crash) for job in batch])]
-        except BrokerError as error:
-            if error.retryable or (len(batch) == 1 and self._config.until_idle):
-                raise
-            if len(batch) == 1:
-                return [error]
-            middle = len(batch) // 2
-            return [*await self._try_start(batch[:middle]), *await self._try_start(batch[middle:])]
-
-    def _put_off(self, job: Job, error: BrokerError) -> None:
-        """Keep a task whose start the database refuses, and try again later; the others go on."""
-        pause, task_id = self._resilience.retry_max, job.claimed.lease.task_id
-        job.not_before = anyio.current_time() + pause
-        self._ready.append(job)
-        self._log.error(
-            "task %s cannot be started: %s; %s; trying again in %.1f s",
-            *(task_id, error.message, REMEDY, pause),
-            extra={"task_id": task_id},
-        )
-
     def _wake_up(self) -> None:
         self._wake.set()
 
     def _ended(self, job: Job) -> None:
         if job.task.name not in self._startable:
             self._pace.count_end()
+        self._places.count_end(job.task.place)
+        self._claims.hungry = self._claims.hungry or job.task.place in self._places.missed
         self._run_early()
         self._wake_up()
 
@@ -496,7 +467,11 @@ class Pump:
             timeout = min(timeout, max(0.0, self._last_start + PATIENCE - now))
         if self._early:
             timeout = min(timeout, max(0.0, self._early_since + EARLY - now))
-        for job in self._ready:
+        if self._places:
+            timeout = min(timeout, max(0.0, self._places.next_excess() - now))
+        if self._claims.hungry and self._claims.rests_until > now:
+            timeout = min(timeout, self._claims.rests_until - now)
+        for job in self.starts.ready:
             if job.not_before > now:
                 timeout = min(timeout, job.not_before - now)
         if self._claims.is_in_doubt:
@@ -512,8 +487,3 @@ class Pump:
         woken = self._wake.is_set()
         self._wake = anyio.Event()
         return woken
-
-
-def _never_ran(job: Job) -> Finish:
-    """For a start whose answer was lost. It may have been written, but user code has not run, so it may run again."""
-    return replace(conclude_interrupted(job), status=TaskStatus.PENDING, interrupted=True)

@@ -7,6 +7,7 @@ has really ended, also when its timeout was reported before.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -25,11 +26,11 @@ from .._core.status import TaskStatus
 from .._task.context import ContextLogger, TaskContext
 from .._task.place import Place
 from ..abc import ClaimedTask, Lease
-from .calling import cancelled, run_async, run_in_threads, run_sync
+from .calling import cancelled, run_async, run_in_threads, run_sync, timed_out
 from .finisher import Finisher
 from .host import WorkerHost
 from .inputs import fetch_inputs, has_inputs
-from .job import Job, conclude, conclude_interrupted
+from .job import GRACE, Job, conclude, conclude_interrupted
 from .processes import Processes, run_process
 from .threads import Threads
 from .turns import Turns
@@ -39,17 +40,21 @@ if TYPE_CHECKING:
 
 _COUNTED = {TaskStatus.COMPLETED: "completed", TaskStatus.FAILED: "failed", TaskStatus.PENDING: "retried"}
 
+_SLOTS_OF = {Place.NURSERY: "async tasks", Place.THREAD: "threads", Place.PROCESS: "processes"}
+
 
 class Runner:
     """Runs tasks of one life of a worker.
 
     Args:
         state: what the application's lifespan gave.
-        counts, abandoned: the worker's, for its statistics.
+        counts: the worker's, for its statistics.
+        abandoned: what is to be said at the end of the worker of each task that it could not end.
 
     Attributes:
         jobs: what runs now.
         free: slots by place.
+        held: names of tasks by place, if they hold all slots of the place although their end has been reported.
         ended: called when a slot is free, with the job that had it.
         retrying: called when a task will be tried again.
     """
@@ -78,12 +83,16 @@ class Runner:
         self._plain: list[Job] = []
         self._processes = Processes()
         self.jobs: dict[Lease, Job] = {}
+        self._late: dict[Lease, Job] = {}
+        self._patience = anyio.CancelScope()
+        self.held: dict[Place, list[str]] = {}
         self._turns: dict[str, Turns] = {}
-        self.free = {
+        self._slots = {
             Place.NURSERY: config.concurrency,
             Place.THREAD: threads,
             Place.PROCESS: threads if host.environment.inline else os.cpu_count() or 1,
         }
+        self.free = dict(self._slots)
         self.ended: Callable[[Job], None] = lambda _: None
         self.retrying: Callable[[], None] = lambda: None
 
@@ -117,6 +126,49 @@ class Runner:
             for job in self.jobs.values():
                 job.hurry()
 
+    async def keep_time(self) -> None:
+        """Run among the tasks, and report those that go on although they were cancelled. They keep their slots."""
+        while True:
+            first = min((job.gone_by for job in self.jobs.values()), default=math.inf)
+            with anyio.CancelScope(deadline=first) as self._patience:
+                await anyio.sleep_forever()
+            now = anyio.current_time()
+            for job in [job for job in self.jobs.values() if job.gone_by <= now]:
+                job.gone_by = math.inf
+                self._report_late(job)
+
+    def expect_end(self, job: Job, seconds: float = 0.0) -> None:
+        """An async task is cancelled in so many seconds, and should end within `GRACE` of that."""
+        if job.task.place is Place.NURSERY:
+            job.gone_by = min(job.gone_by, anyio.current_time() + seconds + GRACE)
+            self._patience.deadline = min(self._patience.deadline, job.gone_by)
+
+    def _report_late(self, job: Job) -> None:
+        if job.is_reported:
+            return
+        self._log.error(
+            "task %r %s goes on although it was cancelled %.0f s ago; it keeps its slot, and its result will not count",
+            job.task.name,
+            job.claimed.lease.task_id,
+            GRACE,
+            extra={"task_name": job.task.name, "task_id": job.claimed.lease.task_id},
+        )
+        job.is_late = True
+        self._report(job, cancelled() if job.is_cancelled else timed_out(job))
+
+    def abandon_rest(self) -> None:
+        """Give up the async tasks that go on although their worker has cancelled them: nothing can end them."""
+        for job in self.jobs.values():
+            if job.task.place is Place.NURSERY:
+                job.is_abandoned = True
+                if not job.is_reported:
+                    job.is_reported = True
+                    self._finisher.add_nowait(conclude_interrupted(job))
+                self._abandoned.append(
+                    f"task {job.task.name!r} went on although it was cancelled and was abandoned; "
+                    "its runtime cannot close before it ends"
+                )
+
     async def aclose(self) -> None:
         """End the processes that nobody uses any more."""
         await self._processes.aclose()
@@ -144,6 +196,8 @@ class Runner:
             elif has_inputs(job) and (wrong := await fetch_inputs(self._host, job)) is not None:
                 self._report(job, wrong)
             elif job.task.place is Place.NURSERY:
+                if job.envelope.timeout is not None:
+                    self.expect_end(job, job.envelope.timeout.total_seconds())
                 self._report(job, await run_async(job))
             elif job.task.place is Place.PROCESS and self._threads is not None:
                 self._report(job, await run_process(job, self._processes))
@@ -194,8 +248,11 @@ class Runner:
         end, error = conclude(self._host, job, result)
         self._count(job, end.status)
         if error is not None:
-            self.log_failure(job.claimed, error.error.code, attempt=job.claimed.attempt + 1)
+            self.log_failure(job.claimed, str(end.error_code), attempt=job.claimed.attempt + 1)
         self._finisher.add_nowait(end)
+        if job.is_late:
+            self._late[job.claimed.lease] = job
+            self._look_who_holds(job.task.place)
 
     def _leave(self, job: Job) -> None:
         """A started task has ended: its slot is free."""
@@ -203,10 +260,28 @@ class Runner:
             self._finisher.add_nowait(conclude_interrupted(job))
         self.free[job.task.place] += 1
         del self.jobs[job.claimed.lease]
+        if self._late.pop(job.claimed.lease, None) is not None:
+            self._look_who_holds(job.task.place)
         self.ended(job)
 
+    def _look_who_holds(self, place: Place) -> None:
+        """Say so when tasks whose end was reported hold all slots of a place, and when that changes."""
+        late = [job.task.name for job in self._late.values() if job.task.place is place]
+        if len(late) >= self._slots[place]:
+            self.held[place] = late
+            self._log.error(
+                "worker %s: tasks that go on after their timeout hold all %d slots of its %s: %s. It takes no other "
+                "task for them until one ends; a worker that is started anew has free ones",
+                self._worker_id,
+                len(late),
+                _SLOTS_OF[place],
+                ", ".join(sorted(set(late))),
+            )
+        elif self.held.pop(place, None) is not None:
+            self._log.warning("worker %s: a slot of its %s is free again", self._worker_id, _SLOTS_OF[place])
+
     def _abandon(self, job: Job) -> None:
-        self._abandoned.append(job.task.name)
+        self._abandoned.append(f"a thread that runs task {job.task.name!r} did not return and was abandoned")
 
     def _context(self, job: Job) -> TaskContext:
         claimed = job.claimed

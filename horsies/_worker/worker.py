@@ -16,6 +16,7 @@ import anyio.abc
 from .._core.config import QueueConfig, WorkerConfig
 from .._core.errors import HorsiesError
 from .._task.host import Host
+from .._task.nursery import open_nursery
 from .host import WorkerHost
 from .job import logger
 from .life import Life
@@ -82,6 +83,14 @@ class Worker:
         return self._draining or self._life.is_retiring
 
     @property
+    def held(self) -> dict[str, list[str]]:
+        """The places, "nursery" or "thread", all of whose slots are held by tasks that go on after their timeout.
+
+        The names of these tasks, by place. The worker runs nothing else there until one of them ends.
+        """
+        return {} if self._life.pump is None else self._life.pump.held
+
+    @property
     def left_behind(self) -> bool:
         """Whether it stopped without having written, or given back, all there was; others will find it."""
         return self._life.left_behind
@@ -115,17 +124,18 @@ class Worker:
                 is_ready = True
                 task_status.started()
 
-        try:
-            async with _lifespan(self._host) as state:
-                await self._life.live(state, ready)
-                while self._life.found_dead and not self.is_draining:
-                    self._life = self._new_life()
-                    await self._life.live(state, ready)
-                ready()
-        finally:
-            self._stopped.set()
-            for name in self._abandoned:
-                logger.error("a thread that runs task %r did not return and was abandoned", name)
+        async with open_nursery() as bodies:
+            try:
+                async with _lifespan(self._host) as state:
+                    await self._life.live(state, ready, bodies)
+                    while self._life.found_dead and not self.is_draining:
+                        self._life = self._new_life()
+                        await self._life.live(state, ready, bodies)
+                    ready()
+            finally:
+                self._stopped.set()
+                for what in self._abandoned:
+                    logger.error("worker %s: %s", self.worker_id, what)
 
     def _new_life(self) -> Life:
         return Life(self._host, self._config, self._queues, counts=self._counts, abandoned=self._abandoned)

@@ -64,6 +64,7 @@ class WorkflowHandle(Generic[T]):
         Raises:
             ValueError: `timeout` is negative, or no time at all.
         """
+        self._host.refuse_in_fork()
         seconds = seconds_of(timeout)
         try:
             with anyio.move_on_after(None if seconds is None else max(seconds, FIRST_LOOK)):

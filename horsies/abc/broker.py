@@ -92,8 +92,17 @@ class Consumer(Protocol):
         """Make at most `limit` delayed tasks that have fallen due claimable."""
         ...
 
-    async def claim(self, limit: int, *, startable: Collection[str] = (), now: datetime | None = None) -> Claim:
+    async def claim(
+        self,
+        limit: int,
+        *,
+        startable: Collection[str] = (),
+        without: Collection[str] = (),
+        now: datetime | None = None,
+    ) -> Claim:
         """Claim at most `limit` due tasks of the worker's queues: PENDING -> CLAIMED.
+
+        Tasks with one of the names `without` are passed over: the worker has no slot for them.
 
         What has one of the names `startable` may go on to RUNNING at once, as by a `start` without a verdict for a
         crash: so it saves the worker a call, and whether it did says `ClaimedTask.is_running`. A broker that cannot do

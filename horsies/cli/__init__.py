@@ -82,7 +82,7 @@ def worker(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="short for --log-level info")] = False,
     lifeline: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run a worker until SIGTERM or SIGINT; a second signal cuts the drain short."""
+    """Run a worker until SIGTERM, SIGINT or SIGHUP; a second signal cuts the drain short."""
     config = WorkerConfig(
         queues=None if queues is None else tuple(part.strip() for part in queues.split(",") if part.strip()),
         concurrency=concurrency,
@@ -109,7 +109,7 @@ def scheduler(
     log_level: Annotated[LogLevel | None, typer.Option(help="the least that is logged; default: warning")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="short for --log-level info")] = False,
 ) -> None:
-    """Send for the schedules until SIGTERM or SIGINT, without running tasks; workers do it as well."""
+    """Send for the schedules until SIGTERM, SIGINT or SIGHUP, without running tasks; workers do it as well."""
     log = log_format, log_level or (LogLevel.info if verbose else LogLevel.warning)
     carry_out(partial(run_scheduler, locator, backend.value, log))
 

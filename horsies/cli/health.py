@@ -61,10 +61,11 @@ def health_of(worker: Worker | None, *, stopped: bool) -> Health:
     elif worker.is_draining:
         state = "draining"
     else:
-        state = "ready" if worker.is_ready else "not ready"
+        state = "ready" if worker.is_ready and not worker.held else "not ready"
     counts = asdict(worker.statistics())
     worker_id = counts.pop("worker_id")
-    return Health(not stopped, state == "ready", {"worker_id": worker_id, "state": state, "counts": counts})
+    body = {"worker_id": worker_id, "state": state, "counts": counts}
+    return Health(not stopped, state == "ready", body | ({"held": worker.held} if worker.held else {}))
 
 
 def response(head: bytes, health: Callable[[], Health]) -> bytes:

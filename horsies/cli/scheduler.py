@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 
 import anyio
 import anyio.abc
@@ -12,6 +11,7 @@ from horsies import Horsies, HorsiesError, Runtime
 
 from .locate import load_app
 from .logs import Log, configure
+from .stopping import stopping_signals
 
 logger = logging.getLogger("horsies.schedule")
 
@@ -23,7 +23,9 @@ def run_scheduler(locator: str, backend: str, log: Log) -> None:
 
 
 async def keep_schedules(app: Horsies) -> None:
-    """Send for the schedules until SIGTERM or SIGINT. There is nothing to drain: a firing is written whole or not.
+    """Send for the schedules until SIGTERM, SIGINT or SIGHUP.
+
+    There is nothing to drain: a firing is written whole or not.
 
     Raises:
         HorsiesError: HRS-205: the application has no schedules.
@@ -38,7 +40,7 @@ async def keep_schedules(app: Horsies) -> None:
 
 
 async def _leave_when_told(scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with stopping_signals() as signals:
         task_status.started()
         async for _ in signals:
             scope.cancel()

@@ -30,6 +30,7 @@ import anyio.abc
 from horsies import HorsiesError, WorkerConfig
 
 from .logs import Log, configure
+from .stopping import stopping_signals
 
 logger = logging.getLogger("horsies.supervisor")
 
@@ -204,7 +205,7 @@ class Supervisor:
         return self._status
 
     async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with stopping_signals() as signals:
             task_status.started()
             async for _ in signals:
                 self._stop()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
+import threading
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import NoReturn
 
 import anyio
 import anyio.abc
@@ -17,9 +18,13 @@ from horsies import Horsies, Runtime, Worker, WorkerConfig
 from .health import Health, health_of, serving
 from .locate import load_app
 from .logs import Log, configure
+from .stopping import stopping_signals
 from .supervisor import IN_ORDER
 
 logger = logging.getLogger("horsies.worker")
+
+CLOSE_WITHIN = 5.0
+"""Seconds for a runtime to close whose worker has abandoned tasks, and then for the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +45,41 @@ def run_worker(locator: str, config: WorkerConfig, surroundings: Surroundings, b
     """Be a worker process until the worker has stopped.
 
     Raises:
-        SystemExit: 1: running tasks were left behind. IN_ORDER: none were, and a supervisor is there to be told so.
+        SystemExit: 1: running tasks were left behind. With what cannot be ended the process ends at once, by 1 too.
+            IN_ORDER: none were, and a supervisor is there to be told so.
     """
     configure(*log)
-    stopped = anyio.run(serve, load_app(locator), config, surroundings, backend=backend)
+    closing = threading.Timer(CLOSE_WITHIN, _end_unclosed)
+    closing.daemon = True
+
+    async def run(app: Horsies) -> Worker | None:
+        try:
+            return await serve(app, config, surroundings)
+        finally:
+            closing.start()
+
+    try:
+        stopped = anyio.run(run, load_app(locator), backend=backend)
+    finally:
+        closing.cancel()
     if stopped is not None and stopped.statistics().abandoned > 0:
-        # A thread that does not return would keep the interpreter alive for ever.
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(1)
+        _end_now()  # a thread that does not return would keep the interpreter alive for ever
     if stopped is not None and stopped.left_behind:
         raise SystemExit(1)
     if surroundings.lifeline is not None:
         raise SystemExit(IN_ORDER)
+
+
+def _end_unclosed() -> NoReturn:
+    """In a thread: end the process, whose event loop waits for what user code started there without its worker."""
+    logger.error("the event loop did not close within %g s; something that a task started there goes on", CLOSE_WITHIN)
+    _end_now()
+
+
+def _end_now() -> NoReturn:
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(1)
 
 
 async def serve(app: Horsies, config: WorkerConfig, surroundings: Surroundings) -> Worker | None:
@@ -79,6 +106,7 @@ class _Process:
             with self._opening:
                 async with Runtime(app) as rt:
                     self._worker = rt.start_worker(config)
+                    group.start_soon(self._heed_end, self._worker)
                     await self._worker.wait_stopped()
                     self._stopped = True
             group.cancel_scope.cancel()
@@ -101,8 +129,15 @@ class _Process:
         worker_id = self._worker.worker_id
         logger.info("worker %s %s", worker_id, doing, extra={"worker_id": worker_id})
 
+    async def _heed_end(self, worker: Worker) -> None:
+        """End the process if the runtime does not close after its worker has stopped: an async task keeps it open."""
+        await worker.wait_stopped()
+        if worker.statistics().abandoned > 0:
+            await anyio.sleep(CLOSE_WITHIN)
+            _end_now()
+
     async def _heed_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with stopping_signals() as signals:
             task_status.started()
             async for _ in signals:
                 self._stop()

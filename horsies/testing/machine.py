@@ -79,7 +79,14 @@ SETTLED: Calls = {
 """Calls that leave the broker no choice. Without their answer, either all of it was done or nothing."""
 FREE: Calls = {
     **dict.fromkeys(("promote", "expire", "reap"), st.fixed_dictionaries({"worker": workers, "limit": limits})),
-    "claim": st.fixed_dictionaries({"worker": workers, "limit": limits, "startable": st.frozensets(names)}),
+    "claim": st.fixed_dictionaries(
+        {
+            "worker": workers,
+            "limit": limits,
+            "startable": st.frozensets(names),
+            "without": st.one_of(st.just(frozenset[str]()), st.frozensets(names)),
+        }
+    ),
 }
 """Calls that leave the broker a choice."""
 CALLS: Calls = {**SETTLED, **FREE}

@@ -140,6 +140,7 @@ def claim(
     *,
     limit: int,
     startable: Collection[str],
+    without: Collection[str] = (),
     now: datetime,
     dead_after: float,
     answer: Claim,
@@ -151,6 +152,7 @@ def claim(
         task
         for task in world.tasks.values()
         if task.is_pending() and task.ready and task.eligible_at <= now and task.row.queue in ranks
+        if task.row.task_name not in without
     ]
     claimable = {task.row.task_id: task for task in ready if not task.is_late(now)}
     ids = [claimed.lease.task_id for claimed in answer.tasks]

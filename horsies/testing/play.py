@@ -246,10 +246,17 @@ class Play:
     def promote(self, worker: int, limit: int) -> Call:
         return self._free(self._roles.consumers[worker].promote, model.promote, worker, limit)
 
-    def claim(self, worker: int, limit: int, startable: Collection[str]) -> Call:
+    def claim(self, worker: int, limit: int, startable: Collection[str], without: Collection[str] = ()) -> Call:
         name, queues = WORKERS[worker]
-        call = partial(model.claim, worker=name, queues=queues, startable=startable, dead_after=self._dead_after)
-        run = partial(self._roles.consumers[worker].claim, startable=startable)
+        call = partial(
+            model.claim,
+            worker=name,
+            queues=queues,
+            startable=startable,
+            without=without,
+            dead_after=self._dead_after,
+        )
+        run = partial(self._roles.consumers[worker].claim, startable=startable, without=without)
         return replace(self._free(run, call, worker, limit), claims=True)
 
     def expire(self, worker: int, limit: int) -> Call:

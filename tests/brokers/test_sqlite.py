@@ -224,6 +224,7 @@ def test_no_statement_reads_all_tasks(name: str) -> None:
                 "claim_number",
                 "heard_until",
                 "step_over",
+                "without",
                 "skipped",
                 "before",
             ),

@@ -156,7 +156,7 @@ def test_a_killed_child_is_replaced(yard: Yard, backend: str) -> None:
 
 @once
 @both_loops
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_one_signal_stops_all_and_what_runs_ends(yard: Yard, backend: str, number: signal.Signals) -> None:
     task_ids = yard.send("held", (1,), (2,))
     with yard.worker("--processes", "2", "--concurrency", "1", "-v", "--backend", backend) as started:

@@ -17,6 +17,7 @@ from .shell import Shell
 
 YARD = """
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -53,6 +54,50 @@ async def telling(ctx: TaskContext, secret: str) -> None:
     except LookupError:
         ctx.logger.exception("all the way")
     raise TaskError("SOLD_OUT", secret)
+
+@app.task
+async def stubborn() -> None:
+    print("held by", os.getpid(), flush=True)
+    while True:
+        try:
+            await anyio.sleep(0.02)
+        except BaseException:
+            pass
+
+@app.task
+async def leaves_one_behind() -> None:
+    import asyncio
+
+    async def goes_on() -> None:
+        while True:
+            try:
+                await asyncio.sleep(0.02)
+            except asyncio.CancelledError:
+                pass
+
+    kept.append(asyncio.create_task(goes_on()))
+    print("held by", os.getpid(), flush=True)
+
+kept = []
+
+@app.task
+def forks() -> bool:
+    fates = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) * 5:
+        child = os.fork()
+        if child == 0:
+            try:
+                time.sleep(20)
+            finally:
+                os._exit(1)
+        os.kill(child, number)
+        fates.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return {-15, -1} < set(fates) <= {-15, -1, -2, 1}
+
+@app.task
+def hangs_up() -> int:
+    os.kill(os.getpid(), signal.SIGHUP)
+    return 1
 
 async def send_all(name: str, calls: list[tuple]) -> None:
     async with Runtime(app) as rt:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import multiprocessing
 import os
+import pickle
+import re
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -15,7 +19,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TextIO
 
+import msgspec
+
 from horsies import Err, RetryPolicy, Task, TaskError, TaskResult, task
+from horsies._worker.process import MAGIC, framed
+
+from .hostile import FAILURES, RESULTS
 
 _held: list[TextIO] = []
 
@@ -135,7 +144,7 @@ def dies(file: str, how: str) -> str:
     if how == "leaves a child that holds the pipe":
         multiprocessing.get_context("fork").Process(target=time.sleep, args=(50,)).start()
         os._exit(7)
-    os.kill(os.getpid(), signal.SIGSEGV)
+    os.kill(os.getpid(), signal.SIGSEGV if how == "segfaults" else 40)
     return "not dead"
 
 
@@ -156,6 +165,54 @@ def unpicklable(what: str) -> Any:
     if what == "error":
         return Err(TaskError("ODD", data=threading.Lock()))
     return Local() if what == "class" else threading.Lock()
+
+
+MISBEHAVING = [*FAILURES, *(what for what in RESULTS if "SystemExit" not in what)]
+
+
+@task(run_in="process")
+def misbehaves(what: str) -> Any:
+    if what in FAILURES:
+        raise FAILURES[what]()
+    return RESULTS[what]()
+
+
+class Evil:
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return open, (self.file, "w")
+
+
+def forged(number: int, *fields: Any) -> bytes:
+    return framed(msgspec.msgpack.encode((number, *fields)))
+
+
+FORGED: dict[str, Callable[[str], bytes]] = {
+    "a few bytes": lambda file: b"hello",
+    "a pickle": lambda file: framed(pickle.dumps(Evil(file))),
+    "a length without end": lambda file: MAGIC + b"\xff" * 8,
+    "an answer to another request": lambda file: forged(7, True, 1),
+    "an answer of another shape": lambda file: forged(2, True),
+    "an error that is none": lambda file: forged(2, False, ["NOT_ONE", True, "", None, None]),
+    "nesting without end": lambda file: framed(b"\x91" * 100_000),
+}
+
+
+@task(run_in="process")
+def forges(what: str, file: str) -> int:
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and stat.S_ISFIFO(os.fstat(int(name)).st_mode):
+                os.write(int(name), FORGED[what](file))
+    return 1
+
+
+@task(run_in="process")
+def holds_the_gil(file: str) -> bool:
+    report(file)
+    return re.match(r"(a+)+$", "a" * 40 + "b") is not None
 
 
 @task(run_in="process")

@@ -250,7 +250,7 @@ async def test_a_request_that_comes_while_a_task_is_being_started_keeps_it_from_
                     outcomes = await start(starts)
                     assert await handle.cancel() == Ok(CancelOutcome.REQUESTED)
                     with anyio.fail_after(10):
-                        while not worker._life.pump._starting[0].is_cancelled:
+                        while not worker._life.pump.starts.starting[0].is_cancelled:
                             await anyio.sleep(0.002)
                     return outcomes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from horsies import (
     TaskSendOptions,
     WorkerConfig,
 )
+from horsies._worker import processes
 
 from . import process_tasks as tasks
+from .hostile import FAILURES
 from .process_tasks import is_gone, is_over
 
 pytestmark = [
@@ -150,6 +153,11 @@ async def test_no_more_run_at_once_than_there_are_cpus(app: Horsies, tmp_path: P
     [
         ("exits", "exit status 7"),
         ("segfaults", "killed by SIGSEGV"),
+        pytest.param(
+            "gets a signal without a name",
+            "killed by signal 40",
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="it has no such signals"),
+        ),
         ("leaves a child that holds the pipe", "exit status 7"),
     ],
 )
@@ -223,22 +231,59 @@ async def test_cancelling_the_runtime_leaves_no_process(app: Horsies, tmp_path: 
     assert [pid for pid in {idle, *pids} if not is_gone(pid)] == []
 
 
-async def test_what_cannot_be_pickled_is_said(app: Horsies) -> None:
+async def test_what_cannot_leave_its_process_is_said(app: Horsies) -> None:
     async with Runtime(app) as rt:
         rt.start_worker()
         before = (await (await tasks.pid.handle(rt).send()).unwrap().get(timeout=30)).unwrap()
         for what in ("lock", "class", "error"):
             handle = (await tasks.unpicklable.handle(rt).send(what)).unwrap()
             error = (await handle.get(timeout=30)).unwrap_err()
-            assert error.code == "RETURN_TYPE_MISMATCH"
-            assert "cannot be pickled" in error.message
-            assert error.cause is not None
+            assert (error.code, error.message.partition(": ")[0]) == ("RETURN_TYPE_MISMATCH", "task 'unpicklable'")
         handle = (await tasks.takes_local.handle(rt).send(tasks.Local(5))).unwrap()
         error = (await handle.get(timeout=30)).unwrap_err()
         assert error.code == "WORKER_SERIALIZATION_ERROR"
         assert "cannot be pickled" in error.message
         # None of this cost a process.
         assert await (await tasks.pid.handle(rt).send()).unwrap().get(timeout=30) == Ok(before)
+
+
+@pytest.mark.parametrize("what", tasks.MISBEHAVING)
+async def test_what_misbehaves_where_it_is_read_is_the_task_s_own(app: Horsies, what: str) -> None:
+    async with Runtime(app) as rt:
+        rt.start_worker()
+        before = (await (await tasks.pid.handle(rt).send()).unwrap().get(timeout=30)).unwrap()
+        error = (await (await tasks.misbehaves.handle(rt).send(what)).unwrap().get(timeout=30)).unwrap_err()
+        assert error.code == ("UNHANDLED_ERROR" if what in FAILURES else "RETURN_TYPE_MISMATCH")
+        assert await (await tasks.pid.handle(rt).send()).unwrap().get(timeout=30) == Ok(before)
+
+
+@pytest.mark.parametrize("what", tasks.FORGED)
+async def test_bytes_that_user_code_writes_to_the_pipe_run_nothing_in_the_worker(
+    app: Horsies, tmp_path: Path, what: str
+) -> None:
+    async with Runtime(app) as rt:
+        worker = rt.start_worker()
+        handle = (await tasks.forges.handle(rt).send(what, str(tmp_path / "ran"))).unwrap()
+        error = (await handle.get(timeout=30)).unwrap_err()
+        assert error.code == "WORKER_CRASHED"
+        assert (await (await tasks.pid.handle(rt).send()).unwrap().get(timeout=30)).is_ok()
+        assert worker.is_ready
+    assert not os.access(tmp_path / "ran", os.F_OK)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread of the process does it, which needs the GIL")
+async def test_a_process_whose_interpreter_never_runs_again_ends_with_its_lifeline(
+    app: Horsies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime(app) as rt:
+        rt.start_worker()
+        handle = (await tasks.holds_the_gil.handle(rt).send(str(tmp_path / "begun"))).unwrap()
+        pid = await told(tmp_path / "begun")
+        (lifeline,) = processes._lifelines
+        processes._close(lifeline)
+        error = (await handle.get(timeout=30)).unwrap_err()
+        assert (error.code, "killed by SIGKILL" in error.message) == ("WORKER_CRASHED", True)
+        assert is_gone(pid)
 
 
 async def test_signals_are_for_the_worker_but_not_lost_on_what_a_task_starts(app: Horsies) -> None:

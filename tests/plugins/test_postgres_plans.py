@@ -58,6 +58,7 @@ VALUES = {
     "claim_numbers": "ARRAY[1]",
     "verbs": "ARRAY['COMPLETE']",
     "startable": "ARRAY['task']",
+    "without": "ARRAY[]::text[]",
     "relaxed": "true",
     "results": "ARRAY['\\x00']::bytea[]",
     "error_codes": "ARRAY[NULL]::text[]",

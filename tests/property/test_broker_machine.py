@@ -96,16 +96,21 @@ def test_nobody_gives_back_what_a_claim_under_way_has_just_taken(
     at_once: list[bool] = []
 
     async def claim_twice(
-        self: SqliteConsumer, limit: int, *, startable: Collection[str] = (), now: datetime | None = None
+        self: SqliteConsumer,
+        limit: int,
+        *,
+        startable: Collection[str] = (),
+        without: Collection[str] = (),
+        now: datetime | None = None,
     ) -> Claim:
         claiming.set()
-        first = await claim(self, limit, startable=startable, now=now)
+        first = await claim(self, limit, startable=startable, without=without, now=now)
         taken.set()
         await anyio.wait_all_tasks_blocked()  # what is played beside it has begun
         at_once.append(giving_back.is_set())
         if giving_back.is_set():
             await given_back.wait()
-        second = await claim(self, limit - len(first.tasks), startable=startable, now=now)
+        second = await claim(self, limit - len(first.tasks), startable=startable, without=without, now=now)
         return Claim((*first.tasks, *second.tasks), first.expired + second.expired)
 
     async def give_back_aloud(self: SqliteConsumer, known: Sequence[Lease], **given: datetime | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
@@ -50,8 +51,14 @@ def claims_without_lock(patch: Patch) -> None:
     """It looks in one transaction and takes in another: two that look at once take the same."""
 
     async def claim(
-        self: SqliteConsumer, limit: int, *, startable: Collection[str] = (), now: datetime | None = None
+        self: SqliteConsumer,
+        limit: int,
+        *,
+        startable: Collection[str] = (),
+        without: Collection[str] = (),
+        now: datetime | None = None,
     ) -> Claim:
+        self._without = json.dumps(list(without))
         since = {"worker": self._worker_id}
 
         def look(transaction: Any) -> list[str]:

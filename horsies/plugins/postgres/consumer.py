@@ -70,6 +70,7 @@ class PostgresConsumer:
         self._beat_interval = float(recovery.heartbeat_interval)
         self._caps = caps
         self._damage = Damage(intake, worker_id, list(self._ranks), sql)
+        self._without: list[str] = []
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
@@ -104,15 +105,24 @@ class PostgresConsumer:
         promoted, next_due_in, _ = rows[0]
         return Promotion(promoted, 0.0 if promoted == limit else next_due_in)
 
-    async def claim(self, limit: int, *, startable: Collection[str] = (), now: datetime | None = None) -> Claim:
+    async def claim(
+        self,
+        limit: int,
+        *,
+        startable: Collection[str] = (),
+        without: Collection[str] = (),
+        now: datetime | None = None,
+    ) -> Claim:
         """See `horsies.abc.Consumer.claim`.
 
         A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
         what stands behind a million of them is reached at once, and each claim finds fewer. See `floors` for where it
         begins; only what looked from the front finds nothing.
         """
+        before, self._without = self._without, list(without)
         async with self._passing_over(now):
-            if self._floors.hold:
+            # Tasks that the last claim passed over may stand before the floors.
+            if self._floors.hold and set(before) <= set(without):
                 claim = await self._take(limit, startable, now)
                 if claim.tasks or claim.expired:
                     return claim
@@ -245,7 +255,7 @@ class PostgresConsumer:
         self, limit: int, startable: Collection[str], now: datetime | None, *, step_over: bool
     ) -> tuple[list[Row], int]:
         """The rows that are CLAIMED or RUNNING now, and how many others became EXPIRED."""
-        given = {
+        given: Mapping[str, object] = {
             "worker": self._worker_id,
             "dead_after": self._dead_after,
             "queues": list(self._ranks),
@@ -260,7 +270,10 @@ class PostgresConsumer:
             "relaxed": not startable,
             "now": now,
         }
-        rows = await self._intake.fetch("claim", *self._over("claim", given), locks=self._caps.locks)
+        query, given = self._over("claim", given)
+        if self._without:
+            query, given = _leaving_names(query), {**given, "without": self._without}
+        rows = await self._intake.fetch("claim", query, given, locks=self._caps.locks)
         claimed = [row for row in rows if row[1] != TaskStatus.EXPIRED]
         return claimed, len(rows) - len(claimed)
 
@@ -328,6 +341,11 @@ def _claimed_task(row: Row) -> ClaimedTask:
         unknown_for=0.0 if unknown_since is None else (claimed_at - unknown_since).total_seconds(),
         is_running=is_running,
     )
+
+
+def _leaving_names(claim: str) -> str:
+    """The query `claim` passing over tasks named in `without`: a query apart, because it looks at each of them."""
+    return claim.replace("WHERE phase = 1 AND", "WHERE phase = 1 AND task_name <> ALL (%(without)s::text[]) AND")
 
 
 def gap_of(heartbeat_interval: float) -> float:

@@ -64,6 +64,7 @@ class SqliteConsumer:
         self._cluster_cap = cluster_cap
         self._sql = named_queries()
         self._damage = Damage(worker_id, self._sql)
+        self._without = "[]"
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
@@ -132,12 +133,20 @@ class SqliteConsumer:
 
         return self._told(await self._session.write("promote", work, now=now))
 
-    async def claim(self, limit: int, *, startable: Collection[str] = (), now: datetime | None = None) -> Claim:
+    async def claim(
+        self,
+        limit: int,
+        *,
+        startable: Collection[str] = (),
+        without: Collection[str] = (),
+        now: datetime | None = None,
+    ) -> Claim:
         """See `horsies.abc.Consumer.claim`.
 
         A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
         what stands behind a million of them is reached at once, and each claim finds fewer.
         """
+        self._without = json.dumps(list(without))
         self._damage.expire()
         names = frozenset(startable)
         answer = await self._session.write("claim", lambda transaction: self._claim(transaction, limit, names), now=now)
@@ -268,7 +277,7 @@ class SqliteConsumer:
             for queue in tier:
                 most = self._room(transaction, queue, room)
                 given = {"queue": queue, "now": transaction.now, "limit": most, "step_over": step_over}
-                given["skipped"] = self._damage.skipped
+                given |= {"skipped": self._damage.skipped, "without": self._without}
                 rows += transaction.fetch(self._sql["heads"], given)
             rows.sort(key=lambda row: row[:3])
             heads += rows[:room]

@@ -151,6 +151,16 @@ class Claiming:
             assert await worker.finish([done(task.lease)], now=at(2)) == [True]
             assert await stage.status(UUID(task.lease.task_id).int) is TaskStatus.COMPLETED
 
+    async def test_a_claim_passes_over_the_names_that_it_is_to_leave(self, stage: Stage) -> None:
+        worker = await stage.worker()
+        await stage.send(*(new_task(n, priority=n, task_name="another") for n in range(1, 7)))
+        await stage.send(new_task(7, priority=7), new_task(8, task_name="a third", priority=8, queue="slow"))
+        await stage.send(new_task(9, priority=9, task_name="another", good_until=at(0.5)))
+        assert ids((await worker.claim(2, without={"another"}, now=at(1))).tasks) == [7, 8]
+        assert (await worker.claim(2, without=["another", "unheard of"], now=at(1))).tasks == ()
+        assert ids((await worker.claim(4, without={"a_task"}, now=at(1))).tasks) == [1, 2, 3, 4]
+        assert ids((await worker.claim(4, now=at(1))).tasks) == [5, 6]
+
     async def test_what_a_claim_started_fails_with_its_worker(self, stage: Stage) -> None:
         """Whatever an earlier attempt had stored for a crash."""
         worker, other = await stage.worker("w1"), await stage.worker("w2")

@@ -38,11 +38,13 @@ UPDATE tasks SET phase = 1 WHERE id = :id RETURNING queue
 SELECT min(due_at) FROM tasks WHERE phase = 0 AND due_at > :now AND due_at <= 253402300799999999
 
 -- name: heads
--- The ready tasks of one queue that come first; with `step_over` without those past their deadline.
+-- The ready tasks of one queue that come first, without those named in `without`; with `step_over` without those past
+-- their deadline.
 SELECT priority, due_at, id, good_until FROM tasks
 WHERE phase = 1 AND queue = :queue AND due_at <= :now
     AND (NOT :step_over OR good_until IS NULL OR good_until > :now)
     AND id NOT IN (SELECT value FROM json_each(:skipped))
+    AND (:without = '[]' OR task_name NOT IN (SELECT value FROM json_each(:without)))
 ORDER BY priority, due_at, id
 LIMIT :limit
 

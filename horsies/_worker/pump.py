@@ -2,9 +2,9 @@
 
 State of a claimed task: it comes in (see `claims`), then is among the runner's jobs if the claim has started it too
 (RUNNING), or for a moment in `_early`, where slots that were counted on are not free yet. Else it is CLAIMED and waits
-for its start (see `starts`), and then is among the jobs. When it has ended it is in the finisher's buffer. A task that is
-to go back is in `_gifts` until the database has answered. Each is in one place only. No more run than the concurrency
-says; what is claimed exceeds it by what `pace` and `places` allow.
+for its start (see `starts`), and then is among the jobs. When it has ended it is in the finisher's buffer. A task that
+is to go back is in `_gifts` until the database has answered. Each is in one place only. No more run than the
+concurrency says; what is claimed exceeds it by what `pace` and `places` allow.
 
 A claim may start what leads to no other verdict than FAILED when the worker dies, because the task is not retried for
 WORKER_CRASHED: then nothing is left to decide before it begins.

@@ -107,6 +107,8 @@ async def test_a_task_whose_row_is_locked_when_it_is_to_start_starts_later(
 
                     async def lock(limit: int, **given: Any) -> Claim:
                         claimed = await claim(limit, **given)
+                        if not claimed.tasks:
+                            return claimed  # it may be under way still when the lock is released below
                         locker.execute(f"SELECT FROM {schema}.tasks WHERE id = %s FOR UPDATE", (handles[2].task_id,))
                         return claimed
 

@@ -116,7 +116,9 @@ def load(cls: Any, data: Any) -> Any:
         raise CodecError(f"it does not validate as {cls.__name__}{_refusals(refusal, shape.names)}") from None
 
 
+@functools.cache
 def _knows_names(cls: Any) -> bool:
+    """Whether this pydantic can read a model by the names of its fields."""
     return "by_name" in inspect.signature(cls.model_validate).parameters
 
 

@@ -26,7 +26,7 @@ from .threads import Threads
 
 def as_result(value: Any) -> Ok[Any] | Err[TaskError]:
     """What user code returned, as a result."""
-    if hasattr(value, "__await__"):
+    if hasattr(type(value), "__await__"):
         return _not_awaited(value)
     if isinstance(value, Ok):
         return value
@@ -140,7 +140,7 @@ def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
             value = job.task.fn(*job.args, **job.kwargs)
         else:
             value = job.task.fn(job.context, *job.args, **job.kwargs)
-        if not job.task.signature.wraps_async or not hasattr(value, "__await__"):
+        if not job.task.signature.wraps_async or not hasattr(type(value), "__await__"):
             return as_result(value)
     except TaskInterrupted:
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import anyio
 
@@ -24,7 +25,7 @@ MOST_KNOWN = 1_000
 """Workflows of which it is remembered that they are large."""
 TRIES = 3
 ASIDE = 60.0
-"""Seconds for which a workflow is left alone after so many tries in a row that failed although it was alone."""
+"""Seconds for which a workflow is left alone after so many tries in a row that failed by itself."""
 RECOVERED = 200
 """Workflows that are looked for at a time."""
 SELDOM = 60.0
@@ -58,13 +59,21 @@ class _Lane:
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
-        self.size = batch
-        """How many are taken next: fewer after a failure, since one of them may be what fails."""
-        self.waiting: set[str] = set()
+        self.waiting: dict[str, None] = {}
+        """In the order in which they came, so that one that always has news keeps no other waiting."""
         self.is_busy = False
         self.filled = anyio.Event()
-        self.failures = 0
-        """Of the one that stood alone, in a row."""
+        self.failures: dict[str, int] = {}
+        """Of each that was in a batch that failed as a whole: until it succeeds it is advanced by itself."""
+
+    def take(self) -> list[str]:
+        """The next batch, which has left the queue."""
+        first = next(iter(self.waiting))
+        others = (workflow_id for workflow_id in self.waiting if workflow_id not in self.failures)
+        batch = [first] if first in self.failures else list(islice(others, self.batch))
+        for workflow_id in batch:
+            del self.waiting[workflow_id]
+        return batch
 
 
 class Advancer:
@@ -98,10 +107,10 @@ class Advancer:
     def add_nowait(self, workflow_ids: Iterable[str]) -> None:
         """Have these advanced soon."""
         now = anyio.current_time()
-        for workflow_id in workflow_ids:
+        for workflow_id in sorted(workflow_ids):
             if self._aside.get(workflow_id, now) <= now:
                 lane = self._large if workflow_id in self._known_large else self._small
-                lane.waiting.add(workflow_id)
+                lane.waiting[workflow_id] = None
         for lane in (self._small, self._large):
             # What could not be followed up is known by now as well: whoever decides that may be in another thread.
             if lane.waiting or self._problems:
@@ -151,18 +160,21 @@ class Advancer:
 
     async def _run_once(self, lane: _Lane) -> None:
         """Advance one batch. Raises: BrokerError, and what failed is advanced later."""
-        batch = sorted(lane.waiting)[: lane.size]
-        lane.waiting.difference_update(batch)
+        batch = lane.take() if lane.waiting else []
         refused: dict[str, BrokerError] = {}
         try:
-            failure = await self._advance(lane, batch, refused)
+            failure = await self._advance(lane, batch, refused) if batch else None
         except BrokerError as error:
-            self._take_back(lane, batch, error)
+            for workflow_id in batch:
+                lane.failures.setdefault(workflow_id, 0)
+            if len(batch) > 1 or not await self._sets_aside(lane, batch[0], error):
+                lane.waiting |= dict.fromkeys(batch)
             raise
-        lane.size, lane.failures = min(lane.batch, lane.size * 2), 0
+        for workflow_id in batch:
+            lane.failures.pop(workflow_id, None)
         if len(refused) == len(batch) > 1:
             # It is about none of them: a privilege is missing, say, and may be granted again.
-            lane.waiting.update(batch)
+            lane.waiting |= dict.fromkeys(batch)
             failure = next(iter(refused.values()))
         else:
             for workflow_id, refusal in refused.items():
@@ -171,28 +183,25 @@ class Advancer:
         if failure is not None:
             raise failure
 
-    def _take_back(self, lane: _Lane, batch: list[str], error: BrokerError) -> None:
-        """Have a batch that failed as a whole tried again in halves, and leave alone what fails by itself.
+    async def _sets_aside(self, lane: _Lane, workflow_id: str, error: BrokerError) -> bool:
+        """Leave alone for a while what fails by itself again and again; whether that is so.
 
-        A database that is away counts against none of them.
+        A failure counts only if the database can be written to just then: the workflow may take longer than a
+        statement may. Otherwise it is the database that was away.
         """
-        if not error.lost:
-            lane.size = max(1, len(batch) // 2)
-            lane.failures += len(batch) == 1
-        if lane.failures < TRIES:
-            lane.waiting.update(batch)
-            return
-        lane.failures = 0
-        (workflow_id,) = batch
+        try:
+            await self._store.note_problem(workflow_id, f"it fails, and is tried again: {error.message}")
+        except BrokerError:
+            lane.failures[workflow_id] = 0
+            return False
+        lane.failures[workflow_id] += 1
+        if lane.failures[workflow_id] < TRIES:
+            return False
+        del lane.failures[workflow_id]
         self._aside[workflow_id] = anyio.current_time() + ASIDE
-        self._problems[workflow_id] = f"it is tried again after {ASIDE:g} s: {error.message}"
-        logger.error(
-            "workflow %s is left alone for %g s: %s",
-            workflow_id,
-            ASIDE,
-            error.message,
-            extra={"workflow_id": workflow_id},
-        )
+        what = "workflow %s is left alone for %g s: %s"
+        logger.error(what, workflow_id, ASIDE, error.message, extra={"workflow_id": workflow_id})
+        return True
 
     async def _advance(
         self, lane: _Lane, workflow_ids: list[str], refused: dict[str, BrokerError]
@@ -218,7 +227,7 @@ class Advancer:
                 first = await self._advance(lane, workflow_ids[:middle], refused)
                 return await self._advance(lane, workflow_ids[middle:], refused) or first
             if error.locked:
-                lane.waiting.update(workflow_ids)
+                lane.waiting |= dict.fromkeys(workflow_ids)
                 return error
             refused[workflow_ids[0]] = error
         else:

@@ -385,6 +385,34 @@ async def test_workflow_that_always_fails_by_itself_holds_up_no_other(
         assert info.problem is None
 
 
+async def test_workflows_are_advanced_at_once_after_an_outage(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it lasts, none is left alone for it."""
+    monkeypatch.setattr("horsies._workflow.advancer.pauses", lambda *_: iter(lambda: 0.001, None))
+    failures: list[str] = []
+    async with Runtime(shop.app) as rt:
+        runs = [await begin(rt, lone(shop, 1)) for _ in range(2)]
+        ids = [node.task_id for run in runs for node in (await run.tasks()).unwrap() if node.task_id]
+        await rt.broker.control.cancel(ids)
+        for name in ("advance", "note_problem"):
+            call = getattr(type(rt.workflows), name)
+
+            async def away(self: Any, *args: Any, call: Any = call, name: str = name, **given: Any) -> Any:
+                if len(failures) < 40:
+                    failures.append(name)
+                    raise BrokerError("the server is away", retryable=True)
+                return await call(self, *args, **given)
+
+            monkeypatch.setattr(type(rt.workflows), name, away)
+        rt.nodes_ended([run.workflow_id for run in runs])
+        with anyio.fail_after(20):
+            await rt.settle_workflows()
+        assert set(failures) == {"advance", "note_problem"}
+        for run in runs:
+            info = (await run.info()).unwrap()
+            assert info is not None
+            assert (info.status, info.problem) == (WorkflowStatus.FAILED, None)
+
+
 @pytest.fixture
 def read_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many bytes of specs each decision was given."""

@@ -171,6 +171,7 @@ class Services:
                     backoff.answered()
                     # What came while nobody listened is not known.
                     self._pump.notice([""])
+                    self.look_soon()
                     while True:
                         self._pump.notice(await listener.receive())
                         await anyio.lowlevel.checkpoint()  # the pump sends its claim before this waits again

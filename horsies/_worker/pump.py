@@ -120,11 +120,6 @@ class Pump:
         """Whether a task runs whose result would count."""
         return not all(job.is_late for job in self._runner.jobs.values())
 
-    @property
-    def held(self) -> dict[str, list[str]]:
-        """Names of tasks by place, if they hold all slots of the place although their end has been reported."""
-        return {place.value: list(names) for place, names in self._runner.held.items()}
-
     def stop_nowait(self) -> None:
         """Claim nothing more; `run` returns once what it is doing is done."""
         self.is_stopping = True
@@ -251,21 +246,12 @@ class Pump:
         room = self._room_in_all()
         if room.tasks <= 0 or not self._places:
             return room
-        tasks, without, more = self._places.bounded(
-            room.tasks,
-            self._runner.free,
-            self._waiting(),
-            was_full=self._claims.full,
-            rests_until=self._claims.rests_until,
-            now=anyio.current_time(),
-        )
-        return room._replace(tasks=tasks, without=without, more=more)
+        return self._places.bounded(room, self._runner.free, self._waiting(), self._claims, anyio.current_time())
 
     def _waiting(self) -> Counter[Place]:
         """How many tasks of each place are here and have not begun."""
-        tasks = [job.task for job in (*self._early, *self._ready, *self._starting)]
-        tasks += [task for name in self._claims.names if (task := self._host.app.tasks.get(name)) is not None]
-        return Counter(task.place for task in tasks)
+        names = [job.task.name for job in (*self._early, *self._ready, *self._starting)]
+        return self._places.count([*names, *self._claims.names])
 
     def _room_in_all(self) -> Room:
         """What may be claimed now if each task could run in any place."""
@@ -290,20 +276,17 @@ class Pump:
 
     async def _give_back_excess(self) -> None:
         """Give back what was claimed ahead and turns out to stand behind slow tasks, or has no slot in its place."""
-        excess = self._excess()
-        if excess > 0 and anyio.current_time() - self._last_start >= PATIENCE:
-            self._last_start = anyio.current_time()
-            leases = [job.claimed.lease for job in list(self._ready)[-excess:]]
-            gifts = {lease: GiveBack(lease) for lease in leases if lease not in self._unsure}
-            await self._give_back(list(gifts.values()))
-            self._ready = deque(job for job in self._ready if job.claimed.lease not in gifts)
-        if not self._places:
-            return
-        for place, over in self._places.excess(self._runner.free, self._waiting(), anyio.current_time()).items():
-            leases = [job.claimed.lease for job in self._ready if job.task.place is place][-over:]
-            gifts = {lease: GiveBack(lease) for lease in leases if lease not in self._unsure}
-            await self._give_back(list(gifts.values()))
-            self._ready = deque(job for job in self._ready if job.claimed.lease not in gifts)
+        last, excess, now = list[Job](), self._excess(), anyio.current_time()
+        if excess > 0 and now - self._last_start >= PATIENCE:
+            self._last_start = now
+            last = list(self._ready)[-excess:]
+        over = self._places.excess(self._runner.free, self._waiting(), now) if self._places else {}
+        for place, count in over.items():
+            last += [job for job in self._ready if job.task.place is place][-count:]
+        if last:
+            leases = {job.claimed.lease for job in last}.difference(self._unsure)
+            await self._give_back(list(map(GiveBack, leases)))
+            self._ready = deque(job for job in self._ready if job.claimed.lease not in leases)
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and has not begun."""

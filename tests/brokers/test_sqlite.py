@@ -213,7 +213,19 @@ def test_no_statement_reads_all_tasks(name: str) -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         migrate(connection)
         given = dict.fromkeys(
-            ("now", "limit", "queue", "id", "ids", "worker", "claim_number", "step_over", "without", "skipped", "before"),
+            (
+                "now",
+                "limit",
+                "queue",
+                "id",
+                "ids",
+                "worker",
+                "claim_number",
+                "step_over",
+                "without",
+                "skipped",
+                "before",
+            ),
             1,
         )
         plan = connection.execute(f"EXPLAIN QUERY PLAN {named_queries()[name]}", given).fetchall()

@@ -24,8 +24,11 @@ DOUBT_POLL = 1.0
 """Seconds between looks meanwhile."""
 
 
-RESTS = 9.0
-"""A claim that passed over tasks and found nothing is followed by a rest of so many times its own length."""
+RESTS = 1.0
+"""A claim that passed over tasks and found nothing is followed by a rest of so many times its own length.
+
+So a crowd that this worker cannot run keeps the database busy for half of the time at most.
+"""
 
 
 class Room(NamedTuple):

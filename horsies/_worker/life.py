@@ -14,7 +14,7 @@ hangs: what is left behind then is found by those who reap.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -24,6 +24,7 @@ import anyio.abc
 from .._core.config import QueueConfig, WorkerConfig
 from .._core.errors import BrokerError
 from .._task.context import ContextLogger
+from .._task.place import Place
 from ..abc import Consumer
 from .finisher import Finisher
 from .host import WorkerHost
@@ -68,6 +69,7 @@ class Life:
         self.pump: Pump | None = None
         self.leader: Leader | None = None
         self.services: Services | None = None
+        self.held: Mapping[Place, list[str]] = {}
         self.found_dead = False
         self.left_behind = False
         self._is_stopping = False
@@ -145,6 +147,7 @@ class Life:
                 abandoned=self._abandoned,
             )
             stack.push_async_callback(runner.aclose)
+            self.held = runner.held
             self.pump = pump = Pump(
                 host,
                 consumer,

@@ -13,10 +13,12 @@ another worker could run them. Three rules follow.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from .._task.declare import Task
 from .._task.place import Place
+from .claims import Claims, Room
 from .pace import PATIENCE, Pace
 
 NARROW = 30.0
@@ -44,6 +46,7 @@ class Places:
         for task in tasks:
             if slots[task.place] < most:
                 names.setdefault(task.place, set()).add(task.name)
+        self._place_of = {name: place for place, some in names.items() for name in some}
         self._names = {place: frozenset(some) for place, some in names.items()}
         self._paces = {place: Pace(ahead, now) for place in names}
         self._narrow_until = dict.fromkeys(names, -math.inf)
@@ -62,43 +65,42 @@ class Places:
 
     def bounded(
         self,
-        tasks: int,
+        room: Room,
         free: Mapping[Place, int],
         waiting: Mapping[Place, int],
-        *,
-        was_full: bool,
-        rests_until: float,
+        claims: Claims,
         now: float,
-    ) -> tuple[int, frozenset[str], bool]:
-        """What the next claim may take of `tasks` that there is room for in all.
+    ) -> Room:
+        """The part of `room` that the next claim may ask for.
 
         Args:
+            room: there is so much in all places together.
             free, waiting: free slots, and tasks that wait for one, by place.
-            was_full: the last claim brought all that it asked for.
-            rests_until: no claim that passes over tasks before that.
-
-        Returns:
-            The number of tasks, the names to pass over, and whether another claim is to follow in any case.
+            claims: tells of the last claim.
         """
-        if self._is_narrow and not was_full:
+        if self._is_narrow and not claims.full:
             self._narrow_until = dict.fromkeys(self._names, -math.inf)  # the last claim has left no task behind
         full, narrow = set[Place](), dict[Place, int]()
         for place in self._known:
             ahead = self._paces[place].ahead(now)
-            room = free[place] + ahead - waiting.get(place, 0)
-            if room <= 0 or room * 2 < ahead:  # a few at a time would cost a statement each
+            left = free[place] + ahead - waiting.get(place, 0)
+            if left <= 0 or left * 2 < ahead:  # a few at a time would cost a statement each
                 full.add(place)
             elif now < self._narrow_until[place]:
-                narrow[place] = room
+                narrow[place] = left
         self.missed = frozenset(full)
-        is_resting = now < rests_until
+        is_resting = now < claims.rests_until
         if narrow and (is_resting or not self._is_narrow):
             self._is_narrow = True
-            return min(tasks, *narrow.values()), self._of(full), True
+            return room._replace(tasks=min(room.tasks, *narrow.values()), without=self._of(full), more=True)
         if is_resting and full:
-            return 0, frozenset(), False
+            return Room(0)
         self._is_narrow = False
-        return tasks, self._of(full.union(narrow)), bool(narrow)
+        return room._replace(without=self._of(full.union(narrow)), more=bool(narrow))
+
+    def count(self, names: Iterable[str]) -> Counter[Place]:
+        """How many of these tasks are of each scarce place."""
+        return Counter(self._place_of[name] for name in names if name in self._place_of)
 
     def excess(self, free: Mapping[Place, int], waiting: Mapping[Place, int], now: float) -> dict[Place, int]:
         """How many of those that wait for each place are to be given back now."""

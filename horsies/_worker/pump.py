@@ -120,11 +120,6 @@ class Pump:
         """Whether a task runs whose result would count."""
         return not all(job.is_late for job in self._runner.jobs.values())
 
-    @property
-    def held(self) -> dict[str, list[str]]:
-        """Names of tasks by place, if they hold all slots of the place although their end has been reported."""
-        return {place.value: list(names) for place, names in self._runner.held.items()}
-
     def stop_nowait(self) -> None:
         """Claim nothing more; `run` returns once what it is doing is done."""
         self.is_stopping = True
@@ -263,21 +258,12 @@ class Pump:
         room = self._room_in_all()
         if room.tasks <= 0 or not self._places:
             return room
-        tasks, without, more = self._places.bounded(
-            room.tasks,
-            self._runner.free,
-            self._waiting(),
-            was_full=self._claims.full,
-            rests_until=self._claims.rests_until,
-            now=anyio.current_time(),
-        )
-        return room._replace(tasks=tasks, without=without, more=more)
+        return self._places.bounded(room, self._runner.free, self._waiting(), self._claims, anyio.current_time())
 
     def _waiting(self) -> Counter[Place]:
         """How many tasks of each place are here and have not begun."""
-        tasks = [job.task for job in (*self._early, *self.starts.ready, *self.starts.starting)]
-        tasks += [task for name in self._claims.names if (task := self._host.app.tasks.get(name)) is not None]
-        return Counter(task.place for task in tasks)
+        names = [job.task.name for job in (*self._early, *self.starts.ready, *self.starts.starting)]
+        return self._places.count([*names, *self._claims.names])
 
     def _room_in_all(self) -> Room:
         """What may be claimed now if each task could run in any place."""
@@ -302,20 +288,17 @@ class Pump:
 
     def _return_excess(self) -> None:
         """Have given back what was claimed ahead and stands behind slow tasks, or has no slot in its place."""
-        excess = self._excess()
-        if excess > 0 and anyio.current_time() - self._last_start >= PATIENCE:
-            self._last_start = anyio.current_time()
-            self._return_ready(list(self.starts.ready)[-excess:])
-        if not self._places:
-            return
-        for place, over in self._places.excess(self._runner.free, self._waiting(), anyio.current_time()).items():
-            self._return_ready([job for job in self.starts.ready if job.task.place is place][-over:])
-
-    def _return_ready(self, jobs: Iterable[Job]) -> None:
-        """Have these given back, which are CLAIMED for certain unless a start of theirs is unsure."""
-        leases = {job.claimed.lease for job in jobs} - self.starts.unsure
-        self._return(GiveBack(lease) for lease in leases)
-        self.starts.ready = deque(job for job in self.starts.ready if job.claimed.lease not in leases)
+        last, excess, now = list[Job](), self._excess(), anyio.current_time()
+        if excess > 0 and now - self._last_start >= PATIENCE:
+            self._last_start = now
+            last = list(self.starts.ready)[-excess:]
+        over = self._places.excess(self._runner.free, self._waiting(), now) if self._places else {}
+        for place, count in over.items():
+            last += [job for job in self.starts.ready if job.task.place is place][-count:]
+        if last:
+            leases = {job.claimed.lease for job in last} - self.starts.unsure
+            self._return(map(GiveBack, leases))
+            self.starts.ready = deque(job for job in self.starts.ready if job.claimed.lease not in leases)
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and has not begun."""

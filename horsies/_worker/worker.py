@@ -88,7 +88,7 @@ class Worker:
 
         The names of these tasks, by place. The worker runs nothing else there until one of them ends.
         """
-        return {} if self._life.pump is None else self._life.pump.held
+        return {place.value: list(names) for place, names in self._life.held.items()}
 
     @property
     def left_behind(self) -> bool:

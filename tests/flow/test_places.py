@@ -6,6 +6,8 @@ import logging
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from horsies import AppConfig, Horsies, Ok, Runtime, TaskSendOptions, WorkerConf
 from horsies._task.declare import Task
 from horsies._task.place import Place
 from horsies._worker import places
+from horsies._worker.claims import Room
 from horsies._worker.places import NARROW, Places
 from horsies.cli.health import health_of
 
@@ -157,19 +160,20 @@ class TestPlaces:
     def bounded(
         self, found: Places, free: int, waiting: int, *, was_full: bool = True, now: float = 0.0, rests: float = 0.0
     ) -> object:
-        slots, tasks = {Place.THREAD: free}, {Place.THREAD: waiting}
-        return found.bounded(7, slots, tasks, was_full=was_full, rests_until=now + rests, now=now)
+        claims: Any = SimpleNamespace(full=was_full, rests_until=now + rests)
+        room = found.bounded(Room(7), {Place.THREAD: free}, {Place.THREAD: waiting}, claims, now)
+        return room.tasks, room.without, room.more
 
     def test_names_of_a_full_place_are_left_out_once_it_had_too_much(self) -> None:
         found = self.places()
         assert self.bounded(found, 2, 2) == (7, frozenset(), False)
-        for now in (-20.0, -10.0):
+        for now in (-100.0, -50.0):
             found.excess({Place.THREAD: 0}, {Place.THREAD: 1}, now)
         assert self.bounded(found, 2, 0) == (7, frozenset(), False)
         assert self.bounded(found, 2, 2) == (7, {"sync"}, False)
         assert found.missed == {Place.THREAD}
         assert self.bounded(found, 0, 0) == (7, {"sync"}, False)
-        assert self.bounded(found, 0, 0, rests=1.0) == (0, frozenset(), False)
+        assert self.bounded(found, 0, 0, rests=1.0) == (0, (), False)
         assert self.bounded(found, 2, 0, rests=1.0) == (7, frozenset(), False)
 
     def test_claims_are_narrow_and_wide_in_turn_after_there_was_too_much(self) -> None:

@@ -41,7 +41,7 @@ from .reader import PostgresReader
 from .schedules import PostgresSchedules
 from .schema import migrate
 from .session import Connections, Row, Session, Target
-from .target import describe, require_conninfo
+from .target import describe, read_url, require_conninfo, time_to_connect
 from .workflows import PostgresWorkflows
 
 LOCK_WAIT = 0.25
@@ -190,7 +190,7 @@ class _Way:
 async def _bring_up_to_date(config: AppConfig) -> _Way:
     timeout = config.pool.timeout
     try:
-        with anyio.fail_after(timeout):
+        with anyio.fail_after(time_to_connect(read_url(config.url), timeout)):
             connection = await connect(config.url, timeout=timeout, prepare_threshold=None)
             try:
                 await migrate(connection, config.schema)

@@ -20,17 +20,21 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import psycopg
-from psycopg import capabilities, conninfo, errors
+from psycopg import capabilities, errors
 from psycopg.abc import PQGen, PQGenConn
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import AsyncRowFactory, Row, TupleRow, tuple_row
 from psycopg.waiting import Ready, Wait
+
+from .hosts import connected, scrubbed
+from .target import connect_parameters, destination, time_to_connect
 
 T = TypeVar("T")
 
@@ -41,18 +45,6 @@ _LOOK = 1.0
 _BUSY = 0.005
 """Seconds that a generator which never has to wait (a long COPY) may keep the event loop to itself."""
 ABANDONED = "nobody waits for this connection any more"
-_LEAST_CONNECT_TIMEOUT = 2
-"""libpq takes a `connect_timeout` of 1 for 2."""
-
-_DEFAULTS: dict[str, str] = {
-    "fallback_application_name": "horsies",
-    # A peer that vanished without a word is noticed within a minute, whether we wait for it or write to it.
-    "keepalives": "1",
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "60000",
-}
 
 
 def _poll(fd: int, wanted: int) -> int:
@@ -377,6 +369,13 @@ class SyncConnection(psycopg.Connection[TupleRow]):
     """What connects, in a thread. It gives up within a tenth of a second once nobody wants the connection any more."""
 
     @classmethod
+    def connect(cls, conninfo: str = "", *, patience: float, **parameters: Any) -> Self:  # type: ignore[override]  # the caller gives libpq's parameters
+        try:
+            return connected(partial(super().connect, conninfo), parameters, patience)
+        except psycopg.Error as error:
+            raise scrubbed(error, parameters) from None
+
+    @classmethod
     def _connect_gen(cls, *args: Any, **kwargs: Any) -> PQGenConn[Self]:
         # psycopg resumes the generator every tenth of a second, whether the server said something or not.
         attempt = super()._connect_gen(*args, **kwargs)
@@ -426,28 +425,6 @@ async def made_in_thread(make: Callable[[Callable[[], bool]], T], discard: Calla
     return made.pop()
 
 
-def connect_parameters(url: str, timeout: float) -> dict[str, Any]:
-    """The libpq parameters of `url` (a URI or `key=value` pairs) with horsies' defaults beneath them.
-
-    Args:
-        url: anything libpq reads, without host as well.
-        timeout: seconds for one host; libpq counts whole ones, at least 2. A shorter `connect_timeout` of `url` stays.
-
-    Raises:
-        psycopg.ProgrammingError: `url` cannot be read. It is not shown: libpq's own message may repeat a password.
-    """
-    try:
-        parameters = conninfo.conninfo_to_dict(url)
-        stated = int(float(parameters.get("connect_timeout") or 0))
-    except (psycopg.Error, ValueError):
-        raise psycopg.ProgrammingError(
-            "the database URL cannot be read: it should look like postgresql://user@host:5432/database?option=value, "
-            "with special characters percent-encoded, or like host=... dbname=..."
-        ) from None
-    bound = max(_LEAST_CONNECT_TIMEOUT, math.ceil(timeout))
-    return {**_DEFAULTS, **parameters, "connect_timeout": min(stated, bound) if stated > 0 else bound}
-
-
 def adopt(
     twin: SyncConnection, *, autocommit: bool = True, prepare_threshold: int | None = 5
 ) -> AnyioConnection[TupleRow]:
@@ -475,25 +452,20 @@ async def connect(
         psycopg.ProgrammingError: `conninfo` cannot be read.
     """
     parameters = connect_parameters(conninfo, timeout)
+    patience = time_to_connect(parameters, timeout)
 
     def open_twin(anybody_waits: Callable[[], bool]) -> SyncConnection:
         with wanted_while(anybody_waits):
-            return SyncConnection.connect(**parameters)
+            return SyncConnection.connect(**parameters, patience=patience)
 
     try:
-        with anyio.fail_after(timeout):
+        with anyio.fail_after(patience):
             twin = await made_in_thread(open_twin, SyncConnection.close)
     except TimeoutError:
         raise errors.ConnectionTimeout(
-            f"{destination(parameters)} did not answer within {timeout:g} s: is it a Postgres server, and can it be "
+            f"{destination(parameters)} did not answer within {patience:g} s: is it a Postgres server, and can it be "
             "reached from here?"
         ) from None
     connection = adopt(twin, autocommit=autocommit, prepare_threshold=prepare_threshold)
     del twin.pgconn  # or the twin would warn that it was never closed
     return connection
-
-
-def destination(parameters: dict[str, Any]) -> str:
-    """Where `parameters` lead, fit to be shown."""
-    host = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
-    return f"host {host}, port {parameters.get('port', 'default')}, database {parameters.get('dbname', 'default')}"

@@ -29,11 +29,10 @@ from .connection import (
     AnyioConnection,
     SyncConnection,
     adopt,
-    connect_parameters,
-    destination,
     made_in_thread,
     wanted_while,
 )
+from .target import connect_parameters, destination, time_to_connect
 
 _AT_ONCE = 0.001
 """Seconds; psycopg_pool answers a timeout of 0 with a failure even when a connection lies there."""
@@ -84,7 +83,7 @@ class ConnectionPool(anyio.AsyncContextManagerMixin):
     ) -> None:
         self._parameters = connect_parameters(conninfo, timeout)
         self._sizes = (min_size, max_size)
-        self._timeout = timeout
+        self._timeout = time_to_connect(self._parameters, timeout)
         self._configure = configure
         self._prepare_threshold = prepare_threshold
         self._refusal: str | None = None
@@ -96,7 +95,7 @@ class ConnectionPool(anyio.AsyncContextManagerMixin):
         self._turns = anyio.Semaphore(max_size, fast_acquire=True)
         self._pool: psycopg_pool.ConnectionPool[_Pooled] = psycopg_pool.ConnectionPool(
             connection_class=self._connection_class(),
-            kwargs={**self._parameters, "autocommit": True},
+            kwargs={**self._parameters, "patience": self._timeout, "autocommit": True},
             min_size=min_size,
             max_size=max_size,
             timeout=self._timeout,

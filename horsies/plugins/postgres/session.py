@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
@@ -62,7 +62,7 @@ class Target:
     statement may.
     """
 
-    conninfo: str
+    conninfo: str = field(repr=False)
     connect_timeout: float
     statement_timeout: float
     pooled: bool

@@ -41,11 +41,17 @@ from .reader import PostgresReader
 from .schedules import PostgresSchedules
 from .schema import migrate
 from .session import Connections, Row, Session, Target
+from .settings import PLAIN, limited, set_up
+from .sharing import Sharing, is_full
 from .target import describe, read_url, require_conninfo, time_to_connect
+from .transaction import fetch_over
 from .workflows import PostgresWorkflows
 
 LOCK_WAIT = 0.25
 """Seconds that a worker's writes wait for somebody's open transaction: others share the connection."""
+
+_FULL_PAUSE = 0.1
+_ENCODINGS = ("UTF8", "SQL_ASCII")
 
 
 class PostgresBroker:
@@ -60,6 +66,7 @@ class PostgresBroker:
         advances: Session,
         target: Target,
         way: _Way,
+        sharing: Sharing,
     ) -> None:
         self._config = config
         self._pool = pool
@@ -67,7 +74,7 @@ class PostgresBroker:
         self._sql = named_queries(config.schema)
         self._statement_timeout = float(config.resilience.statement_timeout)
         self._target = target
-        self._listening = Listening(config, reaches=way.reaches)
+        self._listening = Listening(config, reaches=way.reaches, sharing=sharing)
         self.reader: Reader = PostgresReader(self._fetch, results.fetch, self._sql)
         self.control: Control = PostgresControl(self._fetch, self._sql)
         self.schedules: Schedules = PostgresSchedules(
@@ -118,7 +125,7 @@ class PostgresBroker:
         """See `horsies.abc.Transactional.transaction`."""
         async with AsyncExitStack() as stack:
             with translated("open a transaction"):
-                connection = await stack.enter_async_context(self._pool.connection())
+                connection = await stack.enter_async_context(self._pool.connection(as_is=True))
                 await stack.enter_async_context(connection.transaction())
             yield connection
 
@@ -132,15 +139,11 @@ class PostgresBroker:
         return f"PostgreSQL {version}: {describe(self._config.url)}"
 
     async def _fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-        """One statement over a short borrow from the pool.
-
-        Planned anew each time: a plan that is kept from when the table was small would read all of it later on.
-        """
+        """One statement over a short borrow from the pool."""
         with translated(action):
             async with self._pool.connection() as connection:
                 with anyio.fail_after(self._statement_timeout):
-                    cursor = await connection.execute(query, parameters, prepare=False, binary=True)
-                    return await cursor.fetchall()
+                    return await fetch_over(connection, query, parameters)
 
 
 async def _take_arrays(connection: AnyioConnection[Row]) -> None:
@@ -160,20 +163,22 @@ async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
         statement_timeout=float(config.resilience.statement_timeout),
         pooled=way.pooled,
     )
-    connections = Connections()
-    async with (
-        ConnectionPool(
+    sharing = Sharing()
+    connections = Connections(sharing)
+    async with connections.open_session(target) as results, connections.open_session(target) as advances:
+        await connections.reserve(target)
+        async with ConnectionPool(
             config.url,
             min_size=config.pool.min_size,
             max_size=config.pool.max_size,
             timeout=config.pool.timeout,
             configure=_take_arrays,
+            settings=limited(target.statement_timeout),
+            pooled=way.pooled,
             prepare_threshold=None if way.pooled else 5,
-        ) as pool,
-        connections.open_session(target) as results,
-        connections.open_session(target) as advances,
-    ):
-        yield PostgresBroker(config, pool, connections, results, advances, target, way)
+            sharing=sharing,
+        ) as pool:
+            yield PostgresBroker(config, pool, connections, results, advances, target, way, sharing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +196,11 @@ async def _bring_up_to_date(config: AppConfig) -> _Way:
     timeout = config.pool.timeout
     try:
         with anyio.fail_after(time_to_connect(read_url(config.url), timeout)):
-            connection = await connect(config.url, timeout=timeout, prepare_threshold=None)
+            connection = await _connect(config)
             try:
+                await _require_encoding(connection, config)
+                if await is_direct(connection):
+                    await set_up(connection, PLAIN)
                 await migrate(connection, config.schema)
                 return await _look_at_way(connection, config)
             finally:
@@ -203,6 +211,34 @@ async def _bring_up_to_date(config: AppConfig) -> _Way:
         raise _unreachable(config, broker_error("connect", error).message) from None
     except OSError as error:
         raise _unreachable(config, f"{type(error).__name__}: {error.strerror or error.errno}") from None
+
+
+async def _connect(config: AppConfig) -> AnyioConnection[Row]:
+    """The first connection. It is waited for while there are as many as there may be: others may just be closing."""
+    timeout = config.pool.timeout
+    give_up_at = anyio.current_time() + timeout - 2 * _FULL_PAUSE
+    while True:
+        try:
+            return await connect(config.url, timeout=timeout, prepare_threshold=None)
+        except psycopg.OperationalError as error:
+            if not is_full(error) or anyio.current_time() > give_up_at:
+                raise
+        await anyio.sleep(_FULL_PAUSE)
+
+
+async def _require_encoding(connection: AnyioConnection[Row], config: AppConfig) -> None:
+    """Refuse a database that cannot store every name. SQL_ASCII stores the bytes of UTF-8 as they are."""
+    cursor = await connection.execute("SELECT current_setting('server_encoding')")
+    (encoding,) = await cursor.fetchone() or ("",)
+    if encoding not in _ENCODINGS:
+        raise HorsiesError(
+            "HRS-211",
+            f"cannot use the database: {describe(config.url)}: its encoding is {encoding}",
+            [
+                f"{encoding} cannot store every name of a task, a queue or a key",
+                "create the database with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0",
+            ],
+        )
 
 
 async def _look_at_way(connection: AnyioConnection[Row], config: AppConfig) -> _Way:

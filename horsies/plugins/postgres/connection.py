@@ -17,7 +17,7 @@ import math
 import os
 import select
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
@@ -29,7 +29,7 @@ import anyio.to_thread
 import psycopg
 from psycopg import capabilities, errors
 from psycopg.abc import PQGen, PQGenConn
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 from psycopg.rows import AsyncRowFactory, Row, TupleRow, tuple_row
 from psycopg.waiting import Ready, Wait
 
@@ -44,6 +44,8 @@ _LOOK = 1.0
 """Every so many seconds a waiting connection looks whether its socket still exists."""
 _BUSY = 0.005
 """Seconds that a generator which never has to wait (a long COPY) may keep the event loop to itself."""
+_ONLY_READS = (b"in_hot_standby", b"default_transaction_read_only")
+"""Settings of which a server tells every change."""
 ABANDONED = "nobody waits for this connection any more"
 
 
@@ -97,6 +99,19 @@ async def _wait_ready(fd: int, wanted: int, now: float, deadline: float) -> int:
     return 0
 
 
+def is_quiet(pgconn: psycopg.pq.abc.PGconn) -> bool:
+    """Whether the server has sent nothing unasked; to an idle connection it mostly says that it closes it."""
+    return pgconn.status == ConnStatus.OK and not _poll(pgconn.socket, Wait.R)
+
+
+def only_reads(pgconn: psycopg.pq.abc.PGconn) -> bool:
+    """Whether the server says of itself that it is a standby, or takes no writes for now.
+
+    Only a direct connection hears it: a pooler repeats what it heard at some time.
+    """
+    return any(pgconn.parameter_status(name) == b"on" for name in _ONLY_READS)
+
+
 class _Cursor(psycopg.AsyncCursor[Row]):
     """Notices LISTEN, which leaves a mark on the session that a pool must know of."""
 
@@ -127,7 +142,13 @@ logging.getLogger("psycopg").addFilter(lambda record: not any(isinstance(arg, _P
 
 
 class AnyioConnection(psycopg.AsyncConnection[Row]):
-    """A psycopg connection for asyncio and Trio. Open one with `connect`."""
+    """A psycopg connection for asyncio and Trio. Open one with `connect`.
+
+    Attributes:
+        has_listened: LISTEN has left a mark on its session.
+        refused_writes: its server has answered that it only reads.
+        local_settings: what each transaction is to set for itself, because a pooler lends the session.
+    """
 
     def __init__(
         self,
@@ -140,6 +161,8 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
         self.lock = anyio.Lock(fast_acquire=True)  # type: ignore[assignment]  # used as an async context manager only
         self.cursor_factory = _Cursor
         self.has_listened = False
+        self.refused_writes = False
+        self.local_settings: Mapping[str, str] | None = None
         self._autocommit = autocommit
         self._yielded_at = -math.inf
 
@@ -160,6 +183,9 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             # Also the generators that never wait (rows of a COPY) must hear of a cancellation.
             await anyio.lowlevel.checkpoint_if_cancelled()
             return await self._drive(gen, interval, timeout)
+        except errors.ReadOnlySqlTransaction:
+            self.refused_writes = True
+            raise
         except (anyio.get_cancelled_exc_class(), errors._WaitTimeout, KeyboardInterrupt, SystemExit):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self._settle(gen)
@@ -308,8 +334,13 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             self.finish()
 
     def is_quiet(self) -> bool:
-        """Whether the server has sent nothing unasked; to an idle connection it mostly says that it closes it."""
-        return not self.closed and not _poll(self.pgconn.socket, Wait.R)
+        """See `is_quiet`."""
+        return is_quiet(self.pgconn)
+
+    @property
+    def only_reads(self) -> bool:
+        """See `only_reads`."""
+        return only_reads(self.pgconn)
 
     def is_at_rest(self) -> bool:
         """Whether nothing of an earlier use is left: no open block, no LISTEN, no setting of psycopg's changed."""

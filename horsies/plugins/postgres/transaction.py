@@ -11,12 +11,24 @@ import anyio
 from .arrays import encode_arrays
 from .connection import AnyioConnection
 from .failures import translated
-from .session import Fetch, Row
+from .session import Fetch, Row, fetch_in_transaction
+from .settings import set_up
 
 Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[AnyioConnection[Row]]]
 
 _SETTINGS = "SET LOCAL TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{lock_wait}'"
 """Who has waited for another must see what that has left, whatever the default of the role."""
+
+
+async def fetch_over(connection: AnyioConnection[Row], query: str, parameters: Mapping[str, object]) -> list[Row]:
+    """The rows of one statement over a borrowed connection.
+
+    It is planned anew each time: a plan that is kept from when the table was small would read all of it later on.
+    """
+    if connection.local_settings is not None:
+        return await fetch_in_transaction(connection, query, parameters, settings=connection.local_settings)
+    cursor = await connection.execute(query, parameters, prepare=False, binary=True)
+    return await cursor.fetchall()
 
 
 @asynccontextmanager
@@ -36,6 +48,9 @@ async def open_transaction(connect: Connect, action: str, *, timeout: float, loc
             with anyio.fail_after(timeout):  # around the commit, which can be slow as well
                 async with connection.transaction():
                     await connection.execute(_SETTINGS.format(lock_wait=lock_wait), prepare=False)
+                    if connection.local_settings is not None:
+                        chosen = {**connection.local_settings, "lock_timeout": lock_wait}
+                        await set_up(connection, chosen, local=True)
 
                     async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
                         given = encode_arrays(query, parameters)

@@ -333,10 +333,6 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
         else:
             self.finish()
 
-    def is_quiet(self) -> bool:
-        """See `is_quiet`."""
-        return is_quiet(self.pgconn)
-
     @property
     def only_reads(self) -> bool:
         """See `only_reads`."""

@@ -44,7 +44,7 @@ _LOOK = 1.0
 """Every so many seconds a waiting connection looks whether its socket still exists."""
 _BUSY = 0.005
 """Seconds that a generator which never has to wait (a long COPY) may keep the event loop to itself."""
-_ONLY_READS = (b"in_hot_standby", b"default_transaction_read_only")
+_STANDBY, _FENCED = b"in_hot_standby", b"default_transaction_read_only"
 """Settings of which a server tells every change."""
 ABANDONED = "nobody waits for this connection any more"
 
@@ -109,7 +109,7 @@ def only_reads(pgconn: psycopg.pq.abc.PGconn) -> bool:
 
     Only a direct connection hears it: a pooler repeats what it heard at some time.
     """
-    return any(pgconn.parameter_status(name) == b"on" for name in _ONLY_READS)
+    return b"on" in (pgconn.parameter_status(_STANDBY), pgconn.parameter_status(_FENCED))
 
 
 class _Cursor(psycopg.AsyncCursor[Row]):

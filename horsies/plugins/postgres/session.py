@@ -84,7 +84,7 @@ class Connections:
 
     async def reserve(self, target: Target) -> None:
         """Open the first connection, before others take what there may be. Whoever needs one later opens it else."""
-        with suppress(psycopg.OperationalError):
+        with suppress(psycopg.Error, TimeoutError, OSError):
             statements = await self.lending.take(target, patience=target.statement_timeout)
             self.lending.give_back(statements, usable=True)
 

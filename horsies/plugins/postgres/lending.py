@@ -67,7 +67,8 @@ class Lending(Generic[T]):
         """
         if idle := self.idle[target]:
             return self._lend(idle.pop(), target)
-        give_up_at = anyio.current_time() + ROOM
+        began = anyio.current_time()
+        pause = ROOM_PAUSE
         while True:
             refusal = await self._open(target)
             if isinstance(refusal, Statements):
@@ -79,10 +80,13 @@ class Lending(Generic[T]):
             if self._lent or self._opening:
                 if found := await self._next_given_back(patience):
                     return await self._adapted(*found, target)
-            elif not self._sharing.make_room(self) and anyio.current_time() > give_up_at:
-                raise refusal or psycopg.OperationalError(_FULL)
+                is_late = anyio.current_time() - began > patience
             else:
-                await anyio.sleep(ROOM_PAUSE)  # the server notices a moment later that one is gone
+                is_late = not self._sharing.make_room(self) and anyio.current_time() - began > ROOM
+                await anyio.sleep(pause)  # the server notices a moment later that one is gone
+                pause *= 2
+            if is_late:
+                raise refusal or psycopg.OperationalError(_FULL)
 
     async def _open(self, target: T) -> Statements | psycopg.OperationalError | None:
         """Another connection; or why there is none, which is None while it is not worth asking."""

@@ -142,7 +142,7 @@ class ConnectionPool(anyio.AsyncContextManagerMixin):
             @classmethod
             def connect(cls, *args: Any, **kwargs: Any) -> Self:
                 connect = super().connect
-                give_up_at = monotonic() + ROOM
+                give_up_at, pause = monotonic() + ROOM, ROOM_PAUSE
                 with wanted_while(lambda: not pool._closing):
                     while True:
                         try:
@@ -152,7 +152,8 @@ class ConnectionPool(anyio.AsyncContextManagerMixin):
                             # A borrower who waits sees to it that another part gives one up.
                             if not (is_full(exc) and pool._borrowers and monotonic() < give_up_at):
                                 raise
-                            sleep(ROOM_PAUSE)
+                            sleep(pause)
+                            pause *= 2
                         else:
                             pool._refusal = None
                             return connection

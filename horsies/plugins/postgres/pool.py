@@ -230,7 +230,7 @@ class ConnectionPool(anyio.AsyncContextManagerMixin):
         return not self._is_pooled and only_reads(pooled.pgconn)
 
     async def _wait(self, deadline: float) -> _Pooled | None:
-        while self._hollow:
+        if self._hollow:
             self._pool.putconn(self._hollow.pop())  # a closed one is replaced at once
         self._borrowers += 1
         try:
@@ -265,7 +265,9 @@ class ConnectionPool(anyio.AsyncContextManagerMixin):
 
     def drop(self) -> None:
         """See `Part`."""
-        self._pool.drain()
+        while self.give_up():
+            pass
+        self._pool.drain()  # those that are lent
 
     async def _lend(self, pooled: _Pooled) -> AnyioConnection[TupleRow]:
         if pooled.lent is None:

@@ -193,6 +193,8 @@ class TestEverythingWorks:
     async def test_cancelled_before_and_while_it_runs(self, bench: Bench) -> None:
         async with Runtime(bench.app) as rt:
             rt.start_worker()
+            # Due after the worker has begun to listen.
+            assert await (await bench.add.handle(rt).schedule(0.3, 1, 2)).unwrap().get(timeout=QUICKLY) == Ok(3)
             later = (await bench.add.handle(rt).schedule(3600, 1, 2)).unwrap()
             running = (await bench.sleep.handle(rt).send()).unwrap()
             await until(lambda: bench.started)

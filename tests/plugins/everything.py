@@ -26,7 +26,11 @@ from horsies import (
     TaskSendOptions,
     WorkflowBuilder,
 )
+from horsies.plugins.postgres.queries import read_sql
+from horsies.plugins.postgres.schema import migrations, record_sql
 
+OLD = 4
+"""The version of the schema that `make_old` makes."""
 RESILIENCE = ResilienceConfig(poll_interval=0.5, retry_initial=0.1, retry_max=0.5)
 
 
@@ -54,6 +58,19 @@ def role(postgres_url: str, *settings: str) -> Iterator[str]:
                 owner.execute(query, (name,))
                 owner.execute(f"DROP OWNED BY {name} CASCADE".encode())
                 owner.execute(f"DROP ROLE {name}".encode())
+
+
+def make_old(url: str, schema: str) -> None:
+    """The schema as an earlier release has left it."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}".encode())
+        connection.execute(
+            f"CREATE TABLE {schema}.migrations"
+            " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())".encode()
+        )
+        for number in range(1, OLD + 1):
+            connection.execute(read_sql(f"migrations/{migrations()[number]}", schema).encode())
+            connection.execute(record_sql(number, schema).encode())
 
 
 def config_for(url: str, schema: str, **fields: Any) -> AppConfig:

@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import psycopg
 import pytest
-from everything import config_for, role, uri, use_everything
+from everything import config_for, make_old, role, uri, use_everything
 from pgbouncer import BINARY, open_pgbouncer
 from psycopg.conninfo import conninfo_to_dict
 
@@ -82,6 +82,11 @@ async def shown(connection: Any) -> dict[str, str]:
 
 
 async def test_everything_works_for_a_role_with_strange_defaults(strange_url: str, schema: str) -> None:
+    await use_everything(config_for(strange_url, schema))
+
+
+async def test_an_old_schema_is_upgraded_for_such_a_role(strange_url: str, schema: str) -> None:
+    make_old(strange_url, schema)
     await use_everything(config_for(strange_url, schema))
 
 

@@ -133,6 +133,7 @@ async def test_a_refused_write_closes_all_that_are_idle(fenced: str, postgres_ur
             with pytest.raises(BrokerError) as caught:
                 await other.fetch("write", "CREATE TABLE never (n int)", {})
         assert (caught.value.code, caught.value.retryable) == ("25006", True)
+        assert not caught.value.lost  # the server has answered; that the connection is closed then is our decision
         door.leads_to = postgres_url
         assert [await where(one), await where(other)] == ["off", "off"]
         async with pool.connection() as lent:

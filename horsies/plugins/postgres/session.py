@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -174,8 +174,8 @@ class Session:
             self._used = statements = await self._take()
         query = self._notices.said(query)
         timeout = min(self._target.statement_timeout + _GRACE, math.inf if timeout is None else timeout)
-        with translated(action, statements.connection):
-            try:
+        try:
+            with translated(action, statements.connection), _closing_unless_idle(statements.connection):
                 if not (locks or self._target.pooled):
                     return await statements.fetch(query, parameters, timeout=timeout)
                 with anyio.fail_after(timeout):
@@ -183,8 +183,8 @@ class Session:
                     return await self._fetch_in_transaction(
                         statements.connection, query, parameters, sorted(set(locks))
                     )
-            finally:
-                self._give_back(statements)
+        finally:
+            self._give_back(statements)
 
     async def transact(self, action: str, work: Callable[[Fetch], Awaitable[T]], *, lock_wait: str | None = None) -> T:
         """What `work` gives, which runs its statements in one transaction, and may have to do it twice.
@@ -215,35 +215,29 @@ class Session:
             with translated(action):
                 self._used = statements = await self._take()
             connection = statements.connection
-            with translated(action, connection):
 
-                async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-                    query = self._notices.said(query)
-                    if not self._target.pooled:
-                        return await statements.fetch(query, parameters)
-                    cursor = await connection.execute(query, encode_arrays(query, parameters), binary=True)
-                    return await cursor.fetchall()
+            async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+                query = self._notices.said(query)
+                if not self._target.pooled:
+                    return await statements.fetch(query, parameters)
+                cursor = await connection.execute(query, encode_arrays(query, parameters), binary=True)
+                return await cursor.fetchall()
 
-                try:
-                    with anyio.fail_after(self._target.statement_timeout + _GRACE):
-                        settings = "" if lock_wait is None else f"; SET LOCAL lock_timeout = '{lock_wait}'"
-                        await statements.command(f"{_BEGIN}{settings}".encode())
-                        if self._target.pooled:
-                            chosen = {} if lock_wait is None else {"lock_timeout": lock_wait}
-                            await set_up(connection, _settings(self._target) | chosen, local=True)
-                        yield fetch
-                        await statements.command(b"COMMIT")
-                finally:
-                    await self._leave(statements)
-
-    async def _leave(self, statements: Statements) -> None:
-        """Roll back what is open, or close the connection where that cannot be done."""
-        connection = statements.connection
-        open_ended = (TransactionStatus.INERROR, TransactionStatus.INTRANS)
-        if not connection.closed and connection.info.transaction_status in open_ended:
-            with anyio.move_on_after(_GRACE, shield=True), suppress(psycopg.Error):
-                await statements.command(b"ROLLBACK")
-        self._give_back(statements)
+            try:
+                with translated(action, connection), _closing_unless_idle(connection):
+                    try:
+                        with anyio.fail_after(self._target.statement_timeout + _GRACE):
+                            settings = "" if lock_wait is None else f"; SET LOCAL lock_timeout = '{lock_wait}'"
+                            await statements.command(f"{_BEGIN}{settings}".encode())
+                            if self._target.pooled:
+                                chosen = {} if lock_wait is None else {"lock_timeout": lock_wait}
+                                await set_up(connection, _settings(self._target) | chosen, local=True)
+                            yield fetch
+                            await statements.command(b"COMMIT")
+                    finally:
+                        await _roll_back(statements)
+            finally:
+                self._give_back(statements)
 
     async def _fetch_in_transaction(
         self, connection: AnyioConnection[Row], query: str, parameters: Mapping[str, object], locks: Sequence[int]
@@ -266,6 +260,25 @@ class Session:
         """Close what is in use, without waiting for the server's answer."""
         if self._used is not None:
             self._used.connection.finish()
+
+
+async def _roll_back(statements: Statements) -> None:
+    """End the transaction that is open, if one is."""
+    connection = statements.connection
+    open_ended = (TransactionStatus.INERROR, TransactionStatus.INTRANS)
+    if not connection.closed and connection.info.transaction_status in open_ended:
+        with anyio.move_on_after(_GRACE, shield=True), suppress(psycopg.Error):
+            await statements.command(b"ROLLBACK")
+
+
+@contextmanager
+def _closing_unless_idle(connection: AnyioConnection[Row]) -> Iterator[None]:
+    """Close a connection that cannot be used again, before it is asked whether an error has closed it."""
+    try:
+        yield
+    finally:
+        if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            connection.finish()
 
 
 async def fetch_in_transaction(

@@ -32,6 +32,7 @@ from horsies import (
     TaskSendOptions,
 )
 from horsies.abc import Broker, EnqueueOutcome, Topic, Transactional
+from horsies.plugins.postgres.queries import quoted
 from horsies.testing.broker import CAPS, T0, BrokerConformance, ScheduleConformance, new_task
 from horsies.testing.postgres import embedded_server
 
@@ -353,7 +354,7 @@ class TestTrouble:
         busy = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
 
         def waiting() -> int:
-            row = observer.execute(busy, (f"%{schema}.tasks%",)).fetchone()
+            row = observer.execute(busy, (f"%{quoted(schema)}.tasks%",)).fetchone()
             assert row is not None
             return int(row[0])
 

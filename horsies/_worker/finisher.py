@@ -49,6 +49,7 @@ TRIES_LOST = 10
 TRIES_OF_A_ROW = 20
 """Further failures before BROKER_ERROR is tried again that was refused as well: then the result is not to blame."""
 QUERY_CANCELED = "57014"
+READ_ONLY = "25006"
 SUSPECTS = 10
 """If so many ends are refused in a row, the database takes none, and the others of the batch stay together."""
 
@@ -343,7 +344,8 @@ class Finisher:
 
 def _patience(error: BrokerError) -> float:
     """How many failures like this one an end may have that stands alone."""
-    if error.locked:
+    # A server that only reads refuses every result, and the next connection may lead to one that writes.
+    if error.locked or error.code == READ_ONLY:
         return math.inf
     if not error.retryable:
         return 0

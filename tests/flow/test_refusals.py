@@ -22,6 +22,7 @@ from horsies import (
     TaskSendOptions,
     WorkerConfig,
 )
+from horsies._worker.finisher import TRIES_ASIDE
 
 pytestmark = pytest.mark.anyio
 
@@ -43,8 +44,14 @@ def shop(config: AppConfig) -> Horsies:
 
 
 @contextmanager
-def refusing(config: AppConfig, condition: str, *, table: str = "tasks") -> Iterator[None]:
-    """In the block, an update of a row for which `condition` holds is refused, by no code that passes by itself."""
+def refusing(
+    config: AppConfig, condition: str, *, table: str = "tasks", code: str = "insufficient_privilege"
+) -> Iterator[None]:
+    """In the block, an update of a row for which `condition` holds is refused; by default, it does not pass by itself.
+
+    Args:
+        code: of the refusal by Postgres.
+    """
     if config.url.startswith("sqlite"):
         with closing(sqlite3.connect(config.url.removeprefix("sqlite:///"), isolation_level=None, timeout=20)) as owner:
             owner.execute(
@@ -59,7 +66,7 @@ def refusing(config: AppConfig, condition: str, *, table: str = "tasks") -> Iter
         owner.execute(
             f"""
             CREATE FUNCTION {schema}.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-                BEGIN RAISE 'not today' USING ERRCODE = 'insufficient_privilege'; END $$;
+                BEGIN RAISE 'not today' USING ERRCODE = '{code}'; END $$;
             CREATE TRIGGER refuse BEFORE UPDATE ON {schema}.{table} FOR EACH ROW WHEN ({condition})
                 EXECUTE FUNCTION {schema}.refuse()
             """.encode()
@@ -138,6 +145,19 @@ async def test_a_result_that_is_refused_becomes_an_error(config: AppConfig) -> N
             assert error.code == "BROKER_ERROR"
             assert "not today" in error.message
             assert [await one.get(timeout=20) for one in others] == [Ok(2), Ok(4)]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_result_that_a_server_refuses_which_only_reads_waits_for_one_that_writes(
+    config: AppConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = shop(config)
+    async with Runtime(app) as rt:
+        with refusing(config, "NEW.status = 'COMPLETED'", code="read_only_sql_transaction"):
+            rt.start_worker()
+            handle = (await app.tasks["double"].handle(rt).send(1)).unwrap()
+            await logged(caplog, "while others are written", times=2 * TRIES_ASIDE)
+        assert await handle.get(timeout=20) == Ok(2)
 
 
 @in_a_file

@@ -31,7 +31,7 @@ unix_socket_mode = 0777
 auth_type = any
 pool_mode = {mode}
 default_pool_size = {pool_size}
-max_client_conn = 500
+max_client_conn = {clients}
 server_login_retry = 1
 """
 
@@ -43,7 +43,7 @@ class PgBouncer:
         url: the database as it is reached through it.
     """
 
-    def __init__(self, url: str, folder: Path, *, mode: str, pool_size: int) -> None:
+    def __init__(self, url: str, folder: Path, *, mode: str, pool_size: int, clients: int) -> None:
         server = {key: str(value) for key, value in conninfo_to_dict(url).items() if value}
         database = server.pop("dbname", "postgres")
         server.setdefault("user", "postgres")
@@ -57,6 +57,7 @@ class PgBouncer:
             folder=folder,
             mode=mode,
             pool_size=pool_size,
+            clients=clients,
             server=" ".join(f"{key}={value}" for key, value in server.items() if key in _KNOWN),
         )
         if _version() >= (1, 21):
@@ -106,10 +107,12 @@ def _version() -> tuple[int, ...]:
 
 
 @contextmanager
-def open_pgbouncer(url: str, *, mode: str = "transaction", pool_size: int = 20) -> Iterator[PgBouncer]:
+def open_pgbouncer(
+    url: str, *, mode: str = "transaction", pool_size: int = 20, clients: int = 500
+) -> Iterator[PgBouncer]:
     """A PgBouncer before the server at `url`."""
     with TemporaryDirectory(prefix="horsies-pgb-") as folder:
-        pgbouncer = PgBouncer(url, Path(folder), mode=mode, pool_size=pool_size)
+        pgbouncer = PgBouncer(url, Path(folder), mode=mode, pool_size=pool_size, clients=clients)
         try:
             yield pgbouncer
         finally:

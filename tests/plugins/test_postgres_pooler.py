@@ -32,6 +32,7 @@ from horsies import (
     TaskSendOptions,
 )
 from horsies.abc import Broker, EnqueueOutcome, Topic, Transactional
+from horsies.plugins.postgres.queries import quoted
 from horsies.testing.broker import CAPS, T0, BrokerConformance, ScheduleConformance, new_task
 from horsies.testing.postgres import embedded_server
 
@@ -193,6 +194,8 @@ class TestEverythingWorks:
     async def test_cancelled_before_and_while_it_runs(self, bench: Bench) -> None:
         async with Runtime(bench.app) as rt:
             rt.start_worker()
+            # Due after the worker has begun to listen.
+            assert await (await bench.add.handle(rt).schedule(0.3, 1, 2)).unwrap().get(timeout=QUICKLY) == Ok(3)
             later = (await bench.add.handle(rt).schedule(3600, 1, 2)).unwrap()
             running = (await bench.sleep.handle(rt).send()).unwrap()
             await until(lambda: bench.started)
@@ -351,7 +354,7 @@ class TestTrouble:
         busy = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
 
         def waiting() -> int:
-            row = observer.execute(busy, (f"%{schema}.tasks%",)).fetchone()
+            row = observer.execute(busy, (f"%{quoted(schema)}.tasks%",)).fetchone()
             assert row is not None
             return int(row[0])
 

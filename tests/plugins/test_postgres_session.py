@@ -76,7 +76,7 @@ def open_session(target: Target) -> AbstractAsyncContextManager[Session]:
 
 
 def idle_connection(session: Session) -> AnyioConnection[Row]:
-    (statements,) = session._idle
+    ((statements,),) = session._lending.idle.values()
     return statements.connection
 
 

@@ -26,7 +26,7 @@ from horsies.abc import (
 
 from .arrays import register_arrays
 from .caps import Caps
-from .connection import AnyioConnection, connect
+from .connection import AnyioConnection
 from .consumer import PostgresConsumer
 from .control import PostgresControl
 from .failures import broker_error, is_about_notices, translated
@@ -35,6 +35,7 @@ from .joining import JoiningProducer
 from .listener import Listening, warn_of_polling
 from .maintenance import PostgresMaintenance
 from .notices import Notices
+from .opening import connect_plain, require_encoding
 from .pool import ConnectionPool
 from .pooler import is_direct, keeps_session
 from .producer import PostgresProducer
@@ -42,7 +43,9 @@ from .queries import named_queries
 from .reader import PostgresReader
 from .schedules import PostgresSchedules
 from .session import Connections, Row, Session, Target
-from .target import describe, require_conninfo, require_text
+from .settings import limited
+from .sharing import Sharing
+from .target import describe, read_url, require_conninfo, require_text, time_to_connect
 from .transaction import Borrowing
 from .upgrade import Progress, migrate
 from .workflows import PostgresWorkflows
@@ -64,6 +67,7 @@ class PostgresBroker:
         notices: Notices,
         target: Target,
         way: _Way,
+        sharing: Sharing,
     ) -> None:
         self._config = config
         self._pool = pool
@@ -71,7 +75,7 @@ class PostgresBroker:
         self._sql = named_queries(config.schema)
         self._notices = notices
         self._target = target
-        self._listening = Listening(config, reaches=way.reaches)
+        self._listening = Listening(config, reaches=way.reaches, sharing=sharing)
         self._borrowing = Borrowing(pool.connection, notices, float(config.resilience.statement_timeout))
         self._home = Home(self._borrowing.fetch, self._sql, schema=config.schema, shown=describe(config.url))
         self.reader: Reader = PostgresReader(self._borrowing.fetch, results.fetch, self._sql)
@@ -125,7 +129,7 @@ class PostgresBroker:
         try:
             async with AsyncExitStack() as stack:
                 with translated("open a transaction"):
-                    connection = await stack.enter_async_context(self._pool.connection())
+                    connection = await stack.enter_async_context(self._pool.connection(as_is=True))
                     await stack.enter_async_context(connection.transaction())
                 self._home.add(connection)
                 yield connection
@@ -163,21 +167,22 @@ async def open_broker(config: AppConfig) -> AsyncIterator[Broker]:
         statement_timeout=float(config.resilience.statement_timeout),
         pooled=way.pooled,
     )
-    notices = Notices()
-    connections = Connections(notices)
-    async with (
-        ConnectionPool(
+    notices, sharing = Notices(), Sharing()
+    connections = Connections(sharing, notices)
+    async with connections.open_session(target) as results, connections.open_session(target) as advances:
+        await connections.reserve(target)
+        async with ConnectionPool(
             config.url,
             min_size=config.pool.min_size,
             max_size=config.pool.max_size,
             timeout=config.pool.timeout,
             configure=_take_arrays,
+            settings=limited(target.statement_timeout),
+            pooled=way.pooled,
             prepare_threshold=None if way.pooled else 5,
-        ) as pool,
-        connections.open_session(target) as results,
-        connections.open_session(target) as advances,
-    ):
-        yield PostgresBroker(config, pool, connections, results, advances, notices, target, way)
+            sharing=sharing,
+        ) as pool:
+            yield PostgresBroker(config, pool, connections, results, advances, notices, target, way, sharing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +200,10 @@ async def _bring_up_to_date(config: AppConfig) -> _Way:
     timeout = config.pool.timeout
     progress = Progress()
     try:
-        with anyio.fail_after(timeout):
-            connection = await connect(config.url, timeout=timeout, prepare_threshold=None)
+        with anyio.fail_after(time_to_connect(read_url(config.url), timeout)):
+            connection = await connect_plain(config.url, timeout=timeout)
             try:
+                await require_encoding(connection, config)
                 await migrate(connection, config, progress)
                 return await _look_at_way(connection, config)
             finally:

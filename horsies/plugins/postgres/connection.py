@@ -14,22 +14,25 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import psycopg
-from psycopg import capabilities, conninfo, errors, generators
+from psycopg import capabilities, errors, generators
 from psycopg.abc import PQGen, PQGenConn
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import ConnStatus, PipelineStatus, TransactionStatus
 from psycopg.rows import AsyncRowFactory, Row, TupleRow, tuple_row
 from psycopg.waiting import Ready, Wait
 
+from .hosts import connected, scrubbed
 from .overrides import Pipeline, require_psycopg
+from .target import connect_parameters, destination, time_to_connect
 from .waiting import poll as _poll
 from .waiting import wait_ready as _wait_ready
 
@@ -43,19 +46,9 @@ _BUSY = 0.005
 """Seconds that a generator which never has to wait (a long COPY) may keep the event loop to itself."""
 _LEAST_WAIT = 0.001
 """Seconds that a wait without patience takes to see what has arrived already."""
+_STANDBY, _FENCED = b"in_hot_standby", b"default_transaction_read_only"
+"""Settings of which a server tells every change."""
 ABANDONED = "nobody waits for this connection any more"
-_LEAST_CONNECT_TIMEOUT = 2
-"""libpq takes a `connect_timeout` of 1 for 2."""
-
-_DEFAULTS: dict[str, str] = {
-    "fallback_application_name": "horsies",
-    # A peer that vanished without a word is noticed within a minute, whether we wait for it or write to it.
-    "keepalives": "1",
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "60000",
-}
 
 
 require_psycopg()
@@ -63,6 +56,19 @@ require_psycopg()
 
 class WaitExpired(Exception):
     """The timeout of `AnyioConnection.wait` passed."""
+
+
+def is_quiet(pgconn: psycopg.pq.abc.PGconn) -> bool:
+    """Whether the server has sent nothing unasked; to an idle connection it mostly says that it closes it."""
+    return pgconn.status == ConnStatus.OK and not _poll(pgconn.socket, Wait.R)
+
+
+def only_reads(pgconn: psycopg.pq.abc.PGconn) -> bool:
+    """Whether the server says of itself that it is a standby, or takes no writes for now.
+
+    Only a direct connection hears it: a pooler repeats what it heard at some time.
+    """
+    return b"on" in (pgconn.parameter_status(_STANDBY), pgconn.parameter_status(_FENCED))
 
 
 class _Cursor(psycopg.AsyncCursor[Row]):
@@ -76,7 +82,13 @@ class _Cursor(psycopg.AsyncCursor[Row]):
 
 
 class AnyioConnection(psycopg.AsyncConnection[Row]):
-    """A psycopg connection for asyncio and Trio. Open one with `connect`."""
+    """A psycopg connection for asyncio and Trio. Open one with `connect`.
+
+    Attributes:
+        has_listened: LISTEN has left a mark on its session.
+        refused_writes: its server has answered that it only reads.
+        local_settings: what each transaction is to set for itself, because a pooler lends the session.
+    """
 
     def __init__(
         self,
@@ -89,6 +101,8 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
         self.lock = anyio.Lock(fast_acquire=True)  # type: ignore[assignment]  # used as an async context manager only
         self.cursor_factory = _Cursor
         self.has_listened = False
+        self.refused_writes = False
+        self.local_settings: Mapping[str, str] | None = None
         self._autocommit = autocommit
         self._yielded_at = -math.inf
         self._blocks = 0
@@ -109,6 +123,9 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             # Also the generators that never wait (rows of a COPY) must hear of a cancellation.
             await anyio.lowlevel.checkpoint_if_cancelled()
             return await self._drive(gen, interval, timeout)
+        except errors.ReadOnlySqlTransaction:
+            self.refused_writes = True
+            raise
         except (anyio.get_cancelled_exc_class(), WaitExpired, KeyboardInterrupt, SystemExit):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self._settle(gen)
@@ -278,9 +295,10 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
         else:
             self.finish()
 
-    def is_quiet(self) -> bool:
-        """Whether the server has sent nothing unasked; to an idle connection it mostly says that it closes it."""
-        return not self.closed and not _poll(self.pgconn.socket, Wait.R)
+    @property
+    def only_reads(self) -> bool:
+        """See `only_reads`."""
+        return only_reads(self.pgconn)
 
     def is_at_rest(self) -> bool:
         """Whether nothing of an earlier use is left: no open block, no LISTEN, no setting of psycopg's changed."""
@@ -339,6 +357,13 @@ class SyncConnection(psycopg.Connection[TupleRow]):
     """What connects, in a thread. It gives up within a tenth of a second once nobody wants the connection any more."""
 
     @classmethod
+    def connect(cls, conninfo: str = "", *, patience: float, **parameters: Any) -> Self:  # type: ignore[override]  # the caller gives libpq's parameters
+        try:
+            return connected(partial(super().connect, conninfo), parameters, patience)
+        except psycopg.Error as error:
+            raise scrubbed(error, parameters) from None
+
+    @classmethod
     def _connect_gen(cls, *args: Any, **kwargs: Any) -> PQGenConn[Self]:
         # psycopg resumes the generator every tenth of a second, whether the server said something or not.
         attempt = super()._connect_gen(*args, **kwargs)
@@ -388,28 +413,6 @@ async def made_in_thread(make: Callable[[Callable[[], bool]], T], discard: Calla
     return made.pop()
 
 
-def connect_parameters(url: str, timeout: float) -> dict[str, Any]:
-    """The libpq parameters of `url` (a URI or `key=value` pairs) with horsies' defaults beneath them.
-
-    Args:
-        url: anything libpq reads, without host as well.
-        timeout: seconds for one host; libpq counts whole ones, at least 2. A shorter `connect_timeout` of `url` stays.
-
-    Raises:
-        psycopg.ProgrammingError: `url` cannot be read. It is not shown: libpq's own message may repeat a password.
-    """
-    try:
-        parameters = conninfo.conninfo_to_dict(url)
-        stated = int(float(parameters.get("connect_timeout") or 0))
-    except (psycopg.Error, ValueError):
-        raise psycopg.ProgrammingError(
-            "the database URL cannot be read: it should look like postgresql://user@host:5432/database?option=value, "
-            "with special characters percent-encoded, or like host=... dbname=..."
-        ) from None
-    bound = max(_LEAST_CONNECT_TIMEOUT, math.ceil(timeout))
-    return {**_DEFAULTS, **parameters, "connect_timeout": min(stated, bound) if stated > 0 else bound}
-
-
 def adopt(
     twin: SyncConnection, *, autocommit: bool = True, prepare_threshold: int | None = 5
 ) -> AnyioConnection[TupleRow]:
@@ -437,25 +440,20 @@ async def connect(
         psycopg.ProgrammingError: `conninfo` cannot be read.
     """
     parameters = connect_parameters(conninfo, timeout)
+    patience = time_to_connect(parameters, timeout)
 
     def open_twin(anybody_waits: Callable[[], bool]) -> SyncConnection:
         with wanted_while(anybody_waits):
-            return SyncConnection.connect(**parameters)
+            return SyncConnection.connect(**parameters, patience=patience)
 
     try:
-        with anyio.fail_after(timeout):
+        with anyio.fail_after(patience):
             twin = await made_in_thread(open_twin, SyncConnection.close)
     except TimeoutError:
         raise errors.ConnectionTimeout(
-            f"{destination(parameters)} did not answer within {timeout:g} s: is it a Postgres server, and can it be "
+            f"{destination(parameters)} did not answer within {patience:g} s: is it a Postgres server, and can it be "
             "reached from here?"
         ) from None
     connection = adopt(twin, autocommit=autocommit, prepare_threshold=prepare_threshold)
     del twin.pgconn  # or the twin would warn that it was never closed
     return connection
-
-
-def destination(parameters: dict[str, Any]) -> str:
-    """Where `parameters` lead, fit to be shown."""
-    host = parameters.get("host") or parameters.get("hostaddr") or "the local socket"
-    return f"host {host}, port {parameters.get('port', 'default')}, database {parameters.get('dbname', 'default')}"

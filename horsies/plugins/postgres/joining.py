@@ -3,6 +3,9 @@
 Nothing is committed or rolled back here, so a send becomes visible, and is notified, with the caller's commit or never.
 An error leaves the transaction aborted, as any failed statement does.
 
+The connection may have any `client_encoding`. Each statement sets it to UTF8 and back again; in an aborted transaction
+the rollback does. Arrays go in binary, which no setting of the session reads otherwise.
+
 The call is shielded from cancellation, since a query cut off would leave the caller a connection in an unknown
 state, and bounded: after `PATIENCE` seconds the server is asked to cancel the query, and when even that changes nothing
 within `GRACE` seconds more the connection's socket is shut down.
@@ -22,11 +25,13 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import psycopg
+from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from horsies.abc import BrokerError, Enqueued, NewTask
 
+from .arrays import encode_arrays, register_arrays
 from .connection import AnyioConnection
 from .failures import translated
 from .home import Home
@@ -38,6 +43,7 @@ T = TypeVar("T")
 
 PATIENCE = 5.0
 GRACE = 2.0
+_OURS = "UTF8"
 
 Connection: TypeAlias = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
@@ -98,11 +104,19 @@ class Joined:
     async def fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
         connection, query = self._connection, self._notices.said(query)
         with translated(action, connection):
+            parameters = encode_arrays(query, parameters)
             # Cursors of our own, whatever factories the caller has set; unprepared, to leave nothing behind.
             if isinstance(connection, psycopg.AsyncConnection):
                 async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
-                    await cursor.execute(query, parameters, prepare=False, binary=True)
-                    return await cursor.fetchall()
+                    register_arrays(cursor.adapters)
+                    if former := _encoding_unlike_ours(connection):
+                        await cursor.execute(_encode(_OURS))
+                    try:
+                        await cursor.execute(query, parameters, prepare=False, binary=True)
+                        return await cursor.fetchall()
+                    finally:
+                        if former and connection.info.transaction_status == TransactionStatus.INTRANS:
+                            await cursor.execute(_encode(former))
             return await anyio.to_thread.run_sync(
                 partial(_fetch_sync, connection, query, parameters), limiter=anyio.CapacityLimiter(1)
             )
@@ -126,8 +140,25 @@ class Joined:
 
 def _fetch_sync(connection: psycopg.Connection[Any], query: str, parameters: Mapping[str, object]) -> list[Row]:
     with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
-        cursor.execute(query, parameters, prepare=False, binary=True)
-        return cursor.fetchall()
+        register_arrays(cursor.adapters)
+        if former := _encoding_unlike_ours(connection):
+            cursor.execute(_encode(_OURS))
+        try:
+            cursor.execute(query, parameters, prepare=False, binary=True)
+            return cursor.fetchall()
+        finally:
+            if former and connection.info.transaction_status == TransactionStatus.INTRANS:
+                cursor.execute(_encode(former))
+
+
+def _encoding_unlike_ours(connection: Connection) -> str | None:
+    """The `client_encoding` of `connection`, if names would go wrong in it."""
+    encoding = connection.info.parameter_status("client_encoding")
+    return None if encoding == _OURS else encoding
+
+
+def _encode(encoding: str) -> sql.Composed:
+    return sql.SQL("SET LOCAL client_encoding TO {}").format(encoding)
 
 
 def _joinable(connection: Any) -> Connection:

@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import anyio
+import psycopg
 
 from horsies import AppConfig
-from horsies.abc import Listener, Topic
+from horsies.abc import BrokerError, Listener, Topic
 
 from .connection import AnyioConnection, connect
 from .failures import translated
 from .pooler import is_direct, keeps_session
 from .session import Row
+from .settings import PLAIN, set_up
+from .sharing import ROOM_PAUSE, Sharing, is_full
 
 _logger = logging.getLogger("horsies.postgres")
 
@@ -54,9 +57,12 @@ class Listening:
             listens.
     """
 
-    def __init__(self, config: AppConfig, *, reaches: bool) -> None:
+    def __init__(self, config: AppConfig, *, reaches: bool, sharing: Sharing) -> None:
         self._config = config
+        self._sharing = sharing
+        self._open: list[AnyioConnection[Row]] = []
         self._reaches = reaches or config.listen_url is not None
+        sharing.add(self)
 
     @asynccontextmanager
     async def open(self, topic: Topic) -> AsyncIterator[Listener]:
@@ -68,15 +74,39 @@ class Listening:
             try:
                 with translated(action, connection), anyio.fail_after(self._config.resilience.statement_timeout):
                     if await self._is_heard(connection):
-                        await connection.execute(f"LISTEN {self._config.schema}_{topic.value}")
+                        await _listen(connection, f"{self._config.schema}_{topic.value}")
                 if self._reaches:
+                    self._open.append(connection)
                     yield PostgresListener(connection, topic)
                     return
             finally:
+                if connection in self._open:
+                    self._open.remove(connection)
                 connection.finish()
         yield DeafListener()
 
+    def drop(self) -> None:
+        """See `Part`. Those who listened do so again, and look meanwhile for what they may have missed."""
+        while self._open:
+            self._open.pop().finish()
+
+    def give_up(self) -> bool:
+        """See `Part`. The one that listens since last finds out by polling."""
+        if self._open:
+            self._open.pop().finish()
+            return True
+        return False
+
     async def _connect(self) -> AnyioConnection[Row]:
+        try:
+            return await self._connect_once()
+        except psycopg.OperationalError as error:
+            if not is_full(error) or not self._sharing.make_room(self):
+                raise
+        await anyio.sleep(ROOM_PAUSE)
+        return await self._connect_once()
+
+    async def _connect_once(self) -> AnyioConnection[Row]:
         return await connect(
             self._config.listen_url or self._config.url, timeout=self._config.pool.timeout, prepare_threshold=None
         )
@@ -93,6 +123,19 @@ class Listening:
                 warn_of_polling("listen_url", self._config)
             self._reaches = False
         return self._reaches
+
+
+async def _listen(connection: AnyioConnection[Row], channel: str) -> None:
+    """Listen to `channel`, but only where tasks are written, in one round trip.
+
+    After a failover a name may lead to the old server for a while, which would never have anything to say.
+    """
+    async with connection.pipeline():
+        await set_up(connection, PLAIN)
+        cursor = await connection.execute("SELECT current_setting('transaction_read_only')")
+        await connection.execute(f"LISTEN {channel}")
+    if await cursor.fetchone() != ("off",):
+        raise BrokerError("listen: the server takes no writes now", retryable=True, code="25006")
 
 
 def warn_of_polling(field: str, config: AppConfig) -> None:

@@ -10,12 +10,13 @@ import psycopg
 from horsies import AppConfig, HorsiesError
 from horsies.abc import SchemaState
 
-from .connection import AnyioConnection, connect
+from .connection import AnyioConnection
 from .failures import broker_error
+from .opening import connect_plain, require_encoding
 from .queries import quoted
 from .schema import migrations, newest_version, schema_sql, upgrade_sql, version_of, versions_of
 from .session import Row
-from .target import describe, require_conninfo
+from .target import describe, require_conninfo, require_text
 from .upgrade import Progress, migrate
 
 PATIENCE = 60.0
@@ -77,10 +78,12 @@ async def schema_state(config: AppConfig) -> SchemaState:
 
 @asynccontextmanager
 async def _connected(config: AppConfig) -> AsyncIterator[AnyioConnection[Row]]:
+    require_text("url", config.url)
     require_conninfo("url", config.url)
     try:
-        connection = await connect(config.url, timeout=config.pool.timeout, prepare_threshold=None)
+        connection = await connect_plain(config.url, timeout=config.pool.timeout)
         try:
+            await require_encoding(connection, config)
             yield connection
         finally:
             connection.finish()

@@ -7,10 +7,10 @@ explicit transaction that goes out as one pipeline, so that it too costs one rou
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -23,7 +23,10 @@ from psycopg.types.numeric import Int8BinaryDumper
 from .arrays import encode_arrays, register_arrays
 from .connection import AnyioConnection, connect
 from .failures import FullNotifyQueueError, translated
+from .lending import Lending
 from .notices import Notices
+from .settings import limited, set_up
+from .sharing import Sharing
 from .statements import Statements
 
 T = TypeVar("T")
@@ -33,24 +36,23 @@ Fetch: TypeAlias = Callable[[str, str, Mapping[str, object]], Awaitable[list[Row
 
 _GRACE = 2.0
 
-_SETTINGS = {
+_PLANS = {
     "plan_cache_mode": "force_generic_plan",
+    "enable_indexscan": "on",
+    "enable_indexonlyscan": "on",
+    "enable_nestloop": "on",
+    "enable_sort": "on",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
-    "TimeZone": "UTC",
-    "default_transaction_isolation": "read committed",
 }
 """One plan for each statement, made once and whatever the statistics say: index scans and nested loops.
 
 A generic plan lives as long as its connection. One made while the table was small would keep reading all of it after
 it has grown, so the other ways to read are closed; and they being closed by a cost, jit must not take that for a
 reason to compile.
-
-The statements are written for READ COMMITTED, whatever the role or the database has for a default: one that waited for
-a lock must see what its holder has committed.
 """
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -66,7 +68,7 @@ class Target:
     statement may.
     """
 
-    conninfo: str
+    conninfo: str = field(repr=False)
     connect_timeout: float
     statement_timeout: float
     pooled: bool
@@ -74,43 +76,58 @@ class Target:
 
 
 class Connections:
-    """Open connections that no session uses now, by target. The one used last is lent first.
+    """The sessions of one broker, and the connections that they share.
 
     Sessions that are seldom busy at the same time make do with few, and what is sent, claimed and ended one after the
     other meets a server process that has just been at work. There are never more than sessions.
     """
 
-    def __init__(self, notices: Notices | None = None) -> None:
+    def __init__(self, sharing: Sharing | None = None, notices: Notices | None = None) -> None:
+        self.lending: Lending[Target] = Lending(sharing or Sharing(), _open, _adapt)
         self._notices = notices or Notices()
-        self._idle: defaultdict[Target, list[Statements]] = defaultdict(list)
         self._sessions: Counter[Target] = Counter()
+
+    async def reserve(self, target: Target) -> None:
+        """Open the first connection, before others take what there may be. Whoever needs one later opens it else."""
+        with suppress(psycopg.Error, TimeoutError, OSError):
+            statements = await self.lending.take(target, patience=target.statement_timeout)
+            self.lending.give_back(statements, usable=True)
 
     @asynccontextmanager
     async def open_session(self, target: Target) -> AsyncIterator[Session]:
         """A session that is closed with the scope."""
-        idle = self._idle[target]
-        session = Session(target, idle, self._notices)
+        session = Session(target, self.lending, self._notices)
         self._sessions[target] += 1
         try:
             yield session
         finally:
             session.close()
             self._sessions[target] -= 1
-            while len(idle) > self._sessions[target]:
-                idle.pop(0).connection.finish()
+            self.lending.trim(target, self._sessions[target])
+
+
+async def _open(target: Target) -> Statements:
+    return Statements(await connect_hot(target))
+
+
+async def _adapt(statements: Statements, target: Target) -> None:
+    """Set up an open connection for `target`; through a pooler each transaction does so for itself."""
+    if not target.pooled:
+        with anyio.fail_after(target.statement_timeout + _GRACE):
+            await set_up(statements.connection, _settings(target))
 
 
 class Session:
     """Runs one statement at a time, each a transaction of its own.
 
     Args:
-        idle: connections to `target` that it may take, and gives back.
+        lending: where it takes a connection for each call, and gives it back.
     """
 
-    def __init__(self, target: Target, idle: list[Statements], notices: Notices) -> None:
+    def __init__(self, target: Target, lending: Lending[Target], notices: Notices) -> None:
         self._target = target
+        self._lending = lending
         self._notices = notices
-        self._idle = idle
         self._lock = anyio.Lock(fast_acquire=True)  # what follows waits for the server
         self._used: Statements | None = None
 
@@ -157,8 +174,8 @@ class Session:
             self._used = statements = await self._take()
         query = self._notices.said(query)
         timeout = min(self._target.statement_timeout + _GRACE, math.inf if timeout is None else timeout)
-        with translated(action, statements.connection):
-            try:
+        try:
+            with translated(action, statements.connection), _closing_unless_idle(statements.connection):
                 if not (locks or self._target.pooled):
                     return await statements.fetch(query, parameters, timeout=timeout)
                 with anyio.fail_after(timeout):
@@ -166,8 +183,8 @@ class Session:
                     return await self._fetch_in_transaction(
                         statements.connection, query, parameters, sorted(set(locks))
                     )
-            finally:
-                self._give_back(statements)
+        finally:
+            self._give_back(statements)
 
     async def transact(self, action: str, work: Callable[[Fetch], Awaitable[T]], *, lock_wait: str | None = None) -> T:
         """What `work` gives, which runs its statements in one transaction, and may have to do it twice.
@@ -198,76 +215,101 @@ class Session:
             with translated(action):
                 self._used = statements = await self._take()
             connection = statements.connection
-            with translated(action, connection):
 
-                async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-                    query = self._notices.said(query)
-                    if not self._target.pooled:
-                        return await statements.fetch(query, parameters)
-                    cursor = await connection.execute(query, encode_arrays(query, parameters), binary=True)
-                    return await cursor.fetchall()
+            async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
+                query = self._notices.said(query)
+                if not self._target.pooled:
+                    return await statements.fetch(query, parameters)
+                cursor = await connection.execute(query, encode_arrays(query, parameters), binary=True)
+                return await cursor.fetchall()
 
-                try:
-                    with anyio.fail_after(self._target.statement_timeout + _GRACE):
-                        settings = "" if lock_wait is None else f"; SET LOCAL lock_timeout = '{lock_wait}'"
-                        await statements.command(f"{_BEGIN}{settings}".encode())
-                        if self._target.pooled:
-                            await _configure(connection, self._target, local=True)
-                        yield fetch
-                        await statements.command(b"COMMIT")
-                finally:
-                    await self._leave(statements)
-
-    async def _leave(self, statements: Statements) -> None:
-        """Roll back what is open, or close the connection where that cannot be done."""
-        connection = statements.connection
-        open_ended = (TransactionStatus.INERROR, TransactionStatus.INTRANS)
-        if not connection.closed and connection.info.transaction_status in open_ended:
-            with anyio.move_on_after(_GRACE, shield=True), suppress(psycopg.Error):
-                await statements.command(b"ROLLBACK")
-        self._give_back(statements)
+            try:
+                with translated(action, connection), _closing_unless_idle(connection):
+                    try:
+                        with anyio.fail_after(self._target.statement_timeout + _GRACE):
+                            settings = "" if lock_wait is None else f"; SET LOCAL lock_timeout = '{lock_wait}'"
+                            await statements.command(f"{_BEGIN}{settings}".encode())
+                            if self._target.pooled:
+                                chosen = {} if lock_wait is None else {"lock_timeout": lock_wait}
+                                await set_up(connection, _settings(self._target) | chosen, local=True)
+                            yield fetch
+                            await statements.command(b"COMMIT")
+                    finally:
+                        await _roll_back(statements)
+            finally:
+                self._give_back(statements)
 
     async def _fetch_in_transaction(
         self, connection: AnyioConnection[Row], query: str, parameters: Mapping[str, object], locks: Sequence[int]
     ) -> list[Row]:
-        try:
-            async with connection.pipeline():
-                await connection.execute(_BEGIN, prepare=False)
-                if self._target.pooled:
-                    await _configure(connection, self._target, local=True)
-                for key in locks:
-                    await connection.execute(_LOCK, (key,))
-                cursor = await connection.execute(query, parameters, binary=True)
-                await connection.execute("COMMIT", prepare=False)
-            return await cursor.fetchall()
-        except BaseException:
-            if connection.info.transaction_status in (TransactionStatus.INERROR, TransactionStatus.INTRANS):
-                with anyio.move_on_after(_GRACE, shield=True), suppress(psycopg.Error):
-                    await connection.rollback()
-            raise
+        settings = _settings(self._target) if self._target.pooled else None
+        cursor = connection.cursor(binary=True)
+        return await fetch_in_transaction(connection, cursor, query, parameters, settings=settings, locks=locks)
 
     async def _take(self) -> Statements:
-        if not self._idle:
-            return Statements(await connect_hot(self._target))
-        return self._idle.pop()
+        return await self._lending.take(self._target, patience=self._target.statement_timeout)
 
     def _give_back(self, statements: Statements) -> None:
-        """Leave a connection to the next; one that cannot be used is closed, and with it those that are idle.
-
-        Mostly the server has closed them all, and each would fail a statement of its own.
-        """
+        """Leave a connection to the next, unless it is broken, or leads to a server that only reads at the moment."""
         self._used = None
-        if statements.connection.pgconn.transaction_status == TransactionStatus.IDLE:
-            self._idle.append(statements)
-            return
-        for broken in (statements, *self._idle):
-            broken.connection.finish()
-        self._idle.clear()
+        connection = statements.connection
+        is_idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
+        self._lending.give_back(statements, usable=is_idle and (self._target.pooled or not connection.only_reads))
 
     def close(self) -> None:
         """Close what is in use, without waiting for the server's answer."""
         if self._used is not None:
             self._used.connection.finish()
+
+
+async def _roll_back(statements: Statements) -> None:
+    """End the transaction that is open, if one is."""
+    connection = statements.connection
+    open_ended = (TransactionStatus.INERROR, TransactionStatus.INTRANS)
+    if not connection.closed and connection.info.transaction_status in open_ended:
+        with anyio.move_on_after(_GRACE, shield=True), suppress(psycopg.Error):
+            await statements.command(b"ROLLBACK")
+
+
+@contextmanager
+def _closing_unless_idle(connection: AnyioConnection[Row]) -> Iterator[None]:
+    """Close a connection that cannot be used again, before it is asked whether an error has closed it."""
+    try:
+        yield
+    finally:
+        if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            connection.finish()
+
+
+async def fetch_in_transaction(
+    connection: AnyioConnection[Row],
+    cursor: psycopg.AsyncCursor[Row],
+    query: str,
+    parameters: Mapping[str, object],
+    *,
+    settings: Mapping[str, str] | None,
+    locks: Sequence[int] = (),
+) -> list[Row]:
+    """The rows of `query`, run with `settings` and under `locks` in a transaction that costs one round trip.
+
+    Args:
+        cursor: of `connection`; it runs `query`.
+    """
+    try:
+        async with connection.pipeline():
+            await connection.execute(_BEGIN, prepare=False)
+            if settings is not None:
+                await set_up(connection, settings, local=True)
+            for key in locks:
+                await connection.execute(_LOCK, (key,))
+            await cursor.execute(query, parameters)
+            await connection.execute("COMMIT", prepare=False)
+        return await cursor.fetchall()
+    except BaseException:
+        if connection.info.transaction_status in (TransactionStatus.INERROR, TransactionStatus.INTRANS):
+            with anyio.move_on_after(_GRACE, shield=True), suppress(psycopg.Error):
+                await connection.rollback()
+        raise
 
 
 async def connect_hot(target: Target) -> AnyioConnection[Row]:
@@ -282,26 +324,16 @@ async def connect_hot(target: Target) -> AnyioConnection[Row]:
         return connection
     try:
         with anyio.fail_after(target.statement_timeout + _GRACE):
-            await _configure(connection, target, local=False)
+            await set_up(connection, _settings(target))
     except BaseException:
         connection.finish()
         raise
     return connection
 
 
-async def _configure(connection: AnyioConnection[Row], target: Target, *, local: bool) -> None:
-    """Set what every statement relies on, for the session or with `local` for the open transaction."""
-    settings = {**_SETTINGS, "statement_timeout": _milliseconds(target.statement_timeout)}
-    if target.lock_timeout is not None:
-        settings["lock_timeout"] = _milliseconds(target.lock_timeout)
-    await connection.execute(
-        "SELECT count(set_config(name, value, %s)) FROM unnest(%s::text[], %s::text[]) AS s (name, value)",
-        (local, list(settings), list(settings.values())),
-    )
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(max(1, round(seconds * 1000)))
+def _settings(target: Target) -> dict[str, str]:
+    """What every statement to `target` relies on."""
+    return limited(target.statement_timeout, lock=target.lock_timeout, grace=_GRACE) | _PLANS
 
 
 def in_utc(instant: datetime | None) -> datetime | None:

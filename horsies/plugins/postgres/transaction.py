@@ -14,7 +14,8 @@ from .connection import AnyioConnection
 from .failures import FullNotifyQueueError, translated
 from .instants import register_bounded_instants
 from .notices import Notices
-from .session import Fetch, Row
+from .session import Fetch, Row, fetch_in_transaction
+from .settings import set_up
 
 T = TypeVar("T")
 Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[AnyioConnection[Row]]]
@@ -37,22 +38,13 @@ class Borrowing:
     timeout: float
 
     async def fetch(self, action: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
-        """The rows of one statement.
-
-        Planned anew each time: a plan that is kept from when the table was small would read all of it later on.
-
-        Raises:
-            BrokerError: it failed, or took longer.
-        """
+        """The rows of one statement. Raises: BrokerError: it failed, or took longer."""
 
         async def run() -> list[Row]:
             with translated(action):
                 async with self.connect() as connection:
                     with translated(action, connection), anyio.fail_after(self.timeout):
-                        cursor = connection.cursor(binary=True)
-                        register_bounded_instants(cursor.adapters)
-                        await cursor.execute(self.notices.said(query), parameters, prepare=False)
-                        return await cursor.fetchall()
+                        return await _fetch_over(connection, self.notices.said(query), parameters)
 
         try:
             return await run()
@@ -87,6 +79,9 @@ class Borrowing:
                 with translated(action, connection), anyio.fail_after(self.timeout):
                     async with connection.transaction():
                         await connection.execute(_SETTINGS.format(lock_wait=lock_wait), prepare=False)
+                        if connection.local_settings is not None:
+                            chosen = {**connection.local_settings, "lock_timeout": lock_wait}
+                            await set_up(connection, chosen, local=True)
 
                         async def fetch(_: str, query: str, parameters: Mapping[str, object]) -> list[Row]:
                             query = self.notices.said(query)
@@ -97,3 +92,16 @@ class Borrowing:
                             return await cursor.fetchall() if cursor.description else []
 
                         yield fetch
+
+
+async def _fetch_over(connection: AnyioConnection[Row], query: str, parameters: Mapping[str, object]) -> list[Row]:
+    """The rows of one statement over a borrowed connection.
+
+    It is planned anew each time: a plan that is kept from when the table was small would read all of it later on.
+    """
+    cursor = connection.cursor(binary=True)
+    register_bounded_instants(cursor.adapters)
+    if (settings := connection.local_settings) is not None:
+        return await fetch_in_transaction(connection, cursor, query, parameters, settings=settings)
+    await cursor.execute(query, parameters, prepare=False)
+    return await cursor.fetchall()

@@ -25,8 +25,9 @@ from psycopg import errors
 
 from horsies import AppConfig, HorsiesError
 
-from .connection import AnyioConnection, connect
+from .connection import AnyioConnection
 from .failures import broker_error
+from .opening import connect_plain
 from .queries import quoted
 from .schema import (
     Step,
@@ -109,7 +110,7 @@ async def migrate(connection: AnyioConnection[Row], config: AppConfig, progress:
     write is enough if the schema is up to date already. A newer schema that this code can use is left alone.
 
     Args:
-        connection: to `config.url`, in autocommit.
+        connection: to `config.url`, from `connect_plain`.
         progress: hears what the upgrade waits for.
 
     Raises:
@@ -185,7 +186,7 @@ async def _alone(
 
 async def _connect(config: AppConfig) -> AnyioConnection[Row]:
     # Past a pooler, if that can be: all its servers may be lent.
-    return await connect(config.listen_url or config.url, timeout=config.pool.timeout, prepare_threshold=None)
+    return await connect_plain(config.listen_url or config.url, timeout=config.pool.timeout)
 
 
 class _Upgrade:
@@ -313,9 +314,6 @@ class _Upgrade:
                 await self._send(f"DROP INDEX CONCURRENTLY IF EXISTS {quoted(self._schema)}.{name}")
             await self._send(create)
 
-        # A transaction pooler would give these settings to others.
-        if self._connection.pgconn.backend_pid == self._pid:
-            await self._send("SET statement_timeout = 0; SET lock_timeout = 0")
         await self._persist(act)
 
     async def _validate(self, step: Step) -> None:

@@ -12,7 +12,7 @@ import anyio
 import psycopg
 import pytest
 
-from horsies import AppConfig, Err, Horsies, Ok, QueueConfig, Runtime, TaskStatus, WorkerConfig
+from horsies import AppConfig, Err, Horsies, Ok, QueueConfig, Runtime, Task, TaskStatus, WorkerConfig
 
 from .conftest import until
 
@@ -62,16 +62,21 @@ def two_queues(config: AppConfig) -> Horsies:
     return Horsies(AppConfig.for_database_url(config.url, schema=config.schema, queues=queues))
 
 
-@on_postgres
-@pytest.mark.parametrize("change", HOSTILE)
-@pytest.mark.parametrize("constraints", ["dropped", "unvalidated"])
-async def test_a_bad_row_on_postgres_ends_alone(config: AppConfig, change: str, constraints: str) -> None:
+def echoing(config: AppConfig) -> tuple[Horsies, Task[[int], int]]:
     app = two_queues(config)
 
     @app.task("echo")
     async def echo(n: int) -> int:
         return n
 
+    return app, echo
+
+
+@on_postgres
+@pytest.mark.parametrize("change", HOSTILE)
+@pytest.mark.parametrize("constraints", ["dropped", "unvalidated"])
+async def test_a_bad_row_on_postgres_ends_alone(config: AppConfig, change: str, constraints: str) -> None:
+    app, echo = echoing(config)
     async with Runtime(app) as rt:
         bad = (await echo.handle(rt).send(0)).unwrap()
         changed(config, bad.task_id, change, constraints)
@@ -91,12 +96,7 @@ async def test_a_bad_row_on_postgres_ends_alone(config: AppConfig, change: str, 
 @on_postgres
 @pytest.mark.parametrize("change", ["queue = repeat('q', 9000)", "phase = 0, queue = repeat('q', 9000)"])
 async def test_a_bad_row_of_a_queue_that_is_not_served_hinders_no_worker(config: AppConfig, change: str) -> None:
-    app = two_queues(config)
-
-    @app.task("echo")
-    async def echo(n: int) -> int:
-        return n
-
+    app, echo = echoing(config)
     async with Runtime(app) as rt:
         bad = (await echo.handle(rt).send(0)).unwrap()
         changed(config, bad.task_id, change, "dropped")
@@ -113,12 +113,7 @@ async def test_a_bad_row_of_a_queue_that_is_not_served_hinders_no_worker(config:
 async def test_a_row_that_cannot_be_written_is_left_and_passed_over(
     config: AppConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = two_queues(config)
-
-    @app.task("echo")
-    async def echo(n: int) -> int:
-        return n
-
+    app, echo = echoing(config)
     async with Runtime(app) as rt:
         bad = (await echo.handle(rt).send(0)).unwrap()
         refuse(config, bad.task_id)
@@ -172,12 +167,7 @@ def refuse(config: AppConfig, task_id: str) -> None:
     ],
 )
 async def test_a_bad_row_on_sqlite_ends_alone(config: AppConfig, change: str, fails: bool) -> None:
-    app = two_queues(config)
-
-    @app.task("echo")
-    async def echo(n: int) -> int:
-        return n
-
+    app, echo = echoing(config)
     async with Runtime(app) as rt:
         bad = (await echo.handle(rt).send(0)).unwrap()
         with closing(sqlite3.connect(config.url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
@@ -195,12 +185,7 @@ async def test_a_bad_row_on_sqlite_ends_alone(config: AppConfig, change: str, fa
 @on_files
 @pytest.mark.parametrize("change", ["envelope = 'text'", "due_at = 'soon'", "good_until = 'zzz'", "priority = 1.5"])
 async def test_sqlite_refuses_a_value_of_another_type(config: AppConfig, change: str) -> None:
-    app = two_queues(config)
-
-    @app.task("echo")
-    async def echo(n: int) -> int:
-        return n
-
+    app, echo = echoing(config)
     async with Runtime(app) as rt:
         (await echo.handle(rt).send(0)).unwrap()
         with (
@@ -266,12 +251,7 @@ def execute(config: AppConfig, statement: str) -> None:
 
 @on_postgres
 async def test_a_task_is_shown_whatever_its_instants_are(config: AppConfig) -> None:
-    app = two_queues(config)
-
-    @app.task("echo")
-    async def echo(n: int) -> int:
-        return n
-
+    app, echo = echoing(config)
     async with Runtime(app) as rt:
         handle = (await echo.handle(rt).send(0)).unwrap()
         changed(

@@ -180,10 +180,9 @@ class Life:
                 until_idle=self._config.until_idle,
             )
             with self._joining:
-                await self._sign_on(services, consumer)
+                running = await self._sign_on(services, consumer, bodies)
             if self._joining.cancelled_caught:
                 return
-            running = await bodies.start(self._hold_running)
             async with anyio.create_task_group() as group:
                 group.start_soon(self._shielded, finisher.run)
                 group.start_soon(self._shielded, runner.serve_threads)
@@ -205,10 +204,18 @@ class Life:
                     await self._clean_up(consumer, pump, finisher)
                     group.cancel_scope.cancel()
 
-    async def _sign_on(self, services: Services, consumer: Consumer) -> None:
-        """Register. What is cut short may have been written, and is taken back; what cannot be, is found to be dead."""
+    async def _sign_on(
+        self, services: Services, consumer: Consumer, bodies: anyio.abc.TaskGroup
+    ) -> anyio.abc.TaskGroup:
+        """Register; the parent of the running tasks.
+
+        A registration that is cut short may have been written, and is taken back. If that fails too, the worker is
+        found dead in time.
+        """
         try:
             await services.sign_on()
+            running: anyio.abc.TaskGroup = await bodies.start(self._hold_running)
+            return running
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(CLEANUP, shield=True), suppress(BrokerError):
                 await consumer.leave()

@@ -26,6 +26,7 @@ from horsies.abc import (
     Transactional,
 )
 from horsies.plugins.postgres.maintenance import PostgresMaintenance
+from horsies.plugins.postgres.queries import quoted
 from horsies.testing._conformance.stage import done
 from horsies.testing.broker import T0, Stage, at, new_task
 
@@ -241,7 +242,7 @@ async def test_a_cancel_request_between_the_decision_and_the_write_of_a_retry_is
             with psycopg.connect(config.url) as connection, anyio.fail_after(10):
                 connection.execute(request.encode(), (at(1), lease.task_id))
                 group.start_soon(finish)
-                while observer.execute(waiting, (f"%{config.schema}.tasks%",)).fetchone() == (0,):
+                while observer.execute(waiting, (f"%{quoted(config.schema)}.tasks%",)).fetchone() == (0,):
                     await anyio.sleep(0.01)
     assert answers == [[True]]
     assert await stage.status(1) is TaskStatus.CANCELLED

@@ -297,7 +297,7 @@ async def test_a_process_whose_answer_comes_together_with_a_cancellation_is_ende
             return received
 
         monkeypatch.setattr(child._answers, "receive_exactly", receive_and_cancel)
-        await child.ask(Load(Address("math", "sqrt"), None))
+        await child.ask(Load("root", Address("math", "sqrt"), None))
     assert scope.cancelled_caught
     with pytest.raises(ProcessLookupError):
         os.kill(child.pid, 0)

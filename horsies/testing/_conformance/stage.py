@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import anyio
 from msgspec.structs import replace
 
 from horsies import RecoveryConfig
@@ -142,10 +143,12 @@ async def bury(broker: Broker, recovery: RecoveryConfig, *, now: datetime | None
     """
     now = now or datetime.now(UTC) + timedelta(seconds=recovery.dead_after + 1)
     async with broker.consumer("undertaker", []) as consumer, broker.maintenance("undertaker") as maintenance:
-        await lead_steadily(consumer, recovery, now=now)
-        taken = await maintenance.reap(100, now=now)
-        await consumer.leave()
-        return taken
+        try:
+            await lead_steadily(consumer, recovery, now=now)
+            return await maintenance.reap(100, now=now)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await consumer.leave()
 
 
 async def requested(consumer: Consumer) -> list[Lease]:

@@ -119,8 +119,8 @@ async def test_what_is_claimed_already_does_not_start_either(shop: Shop, monkeyp
         with full_disk(shop.app.config):
             worker = rt.start_worker(WorkerConfig(concurrency=20, threads=1))
             await wait_stuck(worker)
+            assert worker.statistics().claimed >= 20
             assert worker.statistics().started == 3
-            assert worker.statistics().ready == 17
         await shop.wait_done(rt, 20)
 
 

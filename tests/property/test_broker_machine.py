@@ -138,5 +138,26 @@ def test_nobody_gives_back_what_a_claim_under_way_has_just_taken(
             machine.teardown()
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_two_claims_of_one_worker_at_once_pass_over_each_their_own(
+    anyio_backend: Any, tmp_path: Path, is_first: bool
+) -> None:
+    """Found on SQLite, whose consumer kept the names to pass over from one call to the next."""
+    backend, options = anyio_backend
+    task = {"number": 1, "queue": "fast", "priority": 50, "delay": 0.0, "good_for": None, "name": "a_task"}
+    open_broker = partial(opened, AppConfig(url=f"sqlite:///{tmp_path / 'one.db'}"))
+    claims = [
+        {"worker": 1, "limit": 1, "startable": frozenset[str](), "without": frozenset(names)}
+        for names in ([], ["a_task"])
+    ]
+    with anyio.from_thread.start_blocking_portal(backend, options) as portal:
+        machine = BrokerMachine(portal, partial(open_roles, open_broker))
+        try:
+            machine.populate(tasks=[{**task, "key": None, "changed": False}])
+            machine.rival_claims(*(claims if is_first else reversed(claims)))
+        finally:
+            machine.teardown()
+
+
 def test_the_laws_are_those_of_the_core() -> None:
     assert {(before, after) for before, found in TRANSITIONS.items() for after in found} == CHANGES

@@ -70,7 +70,8 @@ class PostgresConsumer:
         self._beat_interval = float(recovery.heartbeat_interval)
         self._caps = caps
         self._damage = Damage(intake, worker_id, list(self._ranks), sql)
-        self._without: list[str] = []
+        self._passed_over = frozenset[str]()
+        """The names of tasks that the last claim passed over."""
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
@@ -119,15 +120,17 @@ class PostgresConsumer:
         what stands behind a million of them is reached at once, and each claim finds fewer. See `floors` for where it
         begins; only what looked from the front finds nothing.
         """
-        before, self._without = self._without, list(without)
+        before, self._passed_over = self._passed_over, frozenset(without)
+        ask: dict[str, object] = {"startable": startable, "relaxed": not startable, "now": now}
+        ask |= {"without": list(without)} if without else {}
         async with self._passing_over(now):
             # Tasks that the last claim passed over may stand before the floors.
-            if self._floors.hold and set(before) <= set(without):
-                claim = await self._take(limit, startable, now)
+            if self._floors.hold and before.issubset(without):
+                claim = await self._take(limit, ask)
                 if claim.tasks or claim.expired:
                     return claim
             self._floors.lift()
-            return await self._take(limit, startable, now)
+            return await self._take(limit, ask)
 
     @asynccontextmanager
     async def _passing_over(self, now: datetime | None) -> AsyncIterator[None]:
@@ -236,14 +239,14 @@ class PostgresConsumer:
         due: bool = rows[0][0]
         return due
 
-    async def _take(self, limit: int, startable: Collection[str], now: datetime | None) -> Claim:
+    async def _take(self, limit: int, ask: Mapping[str, object]) -> Claim:
         """Claim, from the floors on."""
         swept = 0
-        rows, expired = await self._claim(limit, startable, now, step_over=False)
+        rows, expired = await self._claim(limit, ask, step_over=False)
         if expired and len(rows) < limit:
-            given = {"limit": _SWEEP, "now": now}
+            given = {"limit": _SWEEP, "now": ask["now"]}
             ((swept, _),) = await self._intake.fetch("claim", *self._over("sweep", given))
-            more, _ = await self._claim(limit - len(rows), startable, now, step_over=True)
+            more, _ = await self._claim(limit - len(rows), ask, step_over=True)
             rows += more
         rows.sort(key=self._order)
         places = [(queue, (priority, due_at)) for _, _, queue, priority, due_at, *_ in rows]
@@ -251,9 +254,7 @@ class PostgresConsumer:
         claimed_at = in_utc(max(row[12] for row in rows)) if rows else None
         return Claim(tuple(map(_claimed_task, rows)), expired + swept, claimed_at)
 
-    async def _claim(
-        self, limit: int, startable: Collection[str], now: datetime | None, *, step_over: bool
-    ) -> tuple[list[Row], int]:
+    async def _claim(self, limit: int, ask: Mapping[str, object], *, step_over: bool) -> tuple[list[Row], int]:
         """The rows that are CLAIMED or RUNNING now, and how many others became EXPIRED."""
         given: Mapping[str, object] = {
             "worker": self._worker_id,
@@ -266,13 +267,11 @@ class PostgresConsumer:
             "caps": list(self._caps.queues),
             "cluster_cap": self._caps.cluster,
             "step_over": step_over,
-            "startable": startable,
-            "relaxed": not startable,
-            "now": now,
+            **ask,
         }
         query, given = self._over("claim", given)
-        if self._without:
-            query, given = _leaving_names(query), {**given, "without": self._without}
+        if "without" in ask:
+            query = _leaving_names(query)
         rows = await self._intake.fetch("claim", query, given, locks=self._caps.locks)
         claimed = [row for row in rows if row[1] != TaskStatus.EXPIRED]
         return claimed, len(rows) - len(claimed)

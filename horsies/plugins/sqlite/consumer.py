@@ -64,7 +64,6 @@ class SqliteConsumer:
         self._cluster_cap = cluster_cap
         self._sql = named_queries()
         self._damage = Damage(worker_id, self._sql)
-        self._without = "[]"
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
@@ -146,11 +145,13 @@ class SqliteConsumer:
         A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
         what stands behind a million of them is reached at once, and each claim finds fewer.
         """
-        self._without = json.dumps(list(without))
         self._damage.expire()
-        names = frozenset(startable)
-        answer = await self._session.write("claim", lambda transaction: self._claim(transaction, limit, names), now=now)
-        return self._told(answer)
+        names, others = frozenset(startable), json.dumps(list(without))
+
+        def work(transaction: Transaction) -> tuple[Claim, list[Bad]]:
+            return self._claim(transaction, limit, names, others)
+
+        return self._told(await self._session.write("claim", work, now=now))
 
     async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
         """See `horsies.abc.Consumer.start`."""
@@ -234,7 +235,9 @@ class SqliteConsumer:
         ((queue,),) = transaction.fetch(self._sql["promote"], {"id": task_id})
         transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
 
-    def _claim(self, transaction: Transaction, limit: int, startable: frozenset[str]) -> tuple[Claim, list[Bad]]:
+    def _claim(
+        self, transaction: Transaction, limit: int, startable: frozenset[str], without: str
+    ) -> tuple[Claim, list[Bad]]:
         now = transaction.now
         alive_since = after(now, -self._dead_after)
         if not transaction.fetch(self._sql["alive"], {"worker": self._worker_id, "since": alive_since}):
@@ -251,7 +254,7 @@ class SqliteConsumer:
             )
             return len(expired)
 
-        heads = self._heads(transaction, limit, step_over=False)
+        heads = self._heads(transaction, limit, without, step_over=False)
         late = [task_id for *_, task_id, good_until in heads if good_until is not None and good_until <= now]
         passed_over = set(late)
         tasks = take(task_id for *_, task_id, _ in heads if task_id not in passed_over)
@@ -259,12 +262,16 @@ class SqliteConsumer:
         if late:
             given = {"limit": _SWEEP, "skipped": self._damage.skipped, "now": now}
             expired += expire([task_id for (task_id,) in transaction.fetch(self._sql["to_sweep"], given)])
-            heads = self._heads(transaction, limit - len(tasks), step_over=True)
+            heads = self._heads(transaction, limit - len(tasks), without, step_over=True)
             tasks += take(task_id for *_, task_id, _ in heads)
         return Claim(tuple(tasks), expired, instant(now) if tasks else None), bad
 
-    def _heads(self, transaction: Transaction, limit: int, *, step_over: bool) -> list[Row]:
-        """The `limit` ready tasks that come first: priority, due time, id and deadline of each."""
+    def _heads(self, transaction: Transaction, limit: int, without: str, *, step_over: bool) -> list[Row]:
+        """The `limit` ready tasks that come first, but those named in `without`.
+
+        Returns:
+            Priority, due time, id and deadline of each.
+        """
         heads: list[Row] = []
         if self._cluster_cap is not None:
             ((held,),) = transaction.fetch(self._sql["held_in_all"], {})
@@ -277,7 +284,7 @@ class SqliteConsumer:
             for queue in tier:
                 most = self._room(transaction, queue, room)
                 given = {"queue": queue, "now": transaction.now, "limit": most, "step_over": step_over}
-                given |= {"skipped": self._damage.skipped, "without": self._without}
+                given |= {"skipped": self._damage.skipped, "without": without}
                 rows += transaction.fetch(self._sql["heads"], given)
             rows.sort(key=lambda row: row[:3])
             heads += rows[:room]

@@ -151,7 +151,12 @@ def test_a_coroutine_that_its_event_loop_has_left_behind_is_closed() -> None:
             raise
 
     job: Any = SimpleNamespace(
-        envelope=SimpleNamespace(timeout=None), context=None, task=SimpleNamespace(fn=waits), args=(), kwargs={}
+        envelope=SimpleNamespace(timeout=None),
+        begun=None,
+        context=None,
+        task=SimpleNamespace(fn=waits),
+        args=(),
+        kwargs={},
     )
     running = around()
     running.send(None)

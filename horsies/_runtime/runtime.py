@@ -148,7 +148,6 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         return self._opened().retry_policies
 
     def _opened(self) -> Plugins:
-        self.refuse_in_fork()
         if self._plugins is None:
             raise _not_open()
         return self._plugins
@@ -178,6 +177,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         Raises:
             HorsiesError: HRS-215 for a queue the application lacks.
         """
+        self.refuse_in_fork()
         self._opened()
         worker = Worker(self, config)
         self._workers.append(worker)

@@ -261,7 +261,8 @@ class Life:
                 pump.starts.settle_unsure()
                 await finisher.wait_written(hurry=True)
                 await pump.give_back_lost()
-                self._counts["given_back"] += await consumer.leave()
+                left = await consumer.leave()
+                self._counts["given_back"] += left
             if cleanup.cancelled_caught:
                 self.left_behind = True
                 self._log.error("worker %s could not write everything in time", self.worker_id)

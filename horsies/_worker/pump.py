@@ -419,7 +419,8 @@ class Pump:
     async def _give_back(self) -> None:
         gifts = dict(self._gifts)
         if gifts:
-            self.counts["given_back"] += sum(await self._consumer.give_back(list(gifts.values())))
+            answers = await self._consumer.give_back(list(gifts.values()))
+            self.counts["given_back"] += sum(answers)  # read now: what is given back beside this counts, too
             for lease in gifts:
                 self._gifts.pop(lease, None)
 

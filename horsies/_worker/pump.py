@@ -237,7 +237,11 @@ class Pump:
             )
         if not self.starts.starting:
             return False
-        for job in await self.starts.run_once():
+        started = await self.starts.run_once()
+        if _is_cancelled():
+            self._early.extend(started)  # given back: the parent of the running tasks may have ended
+            return False
+        for job in started:
             self._runner.run_soon(job, self._tasks)
         self._last_start = anyio.current_time()
         return True
@@ -383,9 +387,7 @@ class Pump:
 
     def _run_early(self) -> None:
         """Run what a claim has started, as slots and room for results permit; a worker that stops runs none."""
-        if not (self._early and self._finisher.has_room) or self.is_stopping:
-            return
-        if anyio.current_effective_deadline() == -math.inf:
+        if not (self._early and self._finisher.has_room) or self.is_stopping or _is_cancelled():
             return
         taken = len(self.starts.starting)
         while self._early and self.running + taken < self._config.concurrency:
@@ -471,3 +473,8 @@ class Pump:
         woken = self._wake.is_set()
         self._wake = anyio.Event()
         return woken
+
+
+def _is_cancelled() -> bool:
+    """Whether the next wait raises, although the last one has ended as if nothing were."""
+    return anyio.current_effective_deadline() == -math.inf

@@ -58,14 +58,14 @@ def claims_without_lock(patch: Patch) -> None:
         without: Collection[str] = (),
         now: datetime | None = None,
     ) -> Claim:
-        self._without = json.dumps(list(without))
+        others = json.dumps(list(without))
         since = {"worker": self._worker_id}
 
         def look(transaction: Any) -> list[str]:
             alive = transaction.fetch(
                 self._sql["alive"], {**since, "since": transaction.now - round(self._dead_after * 1e6)}
             )
-            return [head[2] for head in self._heads(transaction, limit, step_over=True)] if alive else []
+            return [head[2] for head in self._heads(transaction, limit, others, step_over=True)] if alive else []
 
         found = await self._session.read("claim", look, now=now)
         await anyio.lowlevel.checkpoint()
@@ -148,7 +148,9 @@ def claim_that_starts_anything(patch: Patch) -> None:
     claim = SqliteConsumer._claim
     everything = frozenset(("a_task", "another"))
     patch.setattr(
-        SqliteConsumer, "_claim", lambda self, transaction, limit, _: claim(self, transaction, limit, everything)
+        SqliteConsumer,
+        "_claim",
+        lambda self, transaction, limit, _, without: claim(self, transaction, limit, everything, without),
     )
 
 

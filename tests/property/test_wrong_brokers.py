@@ -129,7 +129,9 @@ def crash_that_burns_no_retry(patch: Patch) -> None:
 
 
 def reaping_of_the_living(patch: Patch) -> None:
+    """By a worker that is not steady itself, which makes it likely enough to be found."""
     query(patch, "bury", "WHERE seen_at <= :since", "WHERE seen_at <= :since + 15000000")
+    query(patch, "finder", " AND me.steady_since <= :long_ago", "")
 
 
 def claim_number_that_starts_anew(patch: Patch) -> None:

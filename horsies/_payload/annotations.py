@@ -13,7 +13,7 @@ Aliases: TypeAlias = Set[Any]
 
 
 def followed(annotation: Any) -> Any:
-    """What `annotation` stands for, to the first that is no such name. Parts of it are left as they are.
+    """Follow the names that `annotation` goes by, up to the first that is none. Its parts are left as they are.
 
     A type variable stands for its bound or its constraints, else for Any. A recursive alias is not followed for ever
     because its parts are not.

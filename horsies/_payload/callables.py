@@ -1,4 +1,4 @@
-"""What a declared function really is, beneath the decorators, partials and objects that it may be wrapped in."""
+"""The function beneath the decorators, partials and objects that a declared one may be wrapped in."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _call_of(fn: Any) -> Any:
 
 
 def _own(fn: Any) -> Any:
-    """What runs first when `fn` is called, as far as that can be asked what it is."""
+    """The code that runs first when `fn` is called, as far as that can be asked what it is."""
     while isinstance(fn, (functools.partial, staticmethod)):
         fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
     call = _call_of(fn)

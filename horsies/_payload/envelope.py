@@ -285,7 +285,7 @@ def micros_of(at: datetime) -> int:
 
 
 def instant_of(micros: int) -> datetime:
-    """What `micros_of` made `micros` of, in UTC. Raises: OverflowError, the calendar has no such instant."""
+    """The instant, in UTC, that `micros_of` turned into `micros`. Raises: OverflowError, the calendar has none such."""
     seconds, rest = divmod(micros, 1_000_000)
     return _second(seconds).replace(microsecond=rest)
 

@@ -55,7 +55,7 @@ def written_as(form: Form) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What is known of a class.
+    """The facts about a class that decide how it is written.
 
     Attributes:
         by_alias: it is read by the aliases that it is written under, with everything inside.
@@ -73,7 +73,7 @@ class _Shape:
 
 
 def dump(value: Any) -> Any:
-    """What is to be made plain of a model."""
+    """The part of a model that is to be made plain."""
     form = _form.get()
     cls: Any = type(value)
     left_out = {} if form is Form.WHOLE else _left_out(value, is_one_of_several=False)

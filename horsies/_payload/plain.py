@@ -34,7 +34,7 @@ canonical: Callable[[Plain], bytes] = msgspec.msgpack.Encoder().encode
 
 
 UNDECODABLE = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
-"""What decoding stored bytes raises: text that is not UTF-8 is a ValueError, a map as a key a TypeError, and deep
+"""The errors of decoding stored bytes. Text that is not UTF-8 is a ValueError, a map as a key a TypeError, and deep
 nesting a RecursionError."""
 
 

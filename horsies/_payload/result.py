@@ -143,7 +143,7 @@ def error_from(fields: object) -> TaskError:
 
 
 def _shortened(fields: list[Plain]) -> list[Plain]:
-    """What `error_fields` makes, with every text short enough to be stored; the data is the user's and stays whole."""
+    """The `fields` of an error, with every text short enough to be stored. The data is the user's and stays whole."""
     code, is_builtin, message, data, cause = fields
     texts: Plain = None if cause is None else [_shorten(text) for text in cast(list[str], cause)]
     return [code, is_builtin, _shorten(cast(str, message)), data, texts]

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from .._core.backoff import pauses
 from .._core.config import ResilienceConfig
@@ -27,23 +28,30 @@ class Contact:
 
     Attributes:
         answers: how many statements have succeeded so far.
+        outages: how many times the database was lost, and has answered since.
     """
 
     def __init__(self, resilience: ResilienceConfig, random: Random) -> None:
         self._resilience = resilience
         self._random = random
         self._answered: anyio.Event | None = None
+        self._is_lost = False
         self.answers = 0
+        self.outages = 0
 
     def answered(self) -> None:
         """A statement has succeeded."""
         self.answers += 1
+        if self._is_lost:
+            self._is_lost = False
+            self.outages += 1
         if self._answered is not None:
             self._answered.set()
             self._answered = None
 
     async def wait_answered(self) -> None:
-        """Wait for the next answer."""
+        """Wait for the next answer: the database is lost."""
+        self._is_lost = True
         if self._answered is None:
             self._answered = anyio.Event()
         await self._answered.wait()
@@ -56,7 +64,8 @@ class Contact:
 class Backoff:
     """The pauses of one loop: they double, up to `retry_max`, until one of its statements succeeds.
 
-    An answer to another loop ends a pause if this loop has lost its connection. A statement that fails although others
+    An answer to another loop ends a pause if this loop has lost its connection. A loop that loses it after others have
+    seen the end of an outage tries again at once, for once. A statement that fails although others
     succeed is not tried at their rate: from the second time on, an answer ends a pause only after a part of it that
     doubles as well.
     """
@@ -65,6 +74,7 @@ class Backoff:
         self._contact = contact
         self._resilience = resilience
         self._random = random
+        self._outages = contact.outages
         self._forget()
 
     def _forget(self) -> None:
@@ -78,6 +88,7 @@ class Backoff:
         if self._waits is not None:
             self._forget()
         self._contact.answered()
+        self._outages = self._contact.outages
 
     def next_pause(self) -> float:
         """Seconds to pause before the next try."""
@@ -103,6 +114,8 @@ class Backoff:
         """Pause for `seconds`, or until the database that was lost with `error` answers another loop."""
         if not error.lost:
             await anyio.sleep(seconds)
+        elif self._tried_at is None and self._outages != self._contact.outages:
+            await anyio.lowlevel.checkpoint()
         elif self._tried_at not in (None, self._contact.answers):
             # It is back, and this loop's last try began too early to see it.
             await anyio.sleep(min(seconds, self._least_pause()))
@@ -113,6 +126,7 @@ class Backoff:
                 await self._contact.wait_answered()
                 self._was_woken = True
         self._tried_at = self._contact.answers
+        self._outages = self._contact.outages
 
     def _least_pause(self) -> float:
         self._least_waits = self._least_waits or pauses(self._resilience, self._random)

@@ -95,3 +95,22 @@ def test_a_try_that_began_before_the_first_answer_is_repeated_soon() -> None:
         return anyio.current_time() - before
 
     assert play(body) <= 1.25
+
+
+def test_a_first_failure_after_an_outage_that_others_saw_end_is_no_reason_to_pause() -> None:
+    """It is of that outage: a connection that was idle, or a try that took long. Nobody may ask anything more."""
+
+    async def body(contact: Contact) -> float:
+        late = contact.backoff()
+        late.answered()
+        async with anyio.create_task_group() as group:
+            group.start_soon(contact.backoff().pause, 600.0, LOST)
+            await anyio.wait_all_tasks_blocked()
+            contact.answered()
+        await late.pause(600.0, LOST)
+        before = anyio.current_time()
+        await late.pause(5.0, LOST)
+        assert anyio.current_time() - before == pytest.approx(5.0)
+        return before
+
+    assert play(body) == pytest.approx(0.0)

@@ -344,7 +344,7 @@ async def test_workflow_that_always_fails_by_itself_holds_up_no_other(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As when it takes longer than a statement may: that looks like a database that is away."""
-    monkeypatch.setattr("horsies._workflow.advancer.pauses", lambda *_: iter(lambda: 0.001, None))
+    monkeypatch.setattr("horsies._task.contact.pauses", lambda *_: iter(lambda: 0.001, None))
     caplog.set_level(logging.ERROR, "horsies.workflow")
     async with Runtime(shop.app) as rt:
         runs = [await begin(rt, lone(shop, 1)) for _ in range(5)]
@@ -387,7 +387,7 @@ async def test_workflow_that_always_fails_by_itself_holds_up_no_other(
 
 async def test_workflows_are_advanced_at_once_after_an_outage(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it lasts, none is left alone for it."""
-    monkeypatch.setattr("horsies._workflow.advancer.pauses", lambda *_: iter(lambda: 0.001, None))
+    monkeypatch.setattr("horsies._task.contact.pauses", lambda *_: iter(lambda: 0.001, None))
     failures: list[str] = []
     async with Runtime(shop.app) as rt:
         runs = [await begin(rt, lone(shop, 1)) for _ in range(2)]

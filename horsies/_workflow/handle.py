@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -44,6 +45,10 @@ def _node_infos(row: WorkflowRow, spec: Spec, running: Collection[str]) -> list[
     return infos
 
 
+def _drawn(row: WorkflowRow, spec: Spec, running: Collection[str]) -> WorkflowGraph:
+    return drawn(row.name, drawn_nodes(spec, [node.status for node in _node_infos(row, spec, running)]))
+
+
 class WorkflowHandle(Generic[T]):
     """A workflow by its id."""
 
@@ -69,7 +74,8 @@ class WorkflowHandle(Generic[T]):
         try:
             with anyio.move_on_after(None if seconds is None else max(seconds, FIRST_LOOK)):
                 row = await self._host.wait_workflow(self.workflow_id, seconds)
-                return self._missing() if row is None else await outcome_of(self._host, row, self._read)
+                with self._reading():
+                    return self._missing() if row is None else await outcome_of(self._host, row, self._read)
         except BrokerError as error:
             return Err(TaskError(TaskErrorCode.BROKER_ERROR, error.message))
         except TimeoutError:
@@ -91,10 +97,11 @@ class WorkflowHandle(Generic[T]):
             row = await self._host.workflows.read(self.workflow_id)
             if row is None:
                 return Ok([])
-            spec, running = (await spec_of(self._host, row)).spec, await self._running()
+            with self._reading():
+                spec, running = (await spec_of(self._host, row)).spec, await self._running()
+                return Ok(await apart(partial(_node_infos, row, spec, running), nodes=len(spec.nodes)))
         except BrokerError as error:
             return Err(error)
-        return Ok(await apart(partial(_node_infos, row, spec, running), nodes=len(spec.nodes)))
 
     async def info(self) -> Result[WorkflowInfo | None, BrokerError]:
         """Everything that is known of the workflow as a whole; None when there is none."""
@@ -110,21 +117,18 @@ class WorkflowHandle(Generic[T]):
             row = await self._host.workflows.read(self.workflow_id)
             if row is None:
                 return Ok(None)
-            spec, running = (await spec_of(self._host, row)).spec, await self._running()
+            with self._reading():
+                spec, running = (await spec_of(self._host, row)).spec, await self._running()
+                return Ok(await apart(partial(_drawn, row, spec, running), nodes=len(spec.nodes)))
         except BrokerError as error:
             return Err(error)
-
-        def draw() -> WorkflowGraph:
-            statuses = [node.status for node in _node_infos(row, spec, running)]
-            return drawn(row.name, drawn_nodes(spec, statuses))
-
-        return Ok(await apart(draw, nodes=len(spec.nodes)))
 
     async def results(self) -> Result[dict[str, TaskResult[Any]], BrokerError]:
         """The results of all nodes that have ended, by node id; UPSTREAM_SKIPPED for those that were skipped."""
         try:
             row = await self._host.workflows.read(self.workflow_id)
-            return Ok({} if row is None else await self._results(row))
+            with self._reading():
+                return Ok({} if row is None else await self._results(row))
         except BrokerError as error:
             return Err(error)
 
@@ -134,10 +138,12 @@ class WorkflowHandle(Generic[T]):
             row = await self._host.workflows.read(self.workflow_id)
             if row is None:
                 return self._missing()
-            spec = (await spec_of(self._host, row)).spec
+            with self._reading():
+                spec = (await spec_of(self._host, row)).spec
             index = next((place for place, node in enumerate(spec.nodes) if node.node_id == node_id), None)
             known = [] if index is None else [index]
-            found = await results_of(self._host, row, known, self._read)
+            with self._reading():
+                found = await results_of(self._host, row, spec, known, self._read)
         except BrokerError as error:
             return Err(TaskError(TaskErrorCode.BROKER_ERROR, error.message))
         if index in found:
@@ -182,13 +188,21 @@ class WorkflowHandle(Generic[T]):
     def _missing(self) -> Err[TaskError]:
         return Err(TaskError(TaskErrorCode.WORKFLOW_NOT_FOUND, f"there is no workflow {self.workflow_id}"))
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Around what reads the stored bytes of the workflow, which somebody may have changed."""
+        try:
+            yield
+        except ValueError as error:
+            raise BrokerError(f"workflow {self.workflow_id} cannot be read: {error}") from error
+
     async def _running(self) -> set[str]:
         """The ids of the tasks that are RUNNING. Raises: BrokerError."""
         return set(await self._host.workflows.running(self.workflow_id))
 
     async def _results(self, row: WorkflowRow) -> dict[str, TaskResult[Any]]:
         spec = (await spec_of(self._host, row)).spec
-        found = await results_of(self._host, row, range(len(spec.nodes)), self._read)
+        found = await results_of(self._host, row, spec, range(len(spec.nodes)), self._read)
         return {spec.nodes[index].node_id: result for index, result in sorted(found.items())}
 
     def _read(self, stored: StoredResult) -> TaskResult[Any]:

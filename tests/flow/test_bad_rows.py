@@ -12,7 +12,19 @@ import anyio
 import psycopg
 import pytest
 
-from horsies import AppConfig, Err, Horsies, Ok, QueueConfig, Runtime, Task, TaskStatus, WorkerConfig
+from horsies import (
+    AppConfig,
+    Err,
+    Horsies,
+    NodeRef,
+    Ok,
+    QueueConfig,
+    Runtime,
+    Task,
+    TaskStatus,
+    WorkerConfig,
+    WorkflowBuilder,
+)
 
 from .conftest import until
 
@@ -243,10 +255,10 @@ async def test_an_envelope_of_another_task_runs_nothing(config: AppConfig) -> No
 def execute(config: AppConfig, statement: str) -> None:
     if config.url.startswith("sqlite"):
         with closing(sqlite3.connect(config.url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
-            connection.execute(statement.format(tasks="tasks"))
+            connection.execute(statement.format(tasks="tasks", workflows="workflows"))
         return
     with psycopg.connect(config.url, autocommit=True) as other:
-        other.execute(statement.format(tasks=f"{config.schema}.tasks").encode())
+        other.execute(statement.format(tasks=f"{config.schema}.tasks", workflows=f"{config.schema}.workflows").encode())
 
 
 @on_postgres
@@ -262,6 +274,29 @@ async def test_a_task_is_shown_whatever_its_instants_are(config: AppConfig) -> N
         assert (info.good_until.year, info.sent_at.year, info.due_at.year) == (9999, 1, 9999)  # type: ignore[union-attr]
         queues = (await rt.queues()).unwrap()
         assert [queue.ready for queue in queues if queue.name == "default"] == [1]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql", "sqlite-file"], indirect=True)
+@pytest.mark.parametrize("column", ["spec", "state"])
+async def test_a_workflow_that_cannot_be_read_is_an_error_value(config: AppConfig, column: str) -> None:
+    app, echo = echoing(config)
+
+    @app.workflow("one")
+    def one(wf: WorkflowBuilder) -> NodeRef[int]:
+        return wf.task(echo.node(1))
+
+    async with Runtime(app) as rt:
+        handle = (await one.handle(rt).start()).unwrap()
+        await rt.run_worker(UNTIL_IDLE)
+        assert await handle.get(timeout=20) == Ok(1)
+        damaged = "'\\x07'::bytea" if config.url.startswith("postgres") else "x'07'"
+        execute(config, f"UPDATE {{workflows}} SET {column} = {damaged}")
+    async with Runtime(app) as rt:  # another one has nothing of it in memory
+        handle = rt.workflow(handle.workflow_id)
+        for answer in (await handle.tasks(), await handle.graph(), await handle.results()):
+            assert "cannot be read" in answer.unwrap_err().message
+        for result in (await handle.get(timeout=5), await handle.result_for("echo")):
+            assert result.unwrap_err().code == "BROKER_ERROR"
 
 
 async def test_a_worker_lets_go_of_what_a_history_that_was_taken_back_shows_as_its_own(config: AppConfig) -> None:

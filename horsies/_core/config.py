@@ -42,15 +42,6 @@ def is_name(value: object) -> bool:
         return False
 
 
-def _is_text(value: str) -> bool:
-    """Whether `value` is all characters: of bytes that are not UTF-8, Python makes half characters (surrogates)."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def is_priority(value: object) -> bool:
     return type(value) is int and PRIORITY_FIRST <= value <= PRIORITY_LAST
 
@@ -282,7 +273,7 @@ class AppConfig:
                     f"{name} is not a database URL",
                     ["give postgresql://..., sqlite:///file.db or sqlite://:memory:"],
                 )
-            elif not _is_text(url):
+            elif not is_unicode(url):
                 what = f"{name} holds bytes that are not UTF-8"
                 yield HorsiesError("HRS-203", what, ["write it in UTF-8; libpq also takes %XX for each byte of UTF-8"])
         if not isinstance(self.schema, str) or _SCHEMA.match(self.schema) is None:

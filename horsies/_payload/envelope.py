@@ -168,8 +168,17 @@ def decode(data: bytes) -> Envelope:
         UnknownVersionError: a newer version of horsies wrote `data`.
         ValueError: `data` is not exactly what this version's `encode` writes.
     """
-    if (version := _version_of(data)) > OF_A_WORKFLOW:
-        raise UnknownVersionError(f"the envelope is of version {version}, and this horsies reads up to {OF_A_WORKFLOW}")
+    try:
+        return _decoded(data)
+    except ValueError as error:
+        if (version := _version_of(data)) > OF_A_WORKFLOW:
+            what = f"the envelope is of version {version}, and this horsies reads up to {OF_A_WORKFLOW}"
+            raise UnknownVersionError(what) from error
+        raise
+
+
+def _decoded(data: bytes) -> Envelope:
+    """As `decode`, of a known version."""
     known = VERSION
     try:
         if data[:1] == _ARRAY_OF_15:

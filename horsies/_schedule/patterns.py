@@ -23,13 +23,13 @@ from zoneinfo import available_timezones
 from cronsim import CronSim, CronSimError
 
 from .._core.errors import HorsiesError, raise_all
+from .._core.instants import EPOCH
 from .cron import ALIASES, read_cron
 from .zones import Times, next_each, next_once, zone_named
 
 ShortMonths: TypeAlias = Literal["skip", "last"]
 Reading: TypeAlias = Callable[[datetime, tzinfo, Times], datetime | None]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SHORTEST = timedelta(milliseconds=100)
 _INSTANT, _HOUR, _DAY = timedelta(microseconds=1), timedelta(hours=1), timedelta(days=1)
 _LONG = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -65,7 +65,7 @@ class Every:
         """The first slot later than `after`."""
         # In UTC, because between two datetimes of one zone Python counts by the wall clock.
         try:
-            anchor, after = (start or _EPOCH).astimezone(UTC), after.astimezone(UTC)
+            anchor, after = (start or EPOCH).astimezone(UTC), after.astimezone(UTC)
             if start is not None and after < anchor:
                 return anchor
             return anchor + ((after - anchor) // self.interval + 1) * self.interval
@@ -258,7 +258,7 @@ class Cron:
             forms = "a field is a list of *, 5, 1-5, */5, 1-5/2; days of the month also L, LW, of the week 5L, 1#2"
             return [_bad("Cron", f"{shown} cannot be read: {problem}", forms) for problem in reading.problems]
         try:
-            if next(CronSim(reading.text, _EPOCH.replace(tzinfo=None)), None) is not None:
+            if next(CronSim(reading.text, EPOCH.replace(tzinfo=None)), None) is not None:
                 return []
         except CronSimError:
             return [_bad("Cron", f"{shown} cannot be read: Bad day-of-month: none of its months has such a day")]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from .._core.config import is_name, is_priority, is_unicode
 from .._core.instants import instant, positive_span
@@ -53,9 +52,6 @@ def updated(options: TaskSendOptions, other: TaskSendOptions) -> TaskSendOptions
     return options.updated(other)
 
 
-_CHECKS: tuple[tuple[str, Callable[[Any], object]], ...] = (("good_until", instant), ("timeout", positive_span))
-
-
 def _shown(name: object) -> str:
     """What stands for a name, shortened."""
     try:
@@ -69,13 +65,16 @@ def problem_with(options: TaskSendOptions, queues: Collection[str], policies: Co
     if not isinstance(options, TaskSendOptions):
         return f"with_options() takes TaskSendOptions, and got {type(options).__name__}"
     retry = options.retry
-    for name, check in _CHECKS:
-        value = getattr(options, name)
-        try:
-            if value is not None:
-                check(value)
-        except ValueError as error:
-            return f"{name} {error}"
+    try:
+        if options.good_until is not None:
+            instant(options.good_until)
+    except ValueError as error:
+        return f"good_until {error}"
+    try:
+        if options.timeout is not None:
+            positive_span(options.timeout)
+    except ValueError as error:
+        return f"timeout {error}"
     if options.queue is not None and (not isinstance(options.queue, str) or options.queue not in queues):
         return f"queue {_shown(options.queue)} is not one of the application's: {', '.join(sorted(queues))}"
     if options.priority is not None and not is_priority(options.priority):

@@ -23,17 +23,28 @@ from .causes import members_of, unhandled
 from .job import Job
 from .threads import Threads
 
+_pid = os.getpid()
+"""Of this process. Asking each time costs a task more than all that the worker does with its result."""
+
+
+def _know_pid() -> None:
+    global _pid
+    _pid = os.getpid()
+
+
+os.register_at_fork(after_in_child=_know_pid)
+
 
 def as_result(value: Any) -> Ok[Any] | Err[TaskError]:
     """What user code returned, as a result."""
-    if hasattr(type(value), "__await__"):
-        return _not_awaited(value)
     if isinstance(value, Ok):
         return value
     if isinstance(value, Err):
         if isinstance(value.error, TaskError):
             return value
         return Err(TaskError(TaskErrorCode.RETURN_TYPE_MISMATCH, "the task returned an Err that holds no TaskError"))
+    if value is not None and hasattr(type(value), "__await__"):
+        return _not_awaited(value)
     return Ok(value)
 
 
@@ -49,7 +60,7 @@ async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
 
     Only cancellation of the worker leaves this call, and KeyboardInterrupt.
     """
-    timeout, pid = job.envelope.timeout, os.getpid()
+    timeout, pid = job.envelope.timeout, _pid
     try:
         if timeout is None:  # a scope costs what ten function calls do
             return await _call_async(job)
@@ -134,7 +145,7 @@ def call_sync(job: Job) -> Ok[Any] | Err[TaskError] | None:
 
     One that wraps an async function may give an awaitable, which is put into `job.begun`.
     """
-    pid = os.getpid()
+    pid = _pid
     try:
         if job.context is None:
             value = job.task.fn(*job.args, **job.kwargs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any
 
 import anyio
@@ -93,32 +92,31 @@ def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:
     A row that cannot be decoded fails alone, without user code. A task that this worker does not know, or which needs
     something that this worker does not know, is left to other workers for `recovery.resolution_grace`.
     """
-    corrupt = partial(refused, claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR)
-    unknown = partial(_left_to_others, host, claimed)
     try:
         envelope = _envelope_of(claimed)
     except UnknownVersionError as error:
-        return unknown(TaskErrorCode.WORKER_SERIALIZATION_ERROR, str(error))
+        return _left_to_others(host, claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, str(error))
     except ValueError as error:
-        return corrupt(f"the stored task cannot be read: {error}")
+        return _corrupt(claimed, error)
     task = host.app.tasks.get(claimed.task_name) or host.own_tasks.get(claimed.task_name)
     if task is None:
         what = f"no worker of queue {claimed.queue!r} knows task {claimed.task_name!r}"
-        return unknown(TaskErrorCode.WORKER_RESOLUTION_ERROR, f"{what}: does the module that declares it get imported?")
+        what += ": does the module that declares it get imported?"
+        return _left_to_others(host, claimed, TaskErrorCode.WORKER_RESOLUTION_ERROR, what)
     serializer = host.serializers.get(envelope.serializer)
     if serializer is None:
         what = f"the stored task cannot be read: serializer {envelope.serializer!r} is not installed here"
-        return unknown(TaskErrorCode.WORKER_SERIALIZATION_ERROR, what)
+        return _left_to_others(host, claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, what)
     try:
         args, kwargs = _arguments_of(host, task, envelope, serializer)
     except UnknownWorkflowError as error:
-        return unknown(TaskErrorCode.WORKER_RESOLUTION_ERROR, str(error))
+        return _left_to_others(host, claimed, TaskErrorCode.WORKER_RESOLUTION_ERROR, str(error))
     except ParameterError as error:
-        return unknown(TaskErrorCode.ARGUMENT_TYPE_MISMATCH, str(error))
+        return _left_to_others(host, claimed, TaskErrorCode.ARGUMENT_TYPE_MISMATCH, str(error))
     except ArgumentError as error:
         return refused(claimed, TaskErrorCode.ARGUMENT_TYPE_MISMATCH, str(error))
     except (ValueError, CorruptError) as error:
-        return corrupt(f"the stored task cannot be read: {error}")
+        return _corrupt(claimed, error)
     retry = task.settings.retry if envelope.retry is None else envelope.retry
     policy = host.retry_policies.get(retry) if isinstance(retry, str) else retry
     return Job(claimed, task, envelope, args, kwargs, policy, _retry_after_crash(host, claimed, task, policy))
@@ -152,6 +150,11 @@ def _arguments_of(
     else:
         task.signature.require_names(plain.keys() | {one.parameter for one in inputs})
     return ((), {}) if inputs else task.signature.decode(serializer, envelope.arguments)
+
+
+def _corrupt(claimed: ClaimedTask, error: Exception) -> Finish:
+    what = f"the stored task cannot be read: {error}"
+    return refused(claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, what)
 
 
 def _left_to_others(host: Host, claimed: ClaimedTask, code: TaskErrorCode, message: str) -> Finish | GiveBack:

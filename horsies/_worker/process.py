@@ -32,6 +32,7 @@ from .._core.codes import TaskErrorCode
 from .._core.errors import HorsiesError, TaskError
 from .._core.result import Err, Ok
 from .._payload.codec import Codec, plain_codec
+from .._payload.plain import UNDECODABLE
 from .._payload.result import error_fields, error_from
 from .._payload.signature import describe
 from .._task.context import TaskContext
@@ -100,7 +101,7 @@ def answer_of(message: bytes, number: int) -> Answer:
         answered, is_ok, value = _decoder.decode(message)
         if (answered, type(is_ok)) == (number, bool):
             return Ok(value) if is_ok else Err(error_from(value))
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ValueError("it is no answer") from error
     raise ValueError("it is the answer to another request")
 

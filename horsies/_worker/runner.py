@@ -83,7 +83,6 @@ class Runner:
         self._plain: list[Job] = []
         self._processes = Processes()
         self.jobs: dict[Lease, Job] = {}
-        self._late: dict[Lease, Job] = {}
         self._patience = anyio.CancelScope()
         self.held: dict[Place, list[str]] = {}
         self._turns: dict[str, Turns] = {}
@@ -251,7 +250,6 @@ class Runner:
             self.log_failure(job.claimed, str(end.error_code), attempt=job.claimed.attempt + 1)
         self._finisher.add_nowait(end)
         if job.is_late:
-            self._late[job.claimed.lease] = job
             self._look_who_holds(job.task.place)
 
     def _leave(self, job: Job) -> None:
@@ -260,13 +258,13 @@ class Runner:
             self._finisher.add_nowait(conclude_interrupted(job))
         self.free[job.task.place] += 1
         del self.jobs[job.claimed.lease]
-        if self._late.pop(job.claimed.lease, None) is not None:
+        if job.is_late:
             self._look_who_holds(job.task.place)
         self.ended(job)
 
     def _look_who_holds(self, place: Place) -> None:
         """Say so when tasks whose end was reported hold all slots of a place, and when that changes."""
-        late = [job.task.name for job in self._late.values() if job.task.place is place]
+        late = [job.task.name for job in self.jobs.values() if job.is_late and job.task.place is place]
         if len(late) >= self._slots[place]:
             self.held[place] = late
             self._log.error(

@@ -46,17 +46,18 @@ async def outcome_of(host: WorkflowHost, row: WorkflowRow, read: Read) -> TaskRe
         return Err(TaskError(*await _why_not(host, row, status)))
     spec, state = (await spec_of(host, row)).spec, read_state(row.state)
     if not spec.collects:
-        return Ok(None) if spec.output is None else (await results_of(host, row, [spec.output], read))[spec.output]
-    found = await results_of(host, row, range(len(spec.nodes)), read)
+        output = spec.output
+        return Ok(None) if output is None else (await results_of(host, row, spec, [output], read))[output]
+    found = await results_of(host, row, spec, range(len(spec.nodes)), read)
     failed = next((one for one in found.values() if isinstance(one, Err)), None)
     return failed or Ok([found[index].value for index in range(len(state.nodes))])  # type: ignore[union-attr]  # none is Err
 
 
 async def results_of(
-    host: WorkflowHost, row: WorkflowRow, indexes: Sequence[int], read: Read
+    host: WorkflowHost, row: WorkflowRow, spec: Spec, indexes: Sequence[int], read: Read
 ) -> dict[int, TaskResult[Any]]:
     """The results of those of the nodes that have ended, by their indexes. Raises: BrokerError."""
-    spec, state = (await spec_of(host, row)).spec, read_state(row.state)
+    state = read_state(row.state)
     found, ids = await apart(partial(_ended, row, state, indexes), nodes=len(indexes))
     parts = {task_id for task_id, index in ids.items() if spec.nodes[index].kind != "task"}
     for task_id in parts:

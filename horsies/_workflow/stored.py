@@ -91,7 +91,7 @@ class StoredSpec:
                 continue
             try:
                 arguments, child = _pieces.decode(piece)
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            except UNDECODABLE as error:
                 raise ValueError("a node of the workflow cannot be read") from error
             nodes[index] = msgspec.structs.replace(nodes[index], arguments=arguments, child=child)
         if missing and any(start >= starts[0] for start, _ in slices):
@@ -223,7 +223,7 @@ def _read_pieces(slices: Sequence[Slice]) -> tuple[StoredSpec, int]:
     try:
         spec, chunks, lengths = _plans.decode(data)
         nodes = tuple(node for chunk in chunks for node in _chunks.decode(chunk))
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ValueError("the plan of the workflow cannot be read") from error
     spec = msgspec.structs.replace(spec, nodes=nodes)
     starts = list(accumulate(lengths, initial=_HEADER.size + length))

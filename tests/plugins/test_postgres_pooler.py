@@ -33,7 +33,7 @@ from horsies import (
 )
 from horsies.abc import Broker, EnqueueOutcome, Topic, Transactional
 from horsies.plugins.postgres.queries import quoted
-from horsies.testing.broker import CAPS, T0, BrokerConformance, ScheduleConformance, new_task
+from horsies.testing.broker import CAPS, T0, BrokerConformance, ScheduleConformance, WorkflowConformance, new_task
 from horsies.testing.postgres import embedded_server
 
 needs_pgbouncer = pytest.mark.skipif(BINARY is None, reason="PgBouncer is not installed here")
@@ -119,7 +119,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @needs_pgbouncer
-class TestConformance(BrokerConformance, ScheduleConformance):
+class TestConformance(BrokerConformance, ScheduleConformance, WorkflowConformance):
     """The suite that third parties run."""
 
     @pytest.fixture

@@ -221,13 +221,17 @@ class Session:
                 if not self._target.pooled:
                     return await statements.fetch(query, parameters)
                 cursor = await connection.execute(query, encode_arrays(query, parameters), binary=True)
-                return await cursor.fetchall()
+                return await cursor.fetchall() if cursor.description else []
 
             try:
                 with translated(action, connection), _closing_unless_idle(connection):
                     try:
                         with anyio.fail_after(self._target.statement_timeout + _GRACE):
-                            settings = "" if lock_wait is None else f"; SET LOCAL lock_timeout = '{lock_wait}'"
+                            settings = (
+                                ""
+                                if lock_wait is None or self._target.pooled
+                                else f"; SET LOCAL lock_timeout = '{lock_wait}'"
+                            )
                             await statements.command(f"{_BEGIN}{settings}".encode())
                             if self._target.pooled:
                                 chosen = {} if lock_wait is None else {"lock_timeout": lock_wait}

@@ -34,17 +34,19 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize(("readable_from", "opens"), [(1, True), (max(migrations()), True), (99, False)])
+@pytest.mark.parametrize(("readable_from", "opens"), [(1, True), (max(migrations()), True), (99, False), (None, False)])
 async def test_a_newer_schema_opens_if_it_says_that_this_version_can_use_it(
-    readable_from: int, opens: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    readable_from: int | None, opens: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "newer.db"
     app = Horsies(AppConfig.for_database_url(f"sqlite:///{path}"))
     async with Runtime(app):
         pass
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("INSERT INTO migrations VALUES (98, 1), (99, ?)", (readable_from,))
+        if readable_from is not None:
+            connection.execute("INSERT INTO migrations VALUES (98, 1), (99, ?)", (readable_from,))
         connection.execute("PRAGMA user_version = 99")
+    assert (await FACTORY.schema_state(app.config)).is_usable is opens
     if opens:
         with caplog.at_level(logging.INFO, "horsies"):
             async with Runtime(app):

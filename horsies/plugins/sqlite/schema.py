@@ -96,7 +96,7 @@ def version_of(connection: sqlite3.Connection) -> int:
     ((version,),) = connection.execute("PRAGMA user_version").fetchall()
     ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     newest = max(migrations())
-    if version > newest and (readable_from := _readable_from(connection, version, above=newest)) > newest:
+    if version > newest and (readable_from := _readable_from(connection, version)) > newest:
         raise HorsiesError(
             "HRS-218",
             "the database is newer than this version of horsies",
@@ -115,12 +115,13 @@ def version_of(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _readable_from(connection: sqlite3.Connection, version: int, *, above: int = 0) -> int:
-    """The oldest version whose code can use what the migrations after `above` have left."""
+def _readable_from(connection: sqlite3.Connection, version: int) -> int:
+    """The oldest version whose code can use the database: a newer one that does not say so can be used by its own."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migrations'").fetchall():
         return version
     query = "SELECT max(readable_from) FROM migrations WHERE version > ?"
-    ((found,),) = connection.execute(query, (above,)).fetchall()
+    newest = max(migrations())
+    ((found,),) = connection.execute(query, (newest if version > newest else 0,)).fetchall()
     return version if found is None else int(found)
 
 

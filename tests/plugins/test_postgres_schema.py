@@ -277,6 +277,9 @@ async def test_a_host_that_cannot_be_a_name_is_one_error() -> None:
         await open_and_close("postgresql://somebody:s3cret@a..b/stable")
     assert caught.value.code == "HRS-211"
     assert "s3cret" not in str(caught.value)
+    assert isinstance(FACTORY, Migrating)
+    with pytest.raises(HorsiesError, match=r"HRS-211.*host a\.\.b, .*: its host is not a name that can be looked up"):
+        await FACTORY.schema_state(AppConfig(url="postgresql://somebody:s3cret@a..b/stable"))
 
 
 def test_every_query_is_used_and_every_used_name_exists() -> None:

@@ -87,6 +87,10 @@ async def _connected(config: AppConfig) -> AsyncIterator[AnyioConnection[Row]]:
             yield connection
         finally:
             connection.finish()
-    except (psycopg.Error, OSError) as error:
-        cause = broker_error("the database failed", error).message if isinstance(error, psycopg.Error) else str(error)
+    except (psycopg.Error, OSError, UnicodeError) as error:
+        cause = str(error)
+        if isinstance(error, psycopg.Error):
+            cause = broker_error("the database failed", error).message
+        elif isinstance(error, UnicodeError):
+            cause = "its host is not a name that can be looked up"
         raise HorsiesError("HRS-211", f"cannot use the database: {describe(config.url)}: {cause}") from None

@@ -63,7 +63,8 @@ async def advance_locked(
     """Take what has happened to workflows that are locked, and write what follows; the steps."""
     most = max(FEW, MOST_NEWS // max(1, len(rows)))
     news = _News([row[0] for row in rows], most)
-    news.add(await fetch("advance", sql["news"], {"ids": list(news.ends), "limit": most}))
+    if rows:
+        news.add(await fetch("advance", sql["news"], {"ids": list(news.ends), "limit": most}))
     steps = await _decided(fetch, sql, decide, [news.of(row) for row in rows])
     if steps:
         await _write(fetch, sql, steps, news, now)

@@ -135,12 +135,13 @@ class PostgresConsumer:
     @asynccontextmanager
     async def _passing_over(self, now: datetime | None) -> AsyncIterator[None]:
         """Around what may meet a row that it fails on: see `damage`."""
-        await self._damage.look(now=now)
+        has_looked = await self._damage.look(now=now)
         try:
             yield
         except BrokerError as error:
             raise self._damage.expect(error) from None
-        self._damage.passed()
+        if has_looked:
+            self._damage.passed()
 
     def _over(self, name: str, given: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
         """The query `name` and its parameters, passing over what this worker cannot write."""

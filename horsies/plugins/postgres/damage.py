@@ -70,14 +70,17 @@ class Damage:
         self._is_expected = True
         return BrokerError(f"{error.message}; looking for the task that it fails on", retryable=True, code=error.code)
 
-    async def look(self, *, now: datetime | None = None) -> None:
+    async def look(self, *, now: datetime | None = None) -> bool:
         """After a failure, take the rows that cause it out of the way.
+
+        Returns:
+            Whether there was a failure.
 
         Raises:
             BrokerError: a trigger refuses every row.
         """
         if not self._is_expected:
-            return
+            return False
         given = {"queues": self._queues, "limit": _LIMIT, "skipped": self.skipped, "now": now}
         rows = await self._session.fetch("look for a bad row", self._sql["suspects"], given)
         guilty = await self._guilty([task_id for (task_id,) in rows])
@@ -89,9 +92,10 @@ class Damage:
         for task_id, error in guilty:
             if is_damage(error):
                 await self.set_aside(task_id, error, now=now)
+        return True
 
     def passed(self) -> None:
-        """A statement went well."""
+        """What was tried after a look went well."""
         self._is_expected = False
 
     async def set_aside(self, task_id: str, why: BrokerError, *, now: datetime | None = None) -> None:
@@ -114,9 +118,7 @@ class Damage:
         logger.error(what, task_id, _PASSED_OVER, error.message, extra={"task_id": task_id})
 
     def over(self, query: str) -> str:
-        """`query` with the rows passed over that could not be written; the query itself while there are none."""
-        if not self._skipped:
-            return query
+        """`query` with the rows passed over that could not be written."""
         for phase in ("phase = 0", "phase = 1", "phase < 2"):
             query = query.replace(f"WHERE {phase} AND", f"WHERE {phase} AND id <> ALL (%(skipped)s::uuid[]) AND")
         return query

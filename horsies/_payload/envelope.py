@@ -168,17 +168,6 @@ def decode(data: bytes) -> Envelope:
         UnknownVersionError: a newer version of horsies wrote `data`.
         ValueError: `data` is not exactly what this version's `encode` writes.
     """
-    try:
-        return _decoded(data)
-    except ValueError as error:
-        if (version := _version_of(data)) > OF_A_WORKFLOW:
-            what = f"the envelope is of version {version}, and this horsies reads up to {OF_A_WORKFLOW}"
-            raise UnknownVersionError(what) from error
-        raise
-
-
-def _decoded(data: bytes) -> Envelope:
-    """As `decode`, of a known version."""
     known = VERSION
     try:
         if data[:1] == _ARRAY_OF_15:
@@ -189,16 +178,25 @@ def _decoded(data: bytes) -> Envelope:
             fields = _decoder.decode(data)
             envelope = _envelope_of(fields, None)
         if fields[0] != known:
-            raise ValueError(f"the envelope is of version {fields[0]}, not {known}")
+            raise _unreadable(data)
         is_canonical = _encoder.encode(fields) == data and _is_read_in_full(fields, envelope)
     except (msgspec.MsgspecError, UnicodeError, TypeError, OverflowError, RecursionError, HorsiesError) as error:
-        raise ValueError(f"the bytes are no envelope of version {known}") from error
+        raise _unreadable(data) from error
     if not is_canonical:
         raise ValueError("the bytes are no canonical envelope")
     problem = _problem_with(envelope)
     if problem is not None:
         raise ValueError(problem)
     return envelope
+
+
+def _unreadable(data: bytes) -> ValueError:
+    """What to raise for bytes that are no envelope of a version that is read here."""
+    version = _version_of(data)
+    if version > OF_A_WORKFLOW:
+        what = f"the envelope is of version {version}, and this horsies reads up to {OF_A_WORKFLOW}"
+        return UnknownVersionError(what)
+    return ValueError(f"the bytes are no envelope of version {version or VERSION}")
 
 
 def _version_of(data: bytes) -> int:

@@ -100,7 +100,8 @@ class Signature:
 
     def lift(self, plain: Mapping[str, Plain]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call that `lower` made `plain` of. Raises: ArgumentError, as `decode`."""
-        self.require_names(plain.keys())
+        if plain.keys() != self.codecs.keys():
+            self.require_names(plain.keys())
         args, kwargs = [], {}
         for name, parameter in self.parameters.parameters.items():
             if name not in plain:
@@ -119,8 +120,6 @@ class Signature:
 
     def require_names(self, given: Set[str]) -> None:
         """Raise `ParameterError` unless arguments of the names `given` fit the parameters."""
-        if given == self.codecs.keys():  # as most are
-            return
         if unknown := given - self.codecs.keys():
             what = ", ".join(sorted(map(reprlib.repr, unknown)))
             raise ParameterError(f"the sender gave {what}, which this version of the task does not take")

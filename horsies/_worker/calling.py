@@ -24,7 +24,7 @@ from .job import Job
 from .threads import Threads
 
 _pid = os.getpid()
-"""Of this process. Asking each time costs a task more than all that the worker does with its result."""
+"""Of this process. Asking the system for each task costs more than all that the worker does with its result."""
 
 
 def _know_pid() -> None:
@@ -189,7 +189,7 @@ def end_fork(pid: int, error: BaseException | None = None) -> None:
 
     It would run other tasks a second time, and write to the connections of the worker.
     """
-    if pid != os.getpid():
+    if pid != _pid:
         os.write(2, b"horsies: a process that a task forked came back from the task, and ends here\n")
         if isinstance(error, SystemExit):
             error = None if error.code in (None, 0) else error

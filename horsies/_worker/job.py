@@ -98,7 +98,10 @@ def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:
         return _left_to_others(host, claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, str(error))
     except ValueError as error:
         return _corrupt(claimed, error)
-    task = host.app.tasks.get(claimed.task_name) or host.own_tasks.get(claimed.task_name)
+    task = host.app.tasks.get(claimed.task_name)
+    is_own = task is None
+    if task is None:
+        task = host.own_tasks.get(claimed.task_name)
     if task is None:
         what = f"no worker of queue {claimed.queue!r} knows task {claimed.task_name!r}"
         what += ": does the module that declares it get imported?"
@@ -108,7 +111,10 @@ def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:
         what = f"the stored task cannot be read: serializer {envelope.serializer!r} is not installed here"
         return _left_to_others(host, claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, what)
     try:
-        args, kwargs = _arguments_of(host, task, envelope, serializer)
+        if is_own or (envelope.origin is not None and envelope.origin.inputs):
+            args, kwargs = _arguments_of(host, task, envelope, serializer, is_own=is_own)
+        else:
+            args, kwargs = task.signature.decode(serializer, envelope.arguments)
     except UnknownWorkflowError as error:
         return _left_to_others(host, claimed, TaskErrorCode.WORKER_RESOLUTION_ERROR, str(error))
     except ParameterError as error:
@@ -137,12 +143,9 @@ def _envelope_of(claimed: ClaimedTask) -> Envelope:
 
 
 def _arguments_of(
-    host: WorkerHost, task: Task[Any, Any], envelope: Envelope, serializer: Serializer
+    host: WorkerHost, task: Task[Any, Any], envelope: Envelope, serializer: Serializer, *, is_own: bool
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments; none yet where other tasks give some of them, but their names are looked at."""
-    is_own = task.name in host.own_tasks
-    if not is_own and (envelope.origin is None or not envelope.origin.inputs):
-        return task.signature.decode(serializer, envelope.arguments)
     plain = load(serializer, envelope.arguments)
     inputs = () if envelope.origin is None else envelope.origin.inputs
     if is_own:

@@ -43,9 +43,10 @@ def _text(value: str) -> bytes:
 
 
 def _bytea(value: bytes) -> bytes:
-    if len(value) > _MOST:
-        raise TooLargeError(f"{len(value)} bytes are more than Postgres takes in one message, {_MOST} at most")
-    return _LENGTH(len(value)) + value
+    length = len(value)
+    if length > _MOST:
+        raise TooLargeError(f"{length} bytes are more than Postgres takes in one message, {_MOST} at most")
+    return _LENGTH(length) + value
 
 
 def _uuid(value: str) -> bytes:

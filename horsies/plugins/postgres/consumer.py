@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from horsies import RecoveryConfig
@@ -252,7 +253,7 @@ class PostgresConsumer:
         rows.sort(key=self._order)
         places = [(queue, (priority, due_at)) for _, _, queue, priority, due_at, *_ in rows]
         self._floors.taken(places, obstructed=swept == _SWEEP)
-        claimed_at = in_utc(max(row[12] for row in rows)) if rows else None
+        claimed_at = in_utc(max(map(_CLAIMED_AT, rows))) if rows else None
         return Claim(tuple(map(_claimed_task, rows)), expired + swept, claimed_at)
 
     async def _claim(self, limit: int, ask: Mapping[str, object], *, step_over: bool) -> tuple[list[Row], int]:
@@ -317,6 +318,7 @@ class PostgresConsumer:
         return self._ranks[queue], priority, due_at, task_id
 
 
+_CLAIMED_AT = itemgetter(12)
 _START = {
     TaskStatus.RUNNING: StartOutcome.STARTED,
     TaskStatus.EXPIRED: StartOutcome.EXPIRED,

@@ -265,3 +265,34 @@ async def test_rows_that_cannot_be_written_keep_no_other_waiting(
             TaskStatus.COMPLETED,
         ]
     assert sorted(record.task_id for record in caplog.records) == [str(UUID(int=n)) for n in refused]
+
+
+@pytest.mark.anyio
+async def test_a_claim_whose_start_is_refused_leaves_the_row_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "horsies.db"
+    async with opener(f"sqlite:///{path}")() as broker, Stage.on(broker) as stage:
+        worker = await stage.worker()
+        for n in (1, 2):
+            await stage.send(new_task(n))
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute(
+                "CREATE TRIGGER refuse BEFORE UPDATE ON tasks"
+                f" WHEN old.id = '{UUID(int=1)}' AND new.status = 'RUNNING' BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+        claim = await worker.claim(2, startable=(new_task(1).task_name,), now=at(1))
+        assert [task.lease.task_id for task in claim.tasks] == [str(UUID(int=2))]
+        assert await stage.status(1) is TaskStatus.PENDING
+
+
+@pytest.mark.anyio
+async def test_an_orphan_with_a_value_beyond_all_bounds_keeps_no_other_waiting(tmp_path: Path) -> None:
+    path = tmp_path / "horsies.db"
+    async with opener(f"sqlite:///{path}")() as broker, Stage.on(broker) as stage:
+        worker = await stage.worker()
+        for n in (1, 2):
+            await stage.started(worker, new_task(n), retry_after_crash=5.0)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("PRAGMA ignore_check_constraints = ON")
+            other.execute("UPDATE tasks SET retry_after_crash = -1e999 WHERE id = ?", (str(UUID(int=1)),))
+        assert await stage.reap(2, now=at(60)) == 1
+        assert [await stage.status(n) for n in (1, 2)] == [TaskStatus.RUNNING, TaskStatus.PENDING]

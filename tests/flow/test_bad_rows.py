@@ -122,13 +122,14 @@ async def test_a_bad_row_of_a_queue_that_is_not_served_hinders_no_worker(config:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql", "sqlite-file"], indirect=True)
+@pytest.mark.parametrize("refused", ["true", "new.status = 'RUNNING'"])
 async def test_a_row_that_cannot_be_written_is_left_and_passed_over(
-    config: AppConfig, caplog: pytest.LogCaptureFixture
+    config: AppConfig, caplog: pytest.LogCaptureFixture, refused: str
 ) -> None:
     app, echo = echoing(config)
     async with Runtime(app) as rt:
         bad = (await echo.handle(rt).send(0)).unwrap()
-        refuse(config, bad.task_id)
+        refuse(config, bad.task_id, refused)
         innocent = [answer.unwrap() for answer in await echo.handle(rt).send_many([(n,) for n in range(1, 6)])]
         with anyio.fail_after(30), caplog.at_level(logging.ERROR):
             await rt.run_worker(UNTIL_IDLE)
@@ -141,12 +142,12 @@ async def test_a_row_that_cannot_be_written_is_left_and_passed_over(
     assert "left as it is" in told[0]
 
 
-def refuse(config: AppConfig, task_id: str) -> None:
-    """From now on a trigger refuses each change of the row."""
+def refuse(config: AppConfig, task_id: str, what: str = "true") -> None:
+    """From now on a trigger refuses each change of the row that `what` is true of."""
     if config.url.startswith("sqlite"):
         with closing(sqlite3.connect(config.url.removeprefix("sqlite:///"))) as connection:
             connection.execute(
-                f"CREATE TRIGGER refuse BEFORE UPDATE ON tasks WHEN old.id = '{task_id}'"
+                f"CREATE TRIGGER refuse BEFORE UPDATE ON tasks WHEN old.id = '{task_id}' AND {what}"
                 " BEGIN SELECT RAISE(ABORT, 'refused'); END"
             )
         return
@@ -156,7 +157,7 @@ def refuse(config: AppConfig, task_id: str) -> None:
             CREATE FUNCTION {config.schema}.refuse() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN RAISE EXCEPTION 'refused'; END $$;
             CREATE TRIGGER refuse BEFORE UPDATE ON {config.schema}.tasks FOR EACH ROW
-            WHEN (old.id = '{UUID(task_id)}') EXECUTE FUNCTION {config.schema}.refuse()
+            WHEN (old.id = '{UUID(task_id)}' AND {what}) EXECUTE FUNCTION {config.schema}.refuse()
             """.encode()
         )
 

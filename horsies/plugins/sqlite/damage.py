@@ -21,12 +21,17 @@ from .session import Transaction
 
 T = TypeVar("T")
 
-_REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, ValueError, OverflowError, TypeError)
+REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, ValueError, OverflowError, TypeError)
 """What one row raises when SQLite refuses to change it, or its values cannot be read."""
 _PASSED_OVER = 60.0
 """Seconds for which a row that cannot be written is passed over."""
 
 logger = logging.getLogger("horsies.sqlite")
+
+
+def reason_of(error: Exception) -> str:
+    """What to say of one of `REFUSALS`. The message of an exception that is not SQLite's may quote a value."""
+    return str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
 
 
 class Bad(NamedTuple):
@@ -67,8 +72,9 @@ class Damage:
         done, refused = [], []
         for task_id in task_ids:
             try:
-                done.append((task_id, act(task_id)))
-            except _REFUSALS as error:
+                with transaction.savepoint():
+                    done.append((task_id, act(task_id)))
+            except REFUSALS as error:
                 if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
                     refused.append((task_id, error))
                 else:
@@ -89,8 +95,7 @@ class Damage:
             logger.error(what, task_id, reason, extra={"task_id": task_id})
 
     def _set_aside(self, transaction: Transaction, task_id: str, error: Exception) -> Bad:
-        # The message of another kind of exception may quote a value.
-        reason = str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
+        reason = reason_of(error)
         given = {"id": task_id, "worker": self._worker_id, "now": transaction.now}
         try:
             transaction.fetch(self._sql["set_aside"], given)

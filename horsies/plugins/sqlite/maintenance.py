@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from horsies import RecoveryConfig
 
+from .damage import REFUSALS, reason_of
 from .queries import named_queries
 from .rows import expire_one, gap_of, take_orphan
 from .session import Row, Session, Transaction, after
@@ -95,8 +95,8 @@ class SqliteMaintenance:
             try:
                 with transaction.savepoint():
                     act(row)
-            except sqlite3.DatabaseError as error:
-                refused.append((row[0], str(error)))
+            except REFUSALS as error:
+                refused.append((row[0], reason_of(error)))
         return _Done(len(rows) - len(refused), refused)
 
     def _count(self, done: _Done, *, kind: str = "task") -> int:

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from horsies import AppConfig, Horsies, HorsiesError, Runtime
-from horsies.abc import Broker, BrokerError, Scheduling, TaskStatus, Topic, Workflowing
+from horsies.abc import Broker, BrokerError, Promotion, Scheduling, TaskStatus, Topic, Workflowing
 from horsies.plugins.sqlite.queries import named_queries, read_sql
 from horsies.plugins.sqlite.schema import migrate, statements
 from horsies.testing._conformance.scheduling import begins, fires
@@ -296,3 +296,18 @@ async def test_an_orphan_with_a_value_beyond_all_bounds_keeps_no_other_waiting(t
             other.execute("UPDATE tasks SET retry_after_crash = -1e999 WHERE id = ?", (str(UUID(int=1)),))
         assert await stage.reap(2, now=at(60)) == 1
         assert [await stage.status(n) for n in (1, 2)] == [TaskStatus.RUNNING, TaskStatus.PENDING]
+
+
+@pytest.mark.anyio
+async def test_a_row_that_cannot_be_promoted_makes_nobody_look_again_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "horsies.db"
+    async with opener(f"sqlite:///{path}")() as broker, Stage.on(broker) as stage:
+        worker = await stage.worker()
+        for n, due_in in ((1, 1.0), (2, 2.0), (3, 9.0)):
+            await stage.send(new_task(n, due_in=due_in))
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute(
+                "CREATE TRIGGER refuse BEFORE UPDATE ON tasks"
+                f" WHEN old.id = '{UUID(int=1)}' BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+        assert await worker.promote(5, now=at(5)) == Promotion(1, 4.0)

@@ -440,8 +440,8 @@ WHERE phase = 2 AND worker_id = %(worker)s AND status = 'RUNNING' AND id <> ALL 
     AND claimed_at <= %(heard_until)s::timestamptz
 
 -- name: holdings
--- Everything that the worker holds, and whether it is RUNNING with a request to cancel it.
-SELECT id::text, claim_number, status = 'RUNNING' AND cancel_requested_at IS NOT NULL FROM {schema}.tasks
+-- Everything that the worker holds, and whether somebody asked to cancel it.
+SELECT id::text, claim_number, cancel_requested_at IS NOT NULL FROM {schema}.tasks
 WHERE phase = 2 AND worker_id = %(worker)s
 
 -- name: leave

@@ -134,8 +134,8 @@ WHERE phase = 2 AND worker_id = :worker AND status = 'RUNNING' AND id NOT IN (SE
     AND claimed_at <= :heard_until
 
 -- name: holdings
--- Everything that the worker holds, and whether it is RUNNING with a request to cancel it.
-SELECT id, claim_number, status = 'RUNNING' AND cancel_requested_at IS NOT NULL FROM tasks
+-- Everything that the worker holds, and whether somebody asked to cancel it.
+SELECT id, claim_number, cancel_requested_at IS NOT NULL FROM tasks
 WHERE phase = 2 AND worker_id = :worker
 
 -- name: leave

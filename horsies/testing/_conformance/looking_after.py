@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import pytest
 
+from horsies import RecoveryConfig
 from horsies.abc import Start, StartOutcome, TaskStatus
 
-from .stage import Stage, at, done, new_task
+from .stage import Stage, at, beat_steadily, done, lead_steadily, new_task
 
 DAY = timedelta(days=1)
 
@@ -85,6 +86,14 @@ class LookingAfter:
         assert await stage.maintenance.reap(10, now=at(30)) == found
         assert await dead.beat(now=at(30)) is (found == 0)
         assert await stage.status(1) is (TaskStatus.FAILED if found else TaskStatus.RUNNING)
+
+    async def test_a_steady_worker_that_does_not_lead_finds_no_worker_dead(self, stage: Stage) -> None:
+        dead, other, leader = [await stage.worker(name) for name in ("w1", "w0", "w2")]
+        await stage.started(dead, new_task(1))
+        await lead_steadily(leader, RecoveryConfig(), now=at(30))
+        await beat_steadily(other, RecoveryConfig(), now=at(30))
+        assert await stage.maintenance.reap(10, now=at(30)) == 0
+        assert await dead.beat(now=at(30))
 
     async def test_a_worker_that_is_not_registered_neither_leads_nor_finds_others_dead(self, stage: Stage) -> None:
         gone, leader = await stage.worker("w1"), await stage.worker("w0")

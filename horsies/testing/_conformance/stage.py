@@ -126,12 +126,17 @@ class Stage:
         return (await self.row(n)).status
 
 
-async def lead_steadily(consumer: Consumer, recovery: RecoveryConfig, *, now: datetime) -> None:
-    """Have a worker become a steady leader by `now`, by when the lease must be free."""
+async def beat_steadily(consumer: Consumer, recovery: RecoveryConfig, *, now: datetime) -> None:
+    """Have a worker be steady at `now`."""
     steps = math.ceil(recovery.dead_after / (2 * recovery.heartbeat_interval))
     await consumer.join(now=now - timedelta(seconds=recovery.dead_after))
     for step in reversed(range(steps)):
         assert await consumer.beat(now=now - timedelta(seconds=recovery.dead_after / steps * step))
+
+
+async def lead_steadily(consumer: Consumer, recovery: RecoveryConfig, *, now: datetime) -> None:
+    """Have a worker become a steady leader by `now`, by when the lease must be free."""
+    await beat_steadily(consumer, recovery, now=now)
     assert await consumer.lead(now=now)
 
 

@@ -96,9 +96,10 @@ class LookingAfter:
         assert await dead.beat(now=at(30))
 
     async def test_a_worker_that_is_not_registered_neither_leads_nor_finds_others_dead(self, stage: Stage) -> None:
-        gone, leader = await stage.worker("w1"), await stage.worker("w0")
+        gone, leader, bystander = [await stage.worker(name) for name in ("w1", "w0", "w2")]
         await stage.started(gone, new_task(1))
         await gone.leave()
+        await beat_steadily(bystander, RecoveryConfig(), now=at(30))
         await leader.leave()
         assert not await leader.lead(now=at(30))
         assert await stage.maintenance.reap(10, now=at(30)) == 0

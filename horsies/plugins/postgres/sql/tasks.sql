@@ -436,7 +436,7 @@ SELECT (SELECT count(*) FROM returned), told.finished, called.queues FROM told C
 -- Tasks that the worker holds and does not know although it had the answer to their claim: their ends were lost with a part
 -- of the history. `reap` gives each the verdict that its start stored.
 SELECT id::text, claim_number FROM {schema}.tasks
-WHERE phase = 2 AND worker_id = %(worker)s AND status = 'RUNNING' AND id <> ALL (%(ids)s::uuid[])
+WHERE phase = 2 AND worker_id = %(worker)s AND id <> ALL (%(ids)s::uuid[])
     AND claimed_at <= %(heard_until)s::timestamptz
 
 -- name: holdings

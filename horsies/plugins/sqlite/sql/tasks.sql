@@ -130,7 +130,7 @@ RETURNING id, queue, phase
 -- Tasks that the worker holds and does not know although it had the answer to their claim: their ends were lost with a part
 -- of the history.
 SELECT id, status, queue, good_until, attempt, started_at, cancel_requested_at, worker_id, retry_after_crash FROM tasks
-WHERE phase = 2 AND worker_id = :worker AND status = 'RUNNING' AND id NOT IN (SELECT value FROM json_each(:ids))
+WHERE phase = 2 AND worker_id = :worker AND id NOT IN (SELECT value FROM json_each(:ids))
     AND claimed_at <= :heard_until
 
 -- name: holdings

@@ -20,6 +20,7 @@ from horsies.abc import (
     EnqueueOutcome,
     Finish,
     Producer,
+    Promotion,
     Start,
     StartOutcome,
     TaskStatus,
@@ -69,6 +70,15 @@ async def test_a_promotion_waits_for_nobody(stage: Stage, config: AppConfig) -> 
     with anyio.fail_after(10), locked(config, 1):
         assert (await worker.promote(10, now=at(2))).promoted == 1
     assert (await worker.promote(10, now=at(2))).promoted == 1
+
+
+async def test_a_row_that_is_never_due_has_no_next_due_time(stage: Stage, config: AppConfig) -> None:
+    worker = await stage.worker()
+    await stage.send(new_task(1, due_in=1))
+    with psycopg.connect(config.url) as other:
+        other.execute(f"ALTER TABLE {config.schema}.tasks DROP CONSTRAINT tasks_instants_in_calendar".encode())
+        other.execute(f"UPDATE {config.schema}.tasks SET due_at = 'infinity'".encode())
+    assert await worker.promote(10, now=at(2)) == Promotion(0, None)
 
 
 async def test_an_expiry_waits_for_nobody(stage: Stage, config: AppConfig) -> None:

@@ -29,7 +29,7 @@ $(LOWEST_STAMP): pyproject.toml tests/lowest.py
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python tests/lowest.py > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/constraints.txt \
-	  -e '.[trio,uvloop,embedded]' attrs hypothesis pydantic pytest pytest-timeout pytest-xdist sqlalchemy
+	  -e '.[trio,uvloop,embedded]' attrs hatchling hypothesis pydantic pytest pytest-timeout pytest-xdist sqlalchemy
 	touch $@
 
 # DB: empty for an embedded Postgres, "sqlite", or a database URL. BACKEND: asyncio or trio.

@@ -166,12 +166,15 @@ class Ending:
 
     async def test_a_task_whose_end_was_lost_with_the_history_gets_its_crash_verdict(self, stage: Stage) -> None:
         """The worker had the answer to the claim, so the task began, whatever became of its end."""
-        worker = await stage.worker()
+        worker, other = await stage.worker("w1"), await stage.worker("w2")
         lost = await stage.started(worker, new_task(1))
         again = await stage.started(worker, new_task(2), retry_after_crash=3.0)
         known = await stage.started(worker, new_task(3))
         await stage.claimed(worker, new_task(4))
+        await stage.started(other, new_task(5))
+        await stage.claimed(other, new_task(6))
         assert await worker.give_back_unknown([known], heard_until=T0, now=at(1)) == 3
+        assert [await stage.status(n) for n in (5, 6)] == [R, TaskStatus.CLAIMED]
         rows = [await stage.row(n) for n in range(1, 5)]
         assert [(row.status, row.error_code, row.attempt, row.retries) for row in rows] == [
             (TaskStatus.FAILED, "WORKER_CRASHED", 1, 0),

@@ -26,6 +26,12 @@ class LookingAfter:
         assert await other.lead(now=at(16))
         assert not await one.lead(now=at(16))
 
+    async def test_a_steady_worker_leaves_the_lease_to_another_steady_one(self, stage: Stage) -> None:
+        one, other = await stage.worker("w1"), await stage.worker("w2")
+        for worker in (one, other):
+            await beat_steadily(worker, RecoveryConfig(), now=at(30))
+        assert [await worker.lead(now=at(30)) for worker in (one, other, one)] == [True, False, True]
+
     async def test_a_steady_worker_takes_the_lease_from_a_newcomer(self, stage: Stage) -> None:
         """A newcomer may lead, but may find no worker dead for a while: a worker that may goes first."""
         old, new = await stage.worker("w1"), await stage.worker("w2")

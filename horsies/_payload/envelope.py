@@ -191,7 +191,7 @@ def decode(data: bytes) -> Envelope:
 
 
 def _unreadable(data: bytes) -> ValueError:
-    """What to raise for bytes that are no envelope of a version that is read here."""
+    """The error for bytes that are no envelope of a version that is read here."""
     version = _version_of(data)
     if version > OF_A_WORKFLOW:
         what = f"the envelope is of version {version}, and this horsies reads up to {OF_A_WORKFLOW}"

@@ -64,10 +64,9 @@ class Contact:
 class Backoff:
     """The pauses of one loop: they double, up to `retry_max`, until one of its statements succeeds.
 
-    An answer to another loop ends a pause if this loop has lost its connection. A loop that loses it after others have
-    seen the end of an outage tries again at once, for once. A statement that fails although others
-    succeed is not tried at their rate: from the second time on, an answer ends a pause only after a part of it that
-    doubles as well.
+    An answer to another loop ends a pause if this loop has lost its connection. A loop that notices an outage after
+    other loops have seen its end tries again at once, one time. A statement that fails although others succeed is not
+    tried at their rate: from the second time on, an answer ends a pause only after a part of it that doubles as well.
     """
 
     def __init__(self, contact: Contact, resilience: ResilienceConfig, random: Random) -> None:

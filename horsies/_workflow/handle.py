@@ -190,7 +190,7 @@ class WorkflowHandle(Generic[T]):
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Around what reads the stored bytes of the workflow, which somebody may have changed."""
+        """Raise `BrokerError` if the stored bytes of the workflow cannot be read: a person may have changed them."""
         try:
             yield
         except ValueError as error:

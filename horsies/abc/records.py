@@ -85,7 +85,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):
-    """A task that is CLAIMED or RUNNING by a worker. `is_cancelled`: somebody asked to cancel it."""
+    """A task that a worker holds, CLAIMED or RUNNING. `is_cancelled`: its cancellation was requested."""
 
     lease: Lease
     is_cancelled: bool = False

@@ -267,6 +267,15 @@ async def test_rows_that_cannot_be_written_keep_no_other_waiting(
     assert sorted(record.task_id for record in caplog.records) == [str(UUID(int=n)) for n in refused]
 
 
+def refuse(path: Path, n: int, what: str = "true") -> None:
+    """From now on a trigger refuses each change of the n-th task that `what` is true of."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            f"CREATE TRIGGER refuse BEFORE UPDATE ON tasks WHEN old.id = '{UUID(int=n)}' AND {what}"
+            " BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+
+
 @pytest.mark.anyio
 async def test_a_claim_whose_start_is_refused_leaves_the_row_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "horsies.db"
@@ -274,11 +283,7 @@ async def test_a_claim_whose_start_is_refused_leaves_the_row_as_it_was(tmp_path:
         worker = await stage.worker()
         for n in (1, 2):
             await stage.send(new_task(n))
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute(
-                "CREATE TRIGGER refuse BEFORE UPDATE ON tasks"
-                f" WHEN old.id = '{UUID(int=1)}' AND new.status = 'RUNNING' BEGIN SELECT RAISE(ABORT, 'refused'); END"
-            )
+        refuse(path, 1, "new.status = 'RUNNING'")
         claim = await worker.claim(2, startable=(new_task(1).task_name,), now=at(1))
         assert [task.lease.task_id for task in claim.tasks] == [str(UUID(int=2))]
         assert await stage.status(1) is TaskStatus.PENDING
@@ -305,9 +310,5 @@ async def test_a_row_that_cannot_be_promoted_makes_nobody_look_again_at_once(tmp
         worker = await stage.worker()
         for n, due_in in ((1, 1.0), (2, 2.0), (3, 9.0)):
             await stage.send(new_task(n, due_in=due_in))
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute(
-                "CREATE TRIGGER refuse BEFORE UPDATE ON tasks"
-                f" WHEN old.id = '{UUID(int=1)}' BEGIN SELECT RAISE(ABORT, 'refused'); END"
-            )
+        refuse(path, 1)
         assert await worker.promote(5, now=at(5)) == Promotion(1, 4.0)

@@ -95,7 +95,7 @@ class Damage:
         return True
 
     def passed(self) -> None:
-        """What was tried after a look went well."""
+        """Note that the call succeeded which was tried again after a look."""
         self._is_expected = False
 
     async def set_aside(self, task_id: str, why: BrokerError, *, now: datetime | None = None) -> None:

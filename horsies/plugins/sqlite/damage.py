@@ -30,7 +30,7 @@ logger = logging.getLogger("horsies.sqlite")
 
 
 def reason_of(error: Exception) -> str:
-    """What to say of one of `REFUSALS`. The message of an exception that is not SQLite's may quote a value."""
+    """The text for one of `REFUSALS`: a message of SQLite, else the name, because other messages may quote a value."""
     return str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
 
 

@@ -440,7 +440,7 @@ WHERE phase = 2 AND worker_id = %(worker)s AND id <> ALL (%(ids)s::uuid[])
     AND claimed_at <= %(heard_until)s::timestamptz
 
 -- name: holdings
--- Everything that the worker holds, and whether somebody asked to cancel it.
+-- The tasks that the worker holds, each with whether its cancellation was requested.
 SELECT id::text, claim_number, cancel_requested_at IS NOT NULL FROM {schema}.tasks
 WHERE phase = 2 AND worker_id = %(worker)s
 

@@ -134,7 +134,7 @@ WHERE phase = 2 AND worker_id = :worker AND id NOT IN (SELECT value FROM json_ea
     AND claimed_at <= :heard_until
 
 -- name: holdings
--- Everything that the worker holds, and whether somebody asked to cancel it.
+-- The tasks that the worker holds, each with whether its cancellation was requested.
 SELECT id, claim_number, cancel_requested_at IS NOT NULL FROM tasks
 WHERE phase = 2 AND worker_id = :worker
 

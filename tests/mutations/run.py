@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).parent
 TESTS = (
     "tests/brokers",
+    "tests/plugins/test_postgres_session.py",
     "tests/plugins/test_postgres_plans.py",
     "tests/plugins/test_postgres_floors.py",
     "tests/plugins/test_postgres_schedules.py",

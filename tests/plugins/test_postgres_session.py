@@ -9,14 +9,20 @@ from pathlib import Path
 from secrets import randbits, token_hex
 
 import anyio
+import anyio.lowlevel
 import psycopg
 import pytest
+from everything import role
 from sessions import pid
 
 from horsies.abc import BrokerError
 from horsies.plugins.postgres import session as module
 from horsies.plugins.postgres.connection import AnyioConnection, connect
+from horsies.plugins.postgres.notices import Notices
+from horsies.plugins.postgres.pool import ConnectionPool
 from horsies.plugins.postgres.session import Connections, Row, Session, Target
+from horsies.plugins.postgres.settings import limited
+from horsies.plugins.postgres.transaction import Borrowing
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -119,6 +125,17 @@ async def test_the_default_isolation_of_the_role_does_not_make_it_stale(
         await until_waiting_for_lock(observer)
         await observer.execute(f"INSERT INTO {table} VALUES (1)")
     assert counted == [(1,)]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_a_borrowed_transaction_sees_what_others_committed_meanwhile(postgres_url: str, pooled: bool) -> None:
+    with role(postgres_url, "SET default_transaction_isolation = 'serializable'") as url:
+        pool = ConnectionPool(url, min_size=0, max_size=1, timeout=10, settings=limited(10.0), pooled=pooled)
+        async with pool:
+            borrowing = Borrowing(pool.connection, Notices(), 10.0)
+            ask = "SELECT current_setting('transaction_isolation')"
+            found = await borrowing.transact("ask", lambda fetch: fetch("ask", ask, {}), lock_wait="1s")
+    assert found == [("read committed",)]
 
 
 async def test_locks_end_with_the_call(target: Target, observer: AnyioConnection[Row], key: int) -> None:
@@ -403,6 +420,20 @@ async def in_one(session: Session, *steps: tuple[str, str, dict[str, int]] | Exc
             if isinstance(step, Exception):
                 raise step
             await fetch(*step)
+
+
+async def test_an_error_whose_rollback_gets_no_answer_is_a_lost_connection(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unanswered(_: object) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(module, "_roll_back", unanswered)
+    async with open_session(target) as session:
+        with pytest.raises(BrokerError) as caught:
+            await in_one(session, ("fail", "SELECT 1 / %(n)s::bigint", {"n": 0}))
+        assert (caught.value.code, caught.value.lost) == ("22012", True)
+        assert await session.fetch("ask", "SELECT 1", {}) == [(1,)]
 
 
 async def test_a_transaction_that_is_cancelled_is_none(target: Target, table: str) -> None:

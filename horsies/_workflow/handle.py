@@ -140,9 +140,8 @@ class WorkflowHandle(Generic[T]):
                 return self._missing()
             with self._reading():
                 spec = (await spec_of(self._host, row)).spec
-            index = next((place for place, node in enumerate(spec.nodes) if node.node_id == node_id), None)
-            known = [] if index is None else [index]
-            with self._reading():
+                index = next((place for place, node in enumerate(spec.nodes) if node.node_id == node_id), None)
+                known = [] if index is None else [index]
                 found = await results_of(self._host, row, spec, known, self._read)
         except BrokerError as error:
             return Err(TaskError(TaskErrorCode.BROKER_ERROR, error.message))

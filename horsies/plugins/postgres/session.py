@@ -227,12 +227,9 @@ class Session:
                 with translated(action, connection), _closing_unless_idle(connection):
                     try:
                         with anyio.fail_after(self._target.statement_timeout + _GRACE):
-                            settings = (
-                                ""
-                                if lock_wait is None or self._target.pooled
-                                else f"; SET LOCAL lock_timeout = '{lock_wait}'"
-                            )
-                            await statements.command(f"{_BEGIN}{settings}".encode())
+                            waits = lock_wait is not None and not self._target.pooled
+                            begin = f"{_BEGIN}; SET LOCAL lock_timeout = '{lock_wait}'" if waits else _BEGIN
+                            await statements.command(begin.encode())
                             if self._target.pooled:
                                 chosen = {} if lock_wait is None else {"lock_timeout": lock_wait}
                                 await set_up(connection, _settings(self._target) | chosen, local=True)

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from .codes import TaskErrorCode, TaskSendErrorCode, is_user_code
-
-if TYPE_CHECKING:
-    from .._payload.envelope import TaskSendPayload
-    from .._payload.start import WorkflowStartPayload
+from .codes import TaskErrorCode, is_user_code
 
 
-class _ValueError(Exception):
+class ComparableError(Exception):
     """An exception that compares by what it says."""
 
     def __eq__(self, other: object) -> bool:
@@ -27,7 +23,7 @@ class _ValueError(Exception):
         return hash((type(self), self.args))
 
 
-class HorsiesError(_ValueError):
+class HorsiesError(ComparableError):
     """A definition, configuration or start-up problem. Raised, never returned: the program has to change.
 
     `problems` lists every single problem when several were found together, else it holds just this one.
@@ -89,7 +85,7 @@ class ErrorCause:
     traceback: str
 
 
-class TaskError(_ValueError):
+class TaskError(ComparableError):
     """A task failed. Return it in `Err`, or raise it; both mean the same.
 
     Args:
@@ -143,7 +139,7 @@ class TaskError(_ValueError):
         return f"{self.code}: {self.message}" if self.message else str(self.code)
 
 
-class BrokerError(_ValueError):
+class BrokerError(ComparableError):
     """The broker or its database failed.
 
     Brokers raise it; at the edge of the public API it is returned in `Err`. `retryable` is true for what passes by
@@ -182,60 +178,6 @@ class BrokerError(_ValueError):
     @property
     def code(self) -> str | None:
         return self._code
-
-
-class TaskSendError(_ValueError):
-    """A task was not enqueued, or a workflow not started, or it is not known whether it was.
-
-    `payload`, where present, is what `retry_send` replays: the identical bytes. Neither `message` nor `repr` ever
-    shows an argument.
-    """
-
-    def __init__(
-        self,
-        code: TaskSendErrorCode,
-        message: str,
-        *,
-        retryable: bool = False,
-        task_id: str | None = None,
-        payload: TaskSendPayload | None = None,
-        start: WorkflowStartPayload | None = None,
-    ) -> None:
-        super().__init__(code, message)
-        self._start = start
-        self._retryable = retryable
-        self._task_id = task_id
-        self._payload = payload
-
-    @property
-    def code(self) -> TaskSendErrorCode:
-        code: TaskSendErrorCode = self.args[0]
-        return code
-
-    @property
-    def message(self) -> str:
-        message: str = self.args[1]
-        return message
-
-    @property
-    def retryable(self) -> bool:
-        return self._retryable
-
-    @property
-    def task_id(self) -> str | None:
-        return self._task_id
-
-    @property
-    def payload(self) -> TaskSendPayload | None:
-        return self._payload
-
-    @property
-    def start(self) -> WorkflowStartPayload | None:
-        """Of a workflow that was not started: what `retry_start` replays. Its id is `task_id`."""
-        return self._start
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.message}"
 
 
 def reject(code: str, message: str, *notes: str) -> NoReturn:

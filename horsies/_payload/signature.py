@@ -139,11 +139,14 @@ def load(serializer: Serializer, data: bytes) -> dict[str, Plain]:
     return plain
 
 
-def describe(fn: Callable[..., Any], *, context_type: type, result_type: type | None = None) -> Signature:
+def describe(
+    fn: Callable[..., Any], *, context_type: type, context_name: str | None = None, result_type: type | None = None
+) -> Signature:
     """Read the signature of a task function, or of another one that takes arguments as tasks do.
 
     Args:
         context_type: of a first parameter that is no argument.
+        context_name: the name under which annotations mean it, where it is another one than its own.
         result_type: `fn` is no task: its first parameter is never an argument, and instead of `T` it returns a
             `result_type[T]`, which is not stored.
 
@@ -154,7 +157,7 @@ def describe(fn: Callable[..., Any], *, context_type: type, result_type: type | 
     place = place_of(fn)
     problems: list[HorsiesError] = []
     parameters = list(callee.signature.parameters.values())
-    hints = _hints(callee, context_type)
+    hints = _hints(callee, {context_name or context_type.__name__: context_type})
     takes_context = result_type is not None or (
         bool(parameters) and _is_context(hints.get(parameters[0].name), context_type)
     )
@@ -224,14 +227,14 @@ class _Unresolved:
         self.reason = reason
 
 
-def _hints(callee: Callee, context_type: type) -> dict[str, Any]:
+def _hints(callee: Callee, names: Mapping[str, type]) -> dict[str, Any]:
     """The resolved annotations; one that cannot be resolved stands as `_Unresolved`, and spoils no other."""
     target = callee.body
     shown = callee.signature.parameters.values()
     annotations = {one.name: one.annotation for one in shown if one.annotation is not one.empty}
     annotations |= dict(getattr(target, "__annotations__", {}))
     known = {
-        context_type.__name__: context_type,
+        **names,
         **{one.__name__: one for one in getattr(target, "__type_params__", ())},
         **getattr(target, "__globals__", {}),
         **_nonlocals(target),
@@ -285,6 +288,7 @@ def _is_context(annotation: Any, context_type: type) -> bool:
         annotation = _followed(annotation)
     if typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
+    annotation = typing.get_origin(annotation) or annotation
     return isinstance(annotation, type) and issubclass(annotation, context_type)
 
 

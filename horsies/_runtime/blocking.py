@@ -12,10 +12,11 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import anyio.from_thread
 
 from .._core.config import WorkerConfig
-from .._core.errors import BrokerError, TaskSendError
+from .._core.errors import BrokerError
 from .._core.result import Err, Ok, Result
 from .._core.status import CancelOutcome, WorkflowStatus
 from .._payload.envelope import TaskSendPayload
+from .._payload.send_error import TaskSendError
 from .._payload.start import WorkflowStartPayload
 from .._task.app import Horsies
 from .._task.bulk import SEAL_BATCH

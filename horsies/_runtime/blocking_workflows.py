@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from .._core.errors import BrokerError, TaskSendError
+from .._core.errors import BrokerError
 from .._core.result import Err, Ok, Result
 from .._core.status import WorkflowStatus
+from .._payload.send_error import TaskSendError
 from .._payload.start import WorkflowStartPayload
 from .._task.handle import TaskResult
 from .._workflow.drawing import WorkflowGraph

@@ -13,14 +13,16 @@ import anyio
 import anyio.abc
 
 from .._core.config import WorkerConfig
-from .._core.errors import BrokerError, HorsiesError, TaskSendError
+from .._core.errors import BrokerError, HorsiesError
 from .._core.instants import nearest_instant
 from .._core.result import Err, Ok, Result
 from .._core.urls import scheme_of
+from .._payload.send_error import TaskSendError
 from .._schedule.scheduler import Scheduler
 from .._task.ambient import registered
 from .._task.app import Horsies
 from .._task.contact import Contact
+from .._task.context import AttemptContext
 from .._task.declare import Task
 from .._task.forks import refuse_in_fork
 from .._task.handle import TaskHandle
@@ -56,6 +58,10 @@ from .workflows import RunsWorkflows
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class TaskContext(AttemptContext["Runtime"]):
+    """The first parameter of a task that wants it; not part of its arguments."""
 
 
 class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
@@ -151,6 +157,16 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         if self._plugins is None:
             raise _not_open()
         return self._plugins
+
+    @property
+    def runtime(self) -> Runtime:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        return self
+
+    @property
+    def context_type(self) -> type[TaskContext]:
+        """For workers: see `horsies._worker.host.WorkerHost`."""
+        return TaskContext
 
     def bind(self, task: Task[P, T]) -> TaskFunction[P, T]:
         """What `task.handle(rt)` returns.

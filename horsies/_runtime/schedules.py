@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from .._core.errors import BrokerError, HorsiesError, TaskSendError
+from .._core.errors import BrokerError, HorsiesError
 from .._core.instants import EPOCH
 from .._core.limits import SEND_ROWS
 from .._core.result import Err, Ok
+from .._payload.send_error import TaskSendError
 from .._schedule.due import slot_of_now
 from .._schedule.scheduler import first_slot
 from .._schedule.slot_tasks import tasks_for

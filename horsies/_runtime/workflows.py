@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import anyio.abc
 
-from .._core.errors import BrokerError, HorsiesError, TaskSendError
+from .._core.errors import BrokerError, HorsiesError
 from .._core.result import Err, Ok, Result
 from .._core.status import WorkflowStatus
+from .._payload.send_error import TaskSendError
 from .._payload.start import WorkflowStartPayload
 from .._task.app import Horsies
 from .._task.contact import Contact

@@ -18,7 +18,7 @@ import anyio
 
 from .._core.errors import BrokerError
 from .._core.result import Err
-from .._task.host import Host
+from .._task.gateway import AppGateway
 from .._task.recurring import Schedule
 from ..abc import Firing, NewSchedule, ScheduleRow, Schedules
 from .due import due, slot_of_now
@@ -37,7 +37,7 @@ class Scheduler:
         goes_first: whether it has a reason to, as of now.
     """
 
-    def __init__(self, host: Host, store: Schedules, goes_first: Callable[[], bool]) -> None:
+    def __init__(self, host: AppGateway, store: Schedules, goes_first: Callable[[], bool]) -> None:
         self._host = host
         self._store = store
         self._goes_first = goes_first

@@ -7,10 +7,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
 
-from .._core.errors import TaskSendError
 from .._core.result import Err, Ok
 from .._payload.envelope import TaskSendPayload
 from .._payload.ids import slot_task_id
+from .._payload.send_error import TaskSendError
 from .._task.host import Host
 from .._task.recurring import Schedule
 from .._task.sealing import NOW, row_of, seal

@@ -6,23 +6,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from .._core.config import AppConfig, QueueConfig
 from .._core.errors import HorsiesError, raise_all
 from .._core.retry import RetryPolicy
 from .._payload.callables import is_bound_later
 from .declare import Task, TaskDeclarer, declaring
+from .host import DeclaredTask
 from .options import TaskSendOptions
 from .recurring import CatchUp, Overlap, Pattern, Schedule, make_schedule
 from .workflow import OnError, Workflow, WorkflowDeclarer, make_workflow
 
-if TYPE_CHECKING:
-    from .._runtime.runtime import Runtime
-
-    Lifespan = Callable[[Runtime], AbstractAsyncContextManager[Any]]
-
-L = TypeVar("L", bound="Lifespan")
+Lifespan: TypeAlias = Callable[[Any], AbstractAsyncContextManager[Any]]
+"""What a worker enters, given its `Runtime`."""
+L = TypeVar("L", bound=Lifespan)
 
 
 class Horsies:
@@ -201,7 +199,7 @@ class Horsies:
         self._lifespan = factory
         return factory
 
-    def queue_of(self, task: Task[Any, Any] | None) -> str:
+    def queue_of(self, task: DeclaredTask[..., Any] | None) -> str:
         """The queue that `task` goes to when a send does not say; the default queue without a task."""
         return (task and task.settings.queue) or self._default_queue()
 

@@ -16,10 +16,10 @@ import anyio.lowlevel
 import anyio.streams.memory
 
 from .._core.codes import TaskSendErrorCode
-from .._core.errors import TaskSendError
 from .._core.limits import SEND_ROWS, STATEMENT_BYTES
 from .._core.result import Err, Ok
 from .._payload.envelope import TaskSendPayload
+from .._payload.send_error import TaskSendError
 from .handle import TaskHandle
 from .nursery import open_nursery
 

@@ -1,17 +1,17 @@
-"""What a task can know of its own run."""
+"""What a task can know of its own run. `TaskContext` adds the runtime, which this layer does not know."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 from .._core.errors import TaskError
 from .._core.result import Err, Ok
+from .._payload.signature import Signature, describe
 
-if TYPE_CHECKING:
-    from .._runtime.runtime import Runtime
+R = TypeVar("R")
 
 _logger = logging.getLogger("horsies.task")
 
@@ -24,8 +24,8 @@ class ContextLogger(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
-class TaskContext:
-    """The first parameter of a task that wants it; not part of its arguments.
+class AttemptContext(Generic[R]):
+    """`TaskContext`, for a runtime of type `R`.
 
     Attributes:
         attempt: 1 for the first.
@@ -47,7 +47,7 @@ class TaskContext:
         good_until: datetime | None,
         worker_id: str,
         metadata: Mapping[str, str],
-        runtime: Runtime,
+        runtime: R,
         state: Any,
         workflow_id: str | None = None,
         node_id: str | None = None,
@@ -86,6 +86,11 @@ class TaskContext:
 
     def __repr__(self) -> str:
         return f"<TaskContext {self.task_name} {self.task_id} attempt {self.attempt}>"
+
+
+def describe_task(fn: Callable[..., Any]) -> Signature:
+    """The signature of a task's function. Raises: HorsiesError, as `describe`."""
+    return describe(fn, context_type=AttemptContext, context_name="TaskContext")
 
 
 class TaskInterrupted(BaseException):

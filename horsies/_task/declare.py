@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
@@ -14,34 +13,33 @@ from .._core.instants import positive_span
 from .._core.result import Err, Ok
 from .._core.retry import RetryPolicy, is_retryable_code
 from .._payload.callables import is_bound_later
-from .._payload.signature import Signature, describe
+from .._payload.signature import Signature
 from ..abc import OWN
 from .ambient import current_runtime
 from .as_node import MakesNodes
-from .context import TaskContext
-from .options import TaskSendOptions
-from .place import Place, RunIn, misplaced, place_for
-
-if TYPE_CHECKING:
-    from .._runtime.blocking import BlockingRuntime, BlockingTaskFunction
-    from .._runtime.runtime import Runtime
-    from .handle import TaskHandle
-    from .send import TaskFunction, TaskSendResult
+from .context import AttemptContext, describe_task
+from .handle import TaskHandle
+from .options import RunIn, TaskSendOptions, TaskSettings
+from .place import Place, misplaced, place_for
+from .send import TaskFunction, TaskSendResult, bind
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Bound = TypeVar("Bound")
+Bound_co = TypeVar("Bound_co", covariant=True)
+Context = TypeVar("Context", bound=AttemptContext[Any])
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSettings:
-    """The options of a declaration, checked."""
+class RunningRuntime(Protocol):
+    """An open `Runtime`, as `Task.handle` takes it."""
 
-    queue: str | None = None
-    priority: int = PRIORITY_DEFAULT
-    timeout: timedelta | None = None
-    retry: RetryPolicy | str | None = None
-    retry_for: tuple[str, ...] | None = None
-    run_in: RunIn | None = None
+    def bind(self, task: Task[P, T], /) -> TaskFunction[P, T]: ...
+
+
+class Binds(Protocol[P, T, Bound_co]):
+    """Whatever else can be given a task, such as a `BlockingRuntime`, and makes a `Bound_co` of it."""
+
+    def bind(self, task: Task[P, T], /) -> Bound_co: ...
 
 
 class Task(Generic[P, T], MakesNodes):
@@ -64,10 +62,10 @@ class Task(Generic[P, T], MakesNodes):
             """What `node` knows the arguments' types by."""
 
     @overload
-    def handle(self, rt: Runtime) -> TaskFunction[P, T]: ...
+    def handle(self, rt: RunningRuntime) -> TaskFunction[P, T]: ...
     @overload
-    def handle(self, rt: BlockingRuntime) -> BlockingTaskFunction[P, T]: ...
-    def handle(self, rt: Runtime | BlockingRuntime) -> TaskFunction[P, T] | BlockingTaskFunction[P, T]:
+    def handle(self, rt: Binds[P, T, Bound]) -> Bound: ...
+    def handle(self, rt: Any) -> Any:
         """This task bound to `rt`.
 
         Raises:
@@ -76,8 +74,6 @@ class Task(Generic[P, T], MakesNodes):
         return rt.bind(self)
 
     def _ambient(self) -> TaskFunction[P, T]:
-        from .send import bind
-
         return bind(current_runtime(f"task {self.name!r} without a handle"), self)
 
     async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[TaskHandle[T]]:
@@ -102,19 +98,17 @@ class TaskDecorator(Protocol):
     """What `task(...)` returns. `T` is what `-> T`, `-> TaskResult[T]` or `-> Ok[T] | Err[TaskError]` says."""
 
     @overload
-    def __call__(
-        self, fn: Callable[Concatenate[TaskContext, P], Awaitable[Ok[T] | Err[TaskError]]], /
-    ) -> Task[P, T]: ...
+    def __call__(self, fn: Callable[Concatenate[Context, P], Awaitable[Ok[T] | Err[TaskError]]], /) -> Task[P, T]: ...
     @overload
-    def __call__(self, fn: Callable[Concatenate[TaskContext, P], Awaitable[T]], /) -> Task[P, T]: ...
+    def __call__(self, fn: Callable[Concatenate[Context, P], Awaitable[T]], /) -> Task[P, T]: ...
     @overload
     def __call__(self, fn: Callable[P, Awaitable[Ok[T] | Err[TaskError]]], /) -> Task[P, T]: ...
     @overload
     def __call__(self, fn: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...
     @overload
-    def __call__(self, fn: Callable[Concatenate[TaskContext, P], Ok[T] | Err[TaskError]], /) -> Task[P, T]: ...
+    def __call__(self, fn: Callable[Concatenate[Context, P], Ok[T] | Err[TaskError]], /) -> Task[P, T]: ...
     @overload
-    def __call__(self, fn: Callable[Concatenate[TaskContext, P], T], /) -> Task[P, T]: ...
+    def __call__(self, fn: Callable[Concatenate[Context, P], T], /) -> Task[P, T]: ...
     @overload
     def __call__(self, fn: Callable[P, Ok[T] | Err[TaskError]], /) -> Task[P, T]: ...
     @overload
@@ -170,7 +164,7 @@ def make_task(
                 )
             )
     try:
-        signature = describe(fn, context_type=TaskContext)
+        signature = describe_task(fn)
     except HorsiesError as error:
         raise HorsiesError.of([*problems, *error.problems]) from None
     misplacement = misplaced(run_in, fn, signature)
@@ -200,19 +194,17 @@ class TaskDeclarer(Protocol):
         run_in: RunIn | None = None,
     ) -> TaskDecorator: ...
     @overload
-    def __call__(
-        self, fn: Callable[Concatenate[TaskContext, P], Awaitable[Ok[T] | Err[TaskError]]], /
-    ) -> Task[P, T]: ...
+    def __call__(self, fn: Callable[Concatenate[Context, P], Awaitable[Ok[T] | Err[TaskError]]], /) -> Task[P, T]: ...
     @overload
-    def __call__(self, fn: Callable[Concatenate[TaskContext, P], Awaitable[T]], /) -> Task[P, T]: ...
+    def __call__(self, fn: Callable[Concatenate[Context, P], Awaitable[T]], /) -> Task[P, T]: ...
     @overload
     def __call__(self, fn: Callable[P, Awaitable[Ok[T] | Err[TaskError]]], /) -> Task[P, T]: ...
     @overload
     def __call__(self, fn: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...
     @overload
-    def __call__(self, fn: Callable[Concatenate[TaskContext, P], Ok[T] | Err[TaskError]], /) -> Task[P, T]: ...
+    def __call__(self, fn: Callable[Concatenate[Context, P], Ok[T] | Err[TaskError]], /) -> Task[P, T]: ...
     @overload
-    def __call__(self, fn: Callable[Concatenate[TaskContext, P], T], /) -> Task[P, T]: ...
+    def __call__(self, fn: Callable[Concatenate[Context, P], T], /) -> Task[P, T]: ...
     @overload
     def __call__(self, fn: Callable[P, Ok[T] | Err[TaskError]], /) -> Task[P, T]: ...
     @overload

@@ -1,16 +1,18 @@
-"""What a task needs of the runtime it is bound to, so that this layer need not know the runtime."""
+"""What a send needs of the task and of the runtime, so that this layer need know neither."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
+from .._core.config import AppConfig, QueueConfig
 from .._payload.ids import new_task_id
+from .._payload.signature import Signature
 from ..abc import (
     BrokerError,
     CancelOutcome,
@@ -23,11 +25,10 @@ from ..abc import (
     TaskRow,
 )
 from .contact import Contact
+from .options import TaskSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .app import Horsies
+P = ParamSpec("P")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class _NoConnection:
@@ -70,11 +71,43 @@ class Environment:
     pid: int = field(default_factory=os.getpid)
 
 
+class DeclaredTask(Protocol[P, T_co]):
+    """A declared task, as a send sees it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> TaskSettings: ...
+
+    @property
+    def signature(self) -> Signature: ...
+
+    def _takes(self, /, *args: P.args, **kwargs: P.kwargs) -> T_co:
+        """What the types of a send are known by. There is no such method."""
+        ...
+
+
+class Application(Protocol):
+    """The application of a runtime, as a send sees it."""
+
+    @property
+    def config(self) -> AppConfig: ...
+
+    @property
+    def queues(self) -> Mapping[str, QueueConfig]: ...
+
+    @property
+    def tasks(self) -> Mapping[str, DeclaredTask[..., Any]]: ...
+
+    def queue_of(self, task: DeclaredTask[..., Any] | None) -> str: ...
+
+
 class Host(Protocol):
     """An open runtime, as tasks and handles see it. Its methods raise `BrokerError`."""
 
     @property
-    def app(self) -> Horsies: ...
+    def app(self) -> Application: ...
 
     @property
     def environment(self) -> Environment: ...

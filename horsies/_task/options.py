@@ -1,4 +1,4 @@
-"""What a single send may say differently from the task's definition."""
+"""What the declaration of a task says of its sends, and what a single send may say differently."""
 
 from __future__ import annotations
 
@@ -6,10 +6,25 @@ import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
+from typing import Literal, TypeAlias
 
-from .._core.config import is_name, is_priority, is_unicode
+from .._core.config import PRIORITY_DEFAULT, is_name, is_priority, is_unicode
 from .._core.instants import instant, positive_span
 from .._core.retry import RetryPolicy
+
+RunIn: TypeAlias = Literal["thread", "process"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """The options of a declaration, checked."""
+
+    queue: str | None = None
+    priority: int = PRIORITY_DEFAULT
+    timeout: timedelta | None = None
+    retry: RetryPolicy | str | None = None
+    retry_for: tuple[str, ...] | None = None
+    run_in: RunIn | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from .._payload.callables import place_of
 from .._payload.signature import Signature
-
-RunIn: TypeAlias = Literal["thread", "process"]
+from .options import RunIn
 
 
 class Place(StrEnum):

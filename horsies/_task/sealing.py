@@ -7,14 +7,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .._core.codes import TaskSendErrorCode
-from .._core.errors import TaskSendError
 from .._core.instants import instant, positive_span, span
 from .._core.result import Err, Ok
 from .._payload.envelope import Envelope, TaskSendPayload
+from .._payload.send_error import TaskSendError
 from .._payload.signature import ArgumentError
 from ..abc import NewTask
-from .declare import Task
-from .host import Host
+from .host import DeclaredTask, Host
 from .options import TaskSendOptions, problem_with
 
 NOW = timedelta(0)
@@ -30,7 +29,7 @@ def refuse(task_name: str, why: str) -> Err[TaskSendError]:
 
 def seal(
     host: Host,
-    task: Task[Any, Any],
+    task: DeclaredTask[..., Any],
     options: TaskSendOptions,
     delay: timedelta,
     args: tuple[Any, ...],

@@ -11,15 +11,15 @@ from typing import Any, Generic, ParamSpec, TypeAlias, TypeGuard, TypeVar
 import anyio.lowlevel
 
 from .._core.codes import TaskSendErrorCode
-from .._core.errors import BrokerError, HorsiesError, TaskSendError
+from .._core.errors import BrokerError, HorsiesError
 from .._core.instants import span
 from .._core.result import Err, Ok
 from .._payload.envelope import TaskSendPayload
+from .._payload.send_error import TaskSendError
 from ..abc import Enqueued, EnqueueOutcome
 from .bulk import Bulk, open_bulk
-from .declare import Task
 from .handle import TaskHandle
-from .host import Host, joined
+from .host import DeclaredTask, Host, joined
 from .options import TaskSendOptions, updated
 from .sealing import NOW, reason_not_to_replay, refuse, row_of, seal
 from .suppression import code_of
@@ -44,7 +44,7 @@ class TaskFunction(Generic[P, T]):
     def __init__(
         self,
         host: Host,
-        task: Task[P, T],
+        task: DeclaredTask[P, T],
         options: TaskSendOptions = _NO_OPTIONS,
         connection: object | None = None,
     ) -> None:
@@ -237,7 +237,7 @@ def _is_transient(answer: Enqueued | BrokerError) -> TypeGuard[BrokerError]:
     return isinstance(answer, BrokerError) and answer.retryable
 
 
-def bind(host: Host, task: Task[P, T]) -> TaskFunction[P, T]:
+def bind(host: Host, task: DeclaredTask[P, T]) -> TaskFunction[P, T]:
     """`task` bound to `host`.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from .._core.config import is_name
@@ -12,20 +12,32 @@ from .._core.errors import HorsiesError, raise_all
 from .._payload.callables import look_at
 from .._payload.signature import Signature, describe
 from .as_node import MakesNodes
-from .node import NodeRef
-
-if TYPE_CHECKING:
-    from .._runtime.blocking import BlockingRuntime
-    from .._runtime.blocking_workflows import BlockingWorkflowFunction
-    from .._runtime.runtime import Runtime
-    from .._workflow.builder import WorkflowBuilder
-    from .._workflow.start import WorkflowFunction
+from .node import NodeRef, TaskNode
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Bound = TypeVar("Bound")
+Bound_co = TypeVar("Bound_co", covariant=True)
+Builder = TypeVar("Builder", bound="AddsNodes")
 
 OnError: TypeAlias = Literal["fail", "pause"]
 LAST_VERSION = 2**31 - 1
+
+
+class BindsWorkflows(Protocol[P, T, Bound_co]):
+    """What can be given a workflow, such as a `Runtime`, and makes a `Bound_co` of it."""
+
+    def bind_workflow(self, workflow: Workflow[P, T], /) -> Bound_co: ...
+
+
+class AddsNodes(Protocol):
+    """A `WorkflowBuilder`, as the function of a workflow is given it."""
+
+    def task(self, node: TaskNode[T]) -> NodeRef[T]: ...
+
+    def subworkflow(self, node: TaskNode[T]) -> NodeRef[T]: ...
+
+    def map(self, node: TaskNode[T], *, over: NodeRef[Sequence[Any]]) -> NodeRef[list[T]]: ...
 
 
 class Workflow(Generic[P, T], MakesNodes):
@@ -50,11 +62,7 @@ class Workflow(Generic[P, T], MakesNodes):
         def _takes(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
             """What `node` knows the arguments' types by."""
 
-    @overload
-    def handle(self, rt: Runtime) -> WorkflowFunction[P, T]: ...
-    @overload
-    def handle(self, rt: BlockingRuntime) -> BlockingWorkflowFunction[P, T]: ...
-    def handle(self, rt: Runtime | BlockingRuntime) -> WorkflowFunction[P, T] | BlockingWorkflowFunction[P, T]:
+    def handle(self, rt: BindsWorkflows[P, T, Bound]) -> Bound:
         """This workflow bound to `rt`.
 
         Raises:
@@ -70,9 +78,9 @@ class WorkflowDecorator(Protocol):
     """What `Horsies.workflow(...)` returns."""
 
     @overload
-    def __call__(self, fn: Callable[Concatenate[WorkflowBuilder, P], NodeRef[T]], /) -> Workflow[P, T]: ...
+    def __call__(self, fn: Callable[Concatenate[Builder, P], NodeRef[T]], /) -> Workflow[P, T]: ...
     @overload
-    def __call__(self, fn: Callable[Concatenate[WorkflowBuilder, P], None], /) -> Workflow[P, None]: ...
+    def __call__(self, fn: Callable[Concatenate[Builder, P], None], /) -> Workflow[P, None]: ...
     def __call__(self, fn: Callable[..., Any], /) -> Workflow[Any, Any]: ...
 
 
@@ -84,9 +92,9 @@ class WorkflowDeclarer(Protocol):
         self, name: str | None = None, /, *, version: int = 1, on_error: OnError = "fail"
     ) -> WorkflowDecorator: ...
     @overload
-    def __call__(self, fn: Callable[Concatenate[WorkflowBuilder, P], NodeRef[T]], /) -> Workflow[P, T]: ...
+    def __call__(self, fn: Callable[Concatenate[Builder, P], NodeRef[T]], /) -> Workflow[P, T]: ...
     @overload
-    def __call__(self, fn: Callable[Concatenate[WorkflowBuilder, P], None], /) -> Workflow[P, None]: ...
+    def __call__(self, fn: Callable[Concatenate[Builder, P], None], /) -> Workflow[P, None]: ...
     def __call__(self, name_or_fn: Any = None, /, **options: Any) -> Any: ...
 
 

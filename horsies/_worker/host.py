@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
+from .._task.context import AttemptContext
 from .._task.declare import Task
+from .._task.gateway import AppGateway
 from .._task.handle import TaskResult
-from .._task.host import Host
 from ..abc import Broker, News, Plain, Step
 
 
@@ -27,11 +28,21 @@ class Following(Protocol):
         ...
 
 
-class WorkerHost(Host, Protocol):
+class WorkerHost(AppGateway, Protocol):
     """An open runtime, as a worker sees it."""
 
     @property
     def broker(self) -> Broker: ...
+
+    @property
+    def runtime(self) -> object:
+        """The `Runtime` itself, for user code."""
+        ...
+
+    @property
+    def context_type(self) -> type[AttemptContext[Any]]:
+        """`TaskContext`."""
+        ...
 
     @property
     def own_tasks(self) -> Mapping[str, Task[Any, Any]]:

@@ -19,7 +19,7 @@ from .._core.status import TaskStatus
 from .._payload.envelope import Envelope, UnknownVersionError, decode, sha_of
 from .._payload.result import code_of, encode_result
 from .._payload.signature import ArgumentError, CorruptError, ParameterError, load
-from .._task.context import TaskContext
+from .._task.context import AttemptContext
 from .._task.declare import Task
 from .._task.host import Host
 from ..abc import ClaimedTask, Finish, GiveBack, Serializer
@@ -43,7 +43,7 @@ class Job(msgspec.Struct, eq=False):
     """Both are empty until the inputs are fetched, where there are any."""
     policy: SupportsDelay | None
     retry_after_crash: float | None
-    context: TaskContext | None = None
+    context: AttemptContext[Any] | None = None
     is_cancelled: bool = False
     is_reported: bool = False
     """Its end is with the finisher."""

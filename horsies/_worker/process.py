@@ -34,8 +34,7 @@ from .._core.result import Err, Ok
 from .._payload.codec import Codec, plain_codec
 from .._payload.plain import UNDECODABLE
 from .._payload.result import error_fields, error_from
-from .._payload.signature import describe
-from .._task.context import TaskContext
+from .._task.context import describe_task
 from .._task.declare import Task
 from .._task.place import Address
 from ..abc import Plain
@@ -203,7 +202,7 @@ def _load(load: Load) -> _Loaded | Err[TaskError]:
         if load.main is not None and MAIN_ALIAS not in sys.modules:
             _import_main(load.main)
         found = load.address.find()
-        signature = found.signature if isinstance(found, Task) else describe(found, context_type=TaskContext)
+        signature = found.signature if isinstance(found, Task) else describe_task(found)
         fn = found.fn if isinstance(found, Task) else found
         return _Loaded(load.task, fn, signature.return_codec)
     except BaseException as error:  # a program without a guard may do anything, SystemExit included

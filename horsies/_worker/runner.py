@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -23,7 +23,7 @@ from .._core.config import WorkerConfig
 from .._core.errors import TaskError
 from .._core.result import Err, Ok
 from .._core.status import TaskStatus
-from .._task.context import ContextLogger, TaskContext
+from .._task.context import AttemptContext, ContextLogger
 from .._task.place import Place
 from ..abc import ClaimedTask, Lease
 from .calling import cancelled, run_async, run_in_threads, run_sync, timed_out
@@ -34,9 +34,6 @@ from .job import GRACE, Job, conclude, conclude_interrupted
 from .processes import Processes, run_process
 from .threads import Threads
 from .turns import Turns
-
-if TYPE_CHECKING:
-    from .._runtime.runtime import Runtime
 
 _COUNTED = {TaskStatus.COMPLETED: "completed", TaskStatus.FAILED: "failed", TaskStatus.PENDING: "retried"}
 
@@ -281,10 +278,9 @@ class Runner:
     def _abandon(self, job: Job) -> None:
         self._abandoned.append(f"a thread that runs task {job.task.name!r} did not return and was abandoned")
 
-    def _context(self, job: Job) -> TaskContext:
+    def _context(self, job: Job) -> AttemptContext[Any]:
         claimed = job.claimed
-        runtime: Runtime = self._host  # type: ignore[assignment]  # the one host there is
-        return TaskContext(
+        return self._host.context_type(
             task_id=claimed.lease.task_id,
             task_name=claimed.task_name,
             queue=claimed.queue,
@@ -295,7 +291,7 @@ class Runner:
             metadata=MappingProxyType(dict(job.envelope.metadata)),
             workflow_id=job.workflow_id,
             node_id=None if job.envelope.origin is None else job.envelope.origin.node_id,
-            runtime=runtime,
+            runtime=self._host.runtime,
             state=self._state,
         )
 

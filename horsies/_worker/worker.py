@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -20,9 +20,6 @@ from .._task.nursery import open_nursery
 from .host import WorkerHost
 from .job import logger
 from .life import Life
-
-if TYPE_CHECKING:
-    from .._runtime.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,5 +162,4 @@ class _NoLifespan(AbstractAsyncContextManager[None]):
 
 def _lifespan(host: WorkerHost) -> AbstractAsyncContextManager[Any]:
     factory = host.app.lifespan_factory
-    runtime: Runtime = host  # type: ignore[assignment]  # the one host there is
-    return _NoLifespan() if factory is None else factory(runtime)
+    return _NoLifespan() if factory is None else factory(host.runtime)

@@ -15,7 +15,7 @@ import anyio
 
 from .._core.errors import BrokerError
 from .._core.status import WorkflowStatus
-from .._task.host import Host
+from .._task.gateway import AppGateway
 from ..abc import News, Step, Workflows
 from .follow import concerned, follow, is_large
 
@@ -85,7 +85,7 @@ class Advancer:
         has_met: a workflow was started by this runtime, or something followed from one here.
     """
 
-    def __init__(self, host: Host, store: Workflows) -> None:
+    def __init__(self, host: AppGateway, store: Workflows) -> None:
         self._host = host
         self._store = store
         self._small = _Lane(BATCH)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from .._task.host import Host
+from .._task.gateway import AppGateway
 from ..abc import Enqueued, NewWorkflow, StoredResult, WorkflowRow, Workflows
 
 
-class WorkflowHost(Host, Protocol):
+class WorkflowHost(AppGateway, Protocol):
     """An open runtime, as workflows and their handles see it."""
 
     @property

@@ -17,10 +17,12 @@ from .._core.errors import HorsiesError, TaskError
 from .._core.retry import RetryPolicy
 from .._payload.ids import MOST_NODES
 from .._payload.result import decode_result
-from .._payload.signature import ArgumentError, Signature, describe, load
-from .._task.context import TaskContext
-from .._task.declare import Task, TaskSettings
+from .._payload.signature import ArgumentError, Signature, load
+from .._task.context import AttemptContext, describe_task
+from .._task.declare import Task
+from .._task.gateway import AppGateway
 from .._task.host import Host
+from .._task.options import TaskSettings
 from ..abc import OWN, Plain, Serializer
 from .builder import built
 from .spec import NodeSpec, Spec, decode, encode
@@ -77,7 +79,7 @@ async def _open_map(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-async def _open_subworkflow(context: TaskContext, arguments: dict[str, Any]) -> bytes:
+async def _open_subworkflow(context: AttemptContext[AppGateway], arguments: dict[str, Any]) -> bytes:
     name, within = arguments.pop(_NAME), arguments.pop(_WITHIN)
     rt = context.runtime
     workflow = rt.app.workflows.get(name)
@@ -95,7 +97,7 @@ async def _open_subworkflow(context: TaskContext, arguments: dict[str, Any]) -> 
 
 
 def _own(name: str, fn: Any) -> Task[Any, Any]:
-    signature = describe(fn, context_type=TaskContext)
+    signature = describe_task(fn)
     fields = {field: getattr(signature, field) for field in Signature.__slots__}
     settings = TaskSettings(retry=RetryPolicy.exponential(1.0, 5), retry_for=(TaskErrorCode.WORKER_CRASHED,))
     return Task(name, fn, settings, _Whatever(**fields))

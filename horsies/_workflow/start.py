@@ -11,11 +11,12 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 import anyio.lowlevel
 
 from .._core.codes import TaskSendErrorCode
-from .._core.errors import BrokerError, HorsiesError, TaskSendError
+from .._core.errors import BrokerError, HorsiesError
 from .._core.instants import instant
 from .._core.result import Err, Ok
 from .._payload.envelope import sha_of
 from .._payload.ids import is_task_id
+from .._payload.send_error import TaskSendError
 from .._payload.start import WorkflowStartPayload, arguments_sha
 from .._task.host import joined
 from .._task.options import TaskSendOptions, problem_with

@@ -20,8 +20,9 @@ from .._core.instants import instant, positive_span
 from .._payload.envelope import micros_of
 from .._payload.ids import MOST_NODES
 from .._task.app import Horsies
-from .._task.declare import Task, TaskSettings
+from .._task.declare import Task
 from .._task.node import NodeParts, NodeRef, TaskNode
+from .._task.options import TaskSettings
 from .._task.workflow import Workflow, problems_with_heading
 from .arguments import Report, bind, lowered, problem_of_type, type_of
 from .draft import Draft, SuccessCase, WorkflowSpec

@@ -18,31 +18,31 @@ from ._core.errors import BrokerError, ErrorCause, HorsiesError, TaskError
 from ._core.result import Err, Ok, Result
 from ._core.retry import RetryPolicy
 from ._core.status import CancelOutcome, NodeStatus, TaskStatus, WorkflowStatus
+from ._declare.app import Horsies
+from ._declare.context import TaskInterrupted
+from ._declare.node import NodeRef, TaskNode
+from ._declare.schedule import Pattern, Schedule
+from ._declare.task import Binds, RunningRuntime, Task, task
+from ._declare.workflow import BindsWorkflows, Workflow
 from ._payload.envelope import TaskSendPayload
 from ._payload.send_error import TaskSendError
-from ._payload.start import WorkflowStartPayload
+from ._payload.start_payload import WorkflowStartPayload
 from ._runtime.blocking import BlockingRuntime, blocking
 from ._runtime.queues import QueueInfo
 from ._runtime.runtime import Runtime, TaskContext
 from ._runtime.schedules import BackfillInfo, ScheduleInfo
 from ._schedule.patterns import Cron, Daily, Every, Hourly, Monthly, Weekly
-from ._task.app import Horsies
-from ._task.context import TaskInterrupted
-from ._task.declare import Binds, RunningRuntime, Task, task
-from ._task.handle import AttemptInfo, TaskHandle, TaskInfo, TaskResult
-from ._task.host import Environment
-from ._task.node import NodeRef, TaskNode
-from ._task.options import TaskSendOptions
-from ._task.recurring import Pattern, Schedule
-from ._task.send import TaskFunction, TaskSendResult
-from ._task.workflow import BindsWorkflows, Workflow
+from ._send.gateway import Environment
+from ._send.options import TaskSendOptions
+from ._send.task_function import TaskFunction, TaskSendResult
+from ._send.task_handle import AttemptInfo, TaskHandle, TaskInfo, TaskResult
 from ._worker.worker import Worker, WorkerStatistics
-from ._workflow.builder import WorkflowBuilder
-from ._workflow.draft import SuccessCase, WorkflowSpec
-from ._workflow.drawing import WorkflowGraph
-from ._workflow.handle import WorkflowHandle
-from ._workflow.infos import NodeInfo, WorkflowInfo
-from ._workflow.start import WorkflowFunction
+from ._workflow.definition.builder import WorkflowBuilder
+from ._workflow.definition.draft import SuccessCase, WorkflowSpec
+from ._workflow.view.diagram import WorkflowGraph
+from ._workflow.view.infos import NodeInfo, WorkflowInfo
+from ._workflow.workflow_function import WorkflowFunction
+from ._workflow.workflow_handle import WorkflowHandle
 from .hookspecs import hookimpl
 
 __all__ = [
@@ -126,7 +126,17 @@ __all__ = [
     "hookimpl",
 ]
 
-_FORMER_MODULES = {"TaskSendError": "horsies._core.errors"}
+_FORMER_MODULES = {
+    "AttemptInfo": "horsies._task.handle",
+    "NodeInfo": "horsies._workflow.infos",
+    "TaskInfo": "horsies._task.handle",
+    "TaskInterrupted": "horsies._task.context",
+    "TaskSendError": "horsies._core.errors",
+    "TaskSendOptions": "horsies._task.options",
+    "WorkflowGraph": "horsies._workflow.drawing",
+    "WorkflowInfo": "horsies._workflow.infos",
+    "WorkflowStartPayload": "horsies._payload.start",
+}
 """Where an earlier version defined a class: a pickle of that time looks for it there."""
 
 for _name, _module in _FORMER_MODULES.items():

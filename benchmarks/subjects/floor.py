@@ -17,11 +17,11 @@ from typing import Any
 import psycopg
 import uuid_utils
 
-from horsies._worker.finisher import BATCH
+from horsies._worker.completer import BATCH
 from horsies.plugins.postgres.broker import LOCK_WAIT
+from horsies.plugins.postgres.driver.prepared import Statements
+from horsies.plugins.postgres.driver.session import Row, Target, connect_hot
 from horsies.plugins.postgres.queries import named_queries
-from horsies.plugins.postgres.session import Row, Target, connect_hot
-from horsies.plugins.postgres.statements import Statements
 
 from . import NOTHING
 from . import horsies as ours

@@ -16,10 +16,10 @@ import msgspec
 import msgspec.inspect
 
 from ..abc import Plain
+from .equality import beside_fields, first_difference, is_plain, is_same
+from .lowering import SCALARS, is_pydantic, plain
+from .lowering import CodecError as CodecError
 from .models import Form, load, problem_with_model, written_as
-from .plain import SCALARS, is_pydantic, plain
-from .plain import CodecError as CodecError
-from .same import beside_fields, first_difference, is_plain, is_same
 from .unions import Either, explained, told_apart
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from .._core.errors import HorsiesError
 from .._core.instants import EPOCH
 from .._core.retry import RetryPolicy
 from .ids import is_task_id
-from .plain import UNDECODABLE
+from .lowering import UNDECODABLE
 
 VERSION = 1
 OF_A_WORKFLOW = 2

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
 from .annotations import Aliases, alias_of, followed
-from .plain import CodecError, has_walk, is_pydantic
-from .same import is_same
+from .equality import is_same
+from .lowering import CodecError, has_walk, is_pydantic
 
 _EMPTY = (list, dict, set, frozenset, tuple, str, bytes, int, float, bool)
 """Factories that make the same everywhere."""

@@ -14,8 +14,8 @@ from .._core.errors import TaskError
 from .._core.result import Err, Ok
 from ..abc import Plain
 from .codec import Codec, CodecError
-from .plain import plain
-from .result import error_fields, error_from
+from .lowering import plain
+from .stored_result import error_fields, error_from
 
 
 class ResultCodec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._core.codes import TaskSendErrorCode
 from .._core.errors import ComparableError
 from .envelope import TaskSendPayload
-from .start import WorkflowStartPayload
+from .start_payload import WorkflowStartPayload
 
 
 class TaskSendError(ComparableError):

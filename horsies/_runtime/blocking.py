@@ -15,21 +15,21 @@ from .._core.config import WorkerConfig
 from .._core.errors import BrokerError
 from .._core.result import Err, Ok, Result
 from .._core.status import CancelOutcome, WorkflowStatus
+from .._declare.app import Horsies
+from .._declare.task import Task
+from .._declare.workflow import Workflow
 from .._payload.envelope import TaskSendPayload
 from .._payload.send_error import TaskSendError
-from .._payload.start import WorkflowStartPayload
-from .._task.app import Horsies
-from .._task.bulk import SEAL_BATCH
-from .._task.declare import Task
-from .._task.handle import TaskHandle, TaskInfo, TaskResult
-from .._task.options import TaskSendOptions
-from .._task.send import TaskFunction, TaskSendResult
-from .._task.workflow import Workflow
+from .._payload.start_payload import WorkflowStartPayload
+from .._send.bulk import SEAL_BATCH
+from .._send.options import TaskSendOptions
+from .._send.portal import Portal
+from .._send.task_function import TaskFunction, TaskSendResult
+from .._send.task_handle import TaskHandle, TaskInfo, TaskResult
 from .._worker.worker import Worker, WorkerStatistics
-from .._workflow.draft import WorkflowSpec
-from .._workflow.infos import WorkflowInfo
+from .._workflow.definition.draft import WorkflowSpec
+from .._workflow.view.infos import WorkflowInfo
 from .blocking_workflows import BlockingWorkflowFunction, BlockingWorkflowHandle, handled
-from .portal import Portal
 from .queues import QueueInfo
 from .runtime import Runtime
 from .schedules import BackfillInfo, ScheduleInfo

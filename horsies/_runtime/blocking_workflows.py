@@ -10,13 +10,13 @@ from .._core.errors import BrokerError
 from .._core.result import Err, Ok, Result
 from .._core.status import WorkflowStatus
 from .._payload.send_error import TaskSendError
-from .._payload.start import WorkflowStartPayload
-from .._task.handle import TaskResult
-from .._workflow.drawing import WorkflowGraph
-from .._workflow.handle import WorkflowHandle
-from .._workflow.infos import NodeInfo, WorkflowInfo
-from .._workflow.start import WorkflowFunction
-from .portal import Portal
+from .._payload.start_payload import WorkflowStartPayload
+from .._send.portal import Portal
+from .._send.task_handle import TaskResult
+from .._workflow.view.diagram import WorkflowGraph
+from .._workflow.view.infos import NodeInfo, WorkflowInfo
+from .._workflow.workflow_function import WorkflowFunction
+from .._workflow.workflow_handle import WorkflowHandle
 
 P = ParamSpec("P")
 T = TypeVar("T")

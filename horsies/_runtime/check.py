@@ -7,12 +7,12 @@ from typing import Any
 
 from .._core.errors import HorsiesError, raise_all
 from .._core.urls import scheme_of
-from .._task.app import Horsies
-from .._task.declare import Task
-from .._task.place import Place, address_of
-from .._task.recurring import problems_with_call
-from .._task.workflow import Workflow
-from .._workflow.builder import built
+from .._declare.app import Horsies
+from .._declare.placement import Place, address_of
+from .._declare.schedule import problems_with_call
+from .._declare.task import Task
+from .._declare.workflow import Workflow
+from .._workflow.definition.builder import built
 from .plugins import Plugins, chosen, load_plugins
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from .._core.config import QueueConfig
 from .._core.errors import HorsiesError
-from .._task.app import Horsies
+from .._declare.app import Horsies
 from ..abc import QueueRow
 
 

@@ -17,21 +17,24 @@ from .._core.errors import BrokerError, HorsiesError
 from .._core.instants import nearest_instant
 from .._core.result import Err, Ok, Result
 from .._core.urls import scheme_of
+from .._declare.app import Horsies
+from .._declare.context import AttemptContext
+from .._declare.current_runtime import registered
+from .._declare.schedule import Schedule
+from .._declare.task import Task
 from .._payload.send_error import TaskSendError
 from .._schedule.scheduler import Scheduler
-from .._task.ambient import registered
-from .._task.app import Horsies
-from .._task.contact import Contact
-from .._task.context import AttemptContext
-from .._task.declare import Task
-from .._task.forks import refuse_in_fork
-from .._task.handle import TaskHandle
-from .._task.host import NO_CONNECTION, NOTHING_TO_JOIN, Environment
-from .._task.nursery import open_nursery
-from .._task.recurring import Schedule
-from .._task.send import TaskFunction, TaskSendResult, bind
-from .._task.suppression import SuppressedError, are_suppressed
-from .._worker.process import refuse_while_loading
+from .._send.as_completed import completed
+from .._send.batcher import Flusher
+from .._send.contact import Contact
+from .._send.forks import refuse_in_fork
+from .._send.gateway import NO_CONNECTION, NOTHING_TO_JOIN, Environment
+from .._send.nursery import open_nursery
+from .._send.suppression import SuppressedError, are_suppressed
+from .._send.task_function import TaskFunction, TaskSendResult, bind
+from .._send.task_handle import TaskHandle
+from .._send.waiters import Waiters, ended_tasks
+from .._worker.execution.process_main import refuse_while_loading
 from .._worker.worker import Worker
 from ..abc import (
     Broker,
@@ -48,12 +51,9 @@ from ..abc import (
 )
 from . import schedules
 from .check import check
-from .completed import completed
-from .flusher import Flusher
 from .plugins import Plugins
 from .queues import QueueInfo, queue_infos, require_queue
 from .schedules import BackfillInfo, ScheduleInfo, require_schedule, require_store
-from .waiters import Waiters, ended_tasks
 from .workflows import RunsWorkflows
 
 P = ParamSpec("P")
@@ -160,12 +160,12 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
 
     @property
     def runtime(self) -> Runtime:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerHost`."""
         return self
 
     @property
     def context_type(self) -> type[TaskContext]:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerHost`."""
         return TaskContext
 
     def bind(self, task: Task[P, T]) -> TaskFunction[P, T]:
@@ -347,7 +347,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         await self.keep_schedules(lambda: True)
 
     async def keep_schedules(self, goes_first: Callable[[], bool]) -> None:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerHost`."""
         await Scheduler(self, require_store(self.broker), goes_first).run()
 
     def as_completed(
@@ -364,7 +364,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
     async def submit(
         self, tasks: Sequence[NewTask], *, replay: bool, connection: object | None
     ) -> list[Enqueued | BrokerError]:
-        """For senders: see `horsies._task.host.Host`."""
+        """For senders: see `horsies._send.gateway.Host`."""
         self.refuse_in_fork()
         if connection is None:
             return await self._flusher.submit(tasks, replay=replay)

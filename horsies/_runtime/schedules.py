@@ -12,16 +12,16 @@ from .._core.errors import BrokerError, HorsiesError
 from .._core.instants import EPOCH
 from .._core.limits import SEND_ROWS
 from .._core.result import Err, Ok
+from .._declare.app import Horsies
+from .._declare.schedule import Schedule
 from .._payload.send_error import TaskSendError
 from .._schedule.due import slot_of_now
 from .._schedule.scheduler import first_slot
 from .._schedule.slot_tasks import tasks_for
-from .._task.app import Horsies
-from .._task.handle import TaskHandle
-from .._task.host import Host
-from .._task.recurring import Schedule
-from .._task.send import TaskSendResult, bind
-from .._task.suppression import code_of
+from .._send.gateway import Host
+from .._send.suppression import code_of
+from .._send.task_function import TaskSendResult, bind
+from .._send.task_handle import TaskHandle
 from ..abc import Broker, EnqueueOutcome, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
 
 _INSTANT = timedelta(microseconds=1)

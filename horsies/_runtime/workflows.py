@@ -12,23 +12,24 @@ import anyio.abc
 from .._core.errors import BrokerError, HorsiesError
 from .._core.result import Err, Ok, Result
 from .._core.status import WorkflowStatus
+from .._declare.app import Horsies
+from .._declare.task import Task
+from .._declare.workflow import Workflow
 from .._payload.send_error import TaskSendError
-from .._payload.start import WorkflowStartPayload
-from .._task.app import Horsies
-from .._task.contact import Contact
-from .._task.declare import Task
-from .._task.handle import TaskResult, plain_result_of
-from .._task.host import NO_CONNECTION, NOTHING_TO_JOIN, Environment
-from .._task.workflow import Workflow
-from .._worker.host import UnknownWorkflowError
-from .._workflow.advancer import Advancer, Following
-from .._workflow.draft import WorkflowSpec
-from .._workflow.handle import WorkflowHandle
-from .._workflow.host import WorkflowHost
-from .._workflow.infos import WorkflowInfo, info_of
-from .._workflow.opening import OWN_TASKS, arguments_of, workflow_to_open
-from .._workflow.outcome import outcome_of
-from .._workflow.start import WorkflowFunction, retry_start, start
+from .._payload.start_payload import WorkflowStartPayload
+from .._send.contact import Contact
+from .._send.gateway import NO_CONNECTION, NOTHING_TO_JOIN, Environment
+from .._send.task_handle import TaskResult, plain_result_of
+from .._send.waiters import Waiters, resting_workflows
+from .._worker.gateway import UnknownWorkflowError
+from .._workflow.advance.advancer import Advancer, Following
+from .._workflow.advance.expansion import OWN_TASKS, arguments_of, workflow_to_open
+from .._workflow.definition.draft import WorkflowSpec
+from .._workflow.gateway import WorkflowHost
+from .._workflow.view.infos import WorkflowInfo, info_of
+from .._workflow.view.results import outcome_of
+from .._workflow.workflow_function import WorkflowFunction, retry_start, start
+from .._workflow.workflow_handle import WorkflowHandle
 from ..abc import (
     Broker,
     Enqueued,
@@ -40,7 +41,6 @@ from ..abc import (
     WorkflowRow,
     Workflows,
 )
-from .waiters import Waiters, resting_workflows
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -150,7 +150,7 @@ class RunsWorkflows:
         return WorkflowHandle(self._host, workflow_id)
 
     async def start_workflow(self, new: NewWorkflow, connection: object | None) -> Enqueued:
-        """For starts: see `horsies._workflow.host.WorkflowHost`."""
+        """For starts: see `horsies._workflow.gateway.WorkflowHost`."""
         if connection is NO_CONNECTION and isinstance(self.broker, Transactional):
             raise ValueError(NOTHING_TO_JOIN)
         if self._advancer is not None:
@@ -158,7 +158,7 @@ class RunsWorkflows:
         return await self.workflows.start(new, connection=connection)
 
     async def wait_workflow(self, workflow_id: str, timeout: float | None = None) -> WorkflowRow | None:
-        """For handles: see `horsies._workflow.host.WorkflowHost`."""
+        """For handles: see `horsies._workflow.gateway.WorkflowHost`."""
         self.refuse_in_fork()
         if self._workflow_waiters is None:
             raise _NO_WORKFLOWS
@@ -170,11 +170,11 @@ class RunsWorkflows:
 
     @property
     def own_tasks(self) -> Mapping[str, Task[Any, Any]]:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerHost`."""
         return OWN_TASKS
 
     def require_workflow(self, plain: Mapping[str, Plain], inputs: Set[str]) -> None:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerHost`."""
         if (name := workflow_to_open(plain)) is None:
             return
         workflow = self._host.app.workflows.get(name)
@@ -185,30 +185,30 @@ class RunsWorkflows:
         workflow.signature.require_names({*arguments_of(plain), *inputs})
 
     async def workflow_results(self, workflow_ids: Sequence[str]) -> dict[str, TaskResult[Any]]:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerHost`."""
         rows = [row for workflow_id in workflow_ids if (row := await self.workflows.read(workflow_id)) is not None]
         return {
             row.workflow_id: await outcome_of(self._host, row, partial(plain_result_of, self._host)) for row in rows
         }
 
     def following(self) -> Following:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerHost`."""
         if self._advancer is None:
             raise _NO_WORKFLOWS
         return Following(self._advancer)
 
     def nodes_ended(self, workflow_ids: Iterable[str]) -> None:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerHost`."""
         if self._advancer is not None:
             self._advancer.add_nowait(workflow_ids)
 
     async def settle_workflows(self) -> None:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerHost`."""
         if self._advancer is not None:
             await self._advancer.settle()
 
     async def recover_workflows(self) -> int:
-        """For workers: see `horsies._worker.host.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerHost`."""
         return 0 if self._advancer is None else await self._advancer.recover()
 
 

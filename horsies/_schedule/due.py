@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from .._task.recurring import Schedule
+from .._declare.schedule import Schedule
 
 LATE = timedelta(minutes=1)
 """Up to so much a slot is sent for as if it were on time; beyond, it was missed, and `catch_up` says what follows."""

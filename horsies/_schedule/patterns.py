@@ -25,7 +25,7 @@ from cronsim import CronSim, CronSimError
 from .._core.errors import HorsiesError, raise_all
 from .._core.instants import EPOCH
 from .cron import ALIASES, read_cron
-from .zones import Times, next_each, next_once, zone_named
+from .wall_clock import Times, next_each, next_once, zone_named
 
 ShortMonths: TypeAlias = Literal["skip", "last"]
 Reading: TypeAlias = Callable[[datetime, tzinfo, Times], datetime | None]

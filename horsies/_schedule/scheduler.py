@@ -18,8 +18,8 @@ import anyio
 
 from .._core.errors import BrokerError
 from .._core.result import Err
-from .._task.gateway import AppGateway
-from .._task.recurring import Schedule
+from .._declare.gateway import AppGateway
+from .._declare.schedule import Schedule
 from ..abc import Firing, NewSchedule, ScheduleRow, Schedules
 from .due import due, slot_of_now
 from .slot_tasks import tasks_for

@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 from random import Random
 
 from .._core.result import Err, Ok
+from .._declare.schedule import Schedule
 from .._payload.envelope import TaskSendPayload
 from .._payload.ids import slot_task_id
 from .._payload.send_error import TaskSendError
-from .._task.host import Host
-from .._task.recurring import Schedule
-from .._task.sealing import NOW, row_of, seal
+from .._send.encode_call import NOW, row_of, seal
+from .._send.gateway import Host
 from ..abc import NewTask
 
 

@@ -14,7 +14,7 @@ import anyio.lowlevel
 
 from .._core.config import AppConfig
 from .._core.errors import BrokerError
-from .._task.context import ContextLogger
+from .._declare.context import ContextLogger
 from ..abc import Maintenance
 
 EXPIRE_BATCH = 500

@@ -15,11 +15,11 @@ import anyio.abc
 
 from .._core.config import QueueConfig, WorkerConfig
 from .._core.errors import HorsiesError
-from .._task.host import Host
-from .._task.nursery import open_nursery
-from .host import WorkerHost
-from .job import logger
-from .life import Life
+from .._send.gateway import Host
+from .._send.nursery import open_nursery
+from .execution.job import logger
+from .gateway import WorkerHost
+from .incarnation import Life
 
 
 @dataclass(frozen=True, slots=True)

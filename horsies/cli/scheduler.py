@@ -11,7 +11,7 @@ from horsies import Horsies, HorsiesError, Runtime
 
 from .locate import load_app
 from .logs import Log, configure
-from .stopping import stopping_signals
+from .signals import stopping_signals
 
 logger = logging.getLogger("horsies.schedule")
 

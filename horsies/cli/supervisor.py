@@ -30,7 +30,7 @@ import anyio.abc
 from horsies import HorsiesError, WorkerConfig
 
 from .logs import Log, configure
-from .stopping import stopping_signals
+from .signals import stopping_signals
 
 logger = logging.getLogger("horsies.supervisor")
 

@@ -18,7 +18,7 @@ from horsies import Horsies, Runtime, Worker, WorkerConfig
 from .health import Health, health_of, serving
 from .locate import load_app
 from .logs import Log, configure
-from .stopping import stopping_signals
+from .signals import stopping_signals
 from .supervisor import IN_ORDER
 
 logger = logging.getLogger("horsies.worker")

@@ -36,7 +36,7 @@ from horsies.abc import (
     TaskStatus,
 )
 
-from .worlds import HELD, Beat, Task, World, choices, require
+from .state_space import HELD, Beat, Task, World, choices, require
 
 _CRASHED = "WORKER_CRASHED"
 _MILLISECOND = 0.001

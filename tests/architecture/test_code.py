@@ -53,7 +53,7 @@ class TestModule:
 
 def test_the_modules_are_found() -> None:
     names = {str(path.relative_to(PACKAGE)) for path in MODULES}
-    assert {"__init__.py", "_core/result.py", "plugins/postgres/connection.py"} <= names
+    assert {"__init__.py", "_core/result.py", "plugins/postgres/driver/connection.py"} <= names
 
 
 def test_every_promised_name_is_exported() -> None:
@@ -71,8 +71,8 @@ def test_nothing_public_is_left_out_of_all() -> None:
 
 
 PRIVATE = {
-    "plugins/postgres/connection.py": {"_autocommit", "_connect_gen", "_pipeline"},
-    "plugins/postgres/overrides.py": {"_communicate_gen", "_enqueue_sync", "_exit_gen", "_fetch_gen"},
+    "plugins/postgres/driver/connection.py": {"_autocommit", "_connect_gen", "_pipeline"},
+    "plugins/postgres/driver/overrides.py": {"_communicate_gen", "_enqueue_sync", "_exit_gen", "_fetch_gen"},
     "testing/_simulation/scheduler.py": {
         "_ALLOW_DETERMINISTIC_SCHEDULING",
         "_cancel_status",
@@ -81,7 +81,7 @@ PRIVATE = {
         "_scope",
     },
 }
-"""What is private to a library and used all the same; `horsies.plugins.postgres.overrides` says why."""
+"""What is private to a library and used all the same; `horsies.plugins.postgres.driver.overrides` says why."""
 PUBLIC_ALL_THE_SAME = {"_asdict", "_exit", "_fields", "_replace"}
 """Of namedtuples, and of the module os."""
 
@@ -117,7 +117,7 @@ def test_nothing_private_of_a_library_is_used_but_what_is_listed() -> None:
     of_driver = set[str]().union(*(private_names(path.read_text()) for path in driver.rglob("*.py")))
     used = {}
     for name, source in sources.items():
-        derives = name in ("plugins/postgres/connection.py", "plugins/postgres/overrides.py")
+        derives = name in ("plugins/postgres/driver/connection.py", "plugins/postgres/driver/overrides.py")
         listed = PRIVATE.get(name, set())
         foreign = {
             attribute

@@ -19,7 +19,7 @@ from horsies import Horsies, ResilienceConfig, hookspecs
 from horsies._core.limits import SEND_ROWS, STATEMENT_BYTES
 from horsies._schedule.due import LATE, MOST
 from horsies._schedule.scheduler import LAG
-from horsies._worker.finisher import BATCH, BUFFER, BUFFER_BYTES
+from horsies._worker.completer import BATCH, BUFFER, BUFFER_BYTES
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"

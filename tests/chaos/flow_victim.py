@@ -26,9 +26,9 @@ from horsies import (
     WorkerConfig,
     WorkflowBuilder,
 )
-from horsies._workflow import engine
-from horsies.plugins.postgres.session import Fetch, Session
-from horsies.plugins.postgres.statements import Statements
+from horsies._workflow.advance import engine
+from horsies.plugins.postgres.driver.prepared import Statements
+from horsies.plugins.postgres.driver.session import Fetch, Session
 
 RECOVERY = RecoveryConfig(heartbeat_interval=0.25, dead_after=2.0, reap_interval=0.5)
 RESULT = 3

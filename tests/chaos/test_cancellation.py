@@ -19,9 +19,9 @@ import anyio.lowlevel
 import pytest
 
 from horsies import AppConfig, Runtime, WorkerConfig
-from horsies._task.place import Address
-from horsies._worker.process import HEAD, Load
-from horsies._worker.processes import _spawn
+from horsies._declare.placement import Address
+from horsies._worker.execution.process_main import HEAD, Load
+from horsies._worker.execution.process_pool import _spawn
 from horsies.abc import Consumer
 
 from .leaks import Ground, open_ground, shown

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from horsies import Ok, Runtime, TaskStatus, WorkflowHandle, WorkflowStatus
-from horsies._workflow import engine
+from horsies._workflow.advance import engine
 from horsies.testing.postgres import EmbeddedServer, embedded_server
 
 from .flow_victim import PORTION, RESULT, WIDE, make_app

@@ -286,7 +286,7 @@ def test_a_worker_alone_ends_at_its_number_of_tasks(yard: Yard) -> None:
 @both_loops
 def test_a_child_that_does_not_end_is_killed(yard: Yard, backend: str) -> None:
     yard.send("deaf", ())
-    hasty = "from horsies.cli import main, supervisor; supervisor.GRACE = 0.5; main()"
+    hasty = "from horsies.cli import supervisor; from horsies.cli.main import main; supervisor.GRACE = 0.5; main()"
     options = ("--processes", "2", "--drain-timeout", "0.1", "-v", "--backend", backend)
     with yard.worker(*options, launcher=("-c", hasty)) as started:
         started.holders(1)

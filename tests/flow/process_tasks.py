@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import msgspec
 
 from horsies import Err, RetryPolicy, Task, TaskError, TaskResult, task
-from horsies._worker.process import MAGIC, framed
+from horsies._worker.execution.process_main import MAGIC, framed
 
 from .hostile import FAILURES, RESULTS
 

@@ -16,8 +16,8 @@ import pytest
 
 from horsies import Horsies, Runtime, TaskSendErrorCode, TaskSendPayload, blocking
 from horsies._core.limits import SEND_ROWS, STATEMENT_BYTES
-from horsies._runtime.flusher import _Order
-from horsies._task.bulk import SEAL_BATCH
+from horsies._send.batcher import _Order
+from horsies._send.bulk import SEAL_BATCH
 
 from .conftest import Bench, held_up
 from .test_sending import count

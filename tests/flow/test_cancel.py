@@ -157,7 +157,7 @@ async def test_a_request_whose_notice_was_lost_is_found_with_the_next_heartbeat(
 ) -> None:
     recovery = replace(config.recovery, heartbeat_interval=0.05)
     app, signals = Horsies(replace(config, recovery=recovery)), Signals()
-    monkeypatch.setattr("horsies._worker.pump.Pump.notice", lambda self, names: self._wake.set())
+    monkeypatch.setattr("horsies._worker.intake.dispatcher.Pump.notice", lambda self, names: self._wake.set())
 
     @app.task
     async def wait() -> None:

@@ -20,7 +20,7 @@ from horsies import (
     WorkflowHandle,
     WorkflowStatus,
 )
-from horsies._workflow import engine
+from horsies._workflow.advance import engine
 from horsies.abc import Step
 from horsies.plugins.postgres.workflows import PostgresWorkflows
 from horsies.plugins.sqlite.workflows import SqliteWorkflows

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from horsies import AppConfig, Horsies, Ok, QueueConfig, RetryPolicy, Runtime, WorkerConfig
-from horsies._worker import pump
-from horsies._worker.pace import Pace
+from horsies._worker.intake import dispatcher as pump
+from horsies._worker.intake.prefetch import Pace
 
 from .conftest import until
 

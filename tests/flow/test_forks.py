@@ -13,7 +13,7 @@ import pytest
 
 import horsies
 from horsies import AppConfig, Horsies, HorsiesError, Ok, Runtime, WorkerConfig
-from horsies._task.forks import refuse_in_fork
+from horsies._send.forks import refuse_in_fork
 
 pytestmark = pytest.mark.anyio
 

@@ -28,8 +28,8 @@ from horsies import (
     WorkflowBuilder,
 )
 from horsies.abc import BrokerError, NewTask
-from horsies.plugins.postgres import notices
-from horsies.plugins.postgres.session import Connections, Fetch, Target
+from horsies.plugins.postgres.driver import notices
+from horsies.plugins.postgres.driver.session import Connections, Fetch, Target
 from horsies.testing.postgres import EmbeddedServer, embedded_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]

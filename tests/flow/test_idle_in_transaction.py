@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from horsies import AppConfig, Horsies, Ok, RecoveryConfig, RetentionConfig, RetryPolicy, Runtime, TaskError
-from horsies.plugins.postgres import floors
+from horsies.plugins.postgres import claim_cursor as floors
 
 pytestmark = pytest.mark.anyio
 

@@ -25,12 +25,12 @@ from horsies import (
 )
 from horsies._payload.envelope import decode as decode_envelope
 from horsies._payload.ids import new_task_id
-from horsies._workflow.advancer import Following
-from horsies._workflow.apart import MANY_NODES, apart, uncollected
-from horsies._workflow.follow import begun
-from horsies._workflow.spec import encode
-from horsies._workflow.stored import KEPT_BYTES, read_spec
-from horsies._workflow.validate import resolve
+from horsies._workflow.advance.advancer import Following
+from horsies._workflow.advance.stored_workflow import KEPT_BYTES, read_spec
+from horsies._workflow.advance.transition import begun
+from horsies._workflow.definition.spec import encode
+from horsies._workflow.definition.validate import resolve
+from horsies._workflow.offload import MANY_NODES, apart, uncollected
 from horsies.abc import HEAD, LARGE, BrokerError, EndedTask, News, Step
 from horsies.plugins.postgres.consumer import PostgresConsumer
 from horsies.plugins.postgres.workflows import PostgresWorkflows
@@ -117,7 +117,7 @@ async def test_workflow_that_always_fails_by_itself_holds_up_no_other(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As when it takes longer than a statement may: that looks like a database that is away."""
-    monkeypatch.setattr("horsies._task.contact.pauses", lambda *_: iter(lambda: 0.001, None))
+    monkeypatch.setattr("horsies._send.contact.pauses", lambda *_: iter(lambda: 0.001, None))
     caplog.set_level(logging.ERROR, "horsies.workflow")
     async with Runtime(shop.app) as rt:
         runs = [await begin(rt, lone(shop, 1)) for _ in range(5)]
@@ -160,7 +160,7 @@ async def test_workflow_that_always_fails_by_itself_holds_up_no_other(
 
 async def test_workflows_are_advanced_at_once_after_an_outage(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it lasts, none is left alone for it."""
-    monkeypatch.setattr("horsies._task.contact.pauses", lambda *_: iter(lambda: 0.001, None))
+    monkeypatch.setattr("horsies._send.contact.pauses", lambda *_: iter(lambda: 0.001, None))
     failures: list[str] = []
     async with Runtime(shop.app) as rt:
         runs = [await begin(rt, lone(shop, 1)) for _ in range(2)]

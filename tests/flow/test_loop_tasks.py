@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from horsies import AppConfig, CancelOutcome, Horsies, Ok, Runtime, TaskErrorCode, TaskHandle, WorkerConfig
-from horsies._worker.turns import Turns
+from horsies._worker.execution.loop_tasks import Turns
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from horsies import AppConfig, Horsies, Ok, Runtime, TaskContext, TaskErrorCode, WorkerConfig
-from horsies._worker.calling import run_async
+from horsies._worker.execution.invoke import run_async
 
 from .hostile import FAILURES, RESULTS, Closed, Order, Stray, deepest, raising
 

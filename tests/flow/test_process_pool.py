@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from horsies import HorsiesError, Ok, TaskContext, TaskError, task
-from horsies._worker import processes as pool
-from horsies._worker.processes import Processes
+from horsies._worker.execution import process_pool as pool
+from horsies._worker.execution.process_pool import Processes
 
 from . import process_tasks as tasks
 from .process_tasks import is_gone

@@ -24,7 +24,7 @@ from horsies import (
     TaskSendOptions,
     WorkerConfig,
 )
-from horsies._worker import processes
+from horsies._worker.execution import process_pool as processes
 
 from . import process_tasks as tasks
 from .hostile import FAILURES
@@ -97,7 +97,7 @@ async def test_what_fails_there_fails_as_it_would_here(app: Horsies) -> None:
         assert (raised.code, raised.message) == ("UNHANDLED_ERROR", "ValueError: deep inside")
         assert raised.cause.type == "ValueError"
         assert "process_tasks.py" in raised.cause.traceback
-        assert "_worker/process.py" not in raised.cause.traceback
+        assert "_worker/execution/process_main.py" not in raised.cause.traceback
         for what, name in (("is interrupted", "KeyboardInterrupt"), ("exits", "SystemExit")):
             ended = await error(what)
             assert (ended.code, ended.cause.type) == ("UNHANDLED_ERROR", name)

@@ -22,7 +22,7 @@ from horsies import (
     TaskSendOptions,
     WorkerConfig,
 )
-from horsies._worker.finisher import TRIES_ASIDE
+from horsies._worker.completer import TRIES_ASIDE
 
 pytestmark = pytest.mark.anyio
 

@@ -117,7 +117,7 @@ async def test_a_result_beyond_what_postgres_takes_is_refused_before_it_is_sent(
     postgres_url: str, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server would end the connection for a message of 1 GiB."""
-    monkeypatch.setattr("horsies.plugins.postgres.arrays._MOST", LARGE)
+    monkeypatch.setattr("horsies.plugins.postgres.driver.array_codec._MOST", LARGE)
     app = shop(postgres_url, schema)
     async with Runtime(app) as rt:
         rt.start_worker()

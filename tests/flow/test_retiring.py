@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from horsies import Horsies, HorsiesError, Ok, Runtime, TaskError, Worker, WorkerConfig
-from horsies._worker import memory
-from horsies._worker.memory import resident
+from horsies._worker import memory_limit as memory
+from horsies._worker.memory_limit import resident
 
 from .conftest import Bench
 

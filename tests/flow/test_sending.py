@@ -26,7 +26,7 @@ from horsies import (
     TaskStatus,
     WorkerConfig,
 )
-from horsies._runtime import flusher
+from horsies._send import batcher as flusher
 
 from .conftest import Bench
 
@@ -320,7 +320,7 @@ async def test_an_error_in_a_transaction_is_not_sent_again(bench: Bench) -> None
 async def test_a_send_that_waits_too_long_in_a_transaction_ends_in_an_error(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("horsies.plugins.postgres.joining.PATIENCE", 0.2)
+    monkeypatch.setattr("horsies.plugins.postgres.caller_transaction.PATIENCE", 0.2)
     async with Runtime(bench.app) as rt:
         add = keyed(bench.add.handle(rt), "k")
         with psycopg.connect(bench.app.config.url) as holder, psycopg.connect(bench.app.config.url) as waiter:

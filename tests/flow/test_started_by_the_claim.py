@@ -26,7 +26,7 @@ from horsies import (
     TaskStatus,
     WorkerConfig,
 )
-from horsies._worker import claims
+from horsies._worker.intake import claimer as claims
 from horsies.abc import Claim, Consumer, Promotion, StartOutcome
 from horsies.testing._conformance.stage import bury
 

@@ -30,9 +30,9 @@ from horsies import (
     Worker,
     WorkerConfig,
 )
-from horsies._worker import pump
-from horsies._worker.finisher import Finisher
-from horsies._worker.pace import LOOKED_BACK, Pace
+from horsies._worker.completer import Finisher
+from horsies._worker.intake import dispatcher as pump
+from horsies._worker.intake.prefetch import LOOKED_BACK, Pace
 from horsies.abc import Claim, Consumer, Start, StartOutcome
 
 from .conftest import until

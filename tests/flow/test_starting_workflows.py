@@ -32,7 +32,7 @@ from horsies import (
     blocking,
 )
 from horsies._payload.ids import new_task_id
-from horsies._payload.start import arguments_sha
+from horsies._payload.start_payload import arguments_sha
 from horsies.abc import BrokerError
 
 pytestmark = pytest.mark.anyio

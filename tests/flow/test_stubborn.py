@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from horsies import AppConfig, CancelOutcome, Horsies, Ok, Runtime, TaskSendOptions, WorkerConfig
-from horsies._worker import life, runner
+from horsies._worker import incarnation as life
+from horsies._worker.execution import executor as runner
 
 from .conftest import until
 

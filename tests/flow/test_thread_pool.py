@@ -16,7 +16,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
-from horsies._worker.threads import Threads
+from horsies._worker.execution.thread_pool import Threads
 
 pytestmark = pytest.mark.anyio
 

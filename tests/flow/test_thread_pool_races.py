@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from horsies._worker.threads import Threads
+from horsies._worker.execution.thread_pool import Threads
 
 pytestmark = pytest.mark.anyio
 

@@ -14,9 +14,9 @@ import anyio
 import pytest
 
 from horsies import AppConfig, Horsies, Ok, Runtime, TaskContext, TaskSendOptions
-from horsies._worker.calling import run_sync
-from horsies._worker.job import Job, prepare
-from horsies._worker.threads import Threads
+from horsies._worker.execution.invoke import run_sync
+from horsies._worker.execution.job import Job, prepare
+from horsies._worker.execution.thread_pool import Threads
 from horsies.abc import ClaimedTask, Lease
 
 from .conftest import until

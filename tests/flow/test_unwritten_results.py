@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from horsies import AppConfig, Horsies, QueueConfig, ResilienceConfig, Runtime, Worker, WorkerConfig
-from horsies._worker import finisher
+from horsies._worker import completer as finisher
 
 from .conftest import held_up
 

@@ -264,7 +264,7 @@ async def test_a_timeout_that_is_no_time_is_refused(bench: Bench) -> None:
 async def test_get_without_time_is_bounded_while_the_database_is_away(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("horsies._task.handle.FIRST_LOOK", 0.05)
+    monkeypatch.setattr("horsies._send.task_handle.FIRST_LOOK", 0.05)
     async with Runtime(bench.app) as rt:
 
         async def away(task_ids: Any) -> Any:

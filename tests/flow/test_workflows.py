@@ -34,7 +34,7 @@ from horsies import (
     blocking,
 )
 from horsies._payload.ids import new_task_id
-from horsies._workflow.advancer import Advancer
+from horsies._workflow.advance.advancer import Advancer
 from horsies.abc import News, Step
 
 from .conftest import until

@@ -25,8 +25,8 @@ from horsies import (
     task,
 )
 from horsies._payload.ids import new_task_id, node_task_id
-from horsies._workflow.follow import begun
-from horsies._workflow.validate import resolve
+from horsies._workflow.advance.transition import begun
+from horsies._workflow.definition.validate import resolve
 from horsies.abc import NewWorkflow
 from horsies.plugins.postgres.workflows import PostgresWorkflows
 from horsies.plugins.sqlite.workflows import SqliteWorkflows
@@ -61,7 +61,7 @@ async def test_who_has_no_workflows_looks_for_forgotten_ones_now_and_then(
         for _ in range(3):
             await rt.recover_workflows()
         assert looks == [0]
-        monkeypatch.setattr("horsies._workflow.advancer.SELDOM", 0.0)
+        monkeypatch.setattr("horsies._workflow.advance.advancer.SELDOM", 0.0)
         forgotten = by_hand(rt, app)
         await rt.workflows.start(forgotten)
         await rt.broker.control.cancel([node_task_id(forgotten.workflow_id, 0, 1)])
@@ -69,7 +69,7 @@ async def test_who_has_no_workflows_looks_for_forgotten_ones_now_and_then(
         await rt.recover_workflows()
         assert looks == [0, 1]
         assert (await rt.workflow(forgotten.workflow_id).get(timeout=10)).unwrap_err().code == "WORKFLOW_FAILED"
-        monkeypatch.setattr("horsies._workflow.advancer.SELDOM", 60.0)
+        monkeypatch.setattr("horsies._workflow.advance.advancer.SELDOM", 60.0)
         for _ in range(3):
             await rt.recover_workflows()
         assert looks == [0, 1, 0, 0, 0]

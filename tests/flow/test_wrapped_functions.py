@@ -30,7 +30,7 @@ from horsies import (
     WorkerConfig,
     WorkflowBuilder,
 )
-from horsies._task.host import Environment
+from horsies._send.gateway import Environment
 
 from .conftest import until
 

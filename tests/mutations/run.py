@@ -25,7 +25,7 @@ TESTS = (
     "tests/brokers",
     "tests/plugins/test_postgres_session.py",
     "tests/plugins/test_postgres_plans.py",
-    "tests/plugins/test_postgres_floors.py",
+    "tests/plugins/test_postgres_claim_cursor.py",
     "tests/plugins/test_postgres_schedules.py",
     "tests/plugins/test_postgres_workflows.py",
     "tests/flow/test_bad_rows.py",

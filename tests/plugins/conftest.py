@@ -12,7 +12,7 @@ from pgbouncer import BINARY, PgBouncer, open_pgbouncer
 from sessions import opened
 
 from horsies import AppConfig
-from horsies.plugins.postgres import connection
+from horsies.plugins.postgres.driver import connection
 from horsies.testing.broker import Stage
 
 

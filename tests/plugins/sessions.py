@@ -11,7 +11,7 @@ import psycopg
 
 from horsies import AppConfig, Horsies, Runtime
 from horsies.abc import Broker, Transactional
-from horsies.plugins.postgres.session import Session
+from horsies.plugins.postgres.driver.session import Session
 from horsies.testing.broker import T0
 
 FOREVER = "60s"

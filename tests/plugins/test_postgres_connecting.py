@@ -18,7 +18,7 @@ import anyio
 import psycopg
 import pytest
 
-from horsies.plugins.postgres.connection import connect
+from horsies.plugins.postgres.driver.connection import connect
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 

@@ -14,8 +14,8 @@ from psycopg import generators
 from psycopg.pq import TransactionStatus
 
 from horsies import HorsiesError
-from horsies.plugins.postgres import overrides
-from horsies.plugins.postgres.connection import AnyioConnection, WaitExpired, connect
+from horsies.plugins.postgres.driver import overrides
+from horsies.plugins.postgres.driver.connection import AnyioConnection, WaitExpired, connect
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 

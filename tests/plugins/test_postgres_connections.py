@@ -12,7 +12,7 @@ import pytest
 from sessions import pid
 
 from horsies.abc import BrokerError
-from horsies.plugins.postgres.session import Connections, Session, Target
+from horsies.plugins.postgres.driver.session import Connections, Session, Target
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 

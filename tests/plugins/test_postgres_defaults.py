@@ -16,10 +16,10 @@ from pgbouncer import BINARY, open_pgbouncer
 from psycopg.conninfo import conninfo_to_dict
 
 from horsies import AppConfig, Horsies, HorsiesError, Ok, QueueConfig, Runtime, TaskSendOptions, WorkerConfig
-from horsies.plugins.postgres.connection import connect
-from horsies.plugins.postgres.pool import ConnectionPool
-from horsies.plugins.postgres.session import Connections, Target
-from horsies.plugins.postgres.settings import limited
+from horsies.plugins.postgres.driver.connection import connect
+from horsies.plugins.postgres.driver.pool import ConnectionPool
+from horsies.plugins.postgres.driver.session import Connections, Target
+from horsies.plugins.postgres.driver.settings import limited
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

@@ -25,11 +25,11 @@ from horsies import (
     Runtime,
 )
 from horsies.abc import Topic
-from horsies.plugins.postgres import hosts
-from horsies.plugins.postgres.connection import connect
-from horsies.plugins.postgres.pool import ConnectionPool
-from horsies.plugins.postgres.session import Connections, Session, Target
-from horsies.plugins.postgres.sharing import Sharing
+from horsies.plugins.postgres.driver import hosts
+from horsies.plugins.postgres.driver.connection import connect
+from horsies.plugins.postgres.driver.pool import ConnectionPool
+from horsies.plugins.postgres.driver.session import Connections, Session, Target
+from horsies.plugins.postgres.driver.sharing import Sharing
 from horsies.testing.postgres import embedded_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]

@@ -10,8 +10,8 @@ import pytest
 from everything import OLD, config_for, make_old, role, use_everything
 from pgbouncer import BINARY, open_pgbouncer
 
-from horsies.plugins.postgres.migrating import migrate_database
 from horsies.plugins.postgres.schema import newest_version
+from horsies.plugins.postgres.schema_commands import migrate_database
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

@@ -12,11 +12,11 @@ from everything import role
 from sessions import pid
 
 from horsies.abc import BrokerError
-from horsies.plugins.postgres import lending
-from horsies.plugins.postgres.connection import connect
-from horsies.plugins.postgres.pool import ConnectionPool
-from horsies.plugins.postgres.session import Connections, Session, Target
-from horsies.plugins.postgres.sharing import Sharing, is_full
+from horsies.plugins.postgres.driver import lending
+from horsies.plugins.postgres.driver.connection import connect
+from horsies.plugins.postgres.driver.pool import ConnectionPool
+from horsies.plugins.postgres.driver.session import Connections, Session, Target
+from horsies.plugins.postgres.driver.sharing import Sharing, is_full
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 

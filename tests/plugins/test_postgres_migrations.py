@@ -18,8 +18,9 @@ from sessions import opened
 
 from horsies import AppConfig, HorsiesError, PoolConfig
 from horsies.abc import Migrating
-from horsies.plugins.postgres import horsies_brokers, migrating, upgrade
+from horsies.plugins.postgres import horsies_brokers, upgrade
 from horsies.plugins.postgres import schema as schema_module
+from horsies.plugins.postgres import schema_commands as migrating
 from horsies.plugins.postgres.queries import read_sql
 from horsies.plugins.postgres.schema import Step, migrations, newest_version, record_sql, steps, upgrade_sql
 

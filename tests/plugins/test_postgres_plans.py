@@ -15,9 +15,9 @@ import pytest
 from horsies import AppConfig, PoolConfig
 from horsies.abc import Transactional
 from horsies.plugins.postgres import horsies_brokers
-from horsies.plugins.postgres.connection import AnyioConnection
+from horsies.plugins.postgres.driver.connection import AnyioConnection
+from horsies.plugins.postgres.driver.session import Row, Target, connect_hot
 from horsies.plugins.postgres.queries import named_queries
-from horsies.plugins.postgres.session import Row, Target, connect_hot
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -16,8 +16,8 @@ import psycopg_pool
 import pytest
 from psycopg.rows import dict_row
 
-from horsies.plugins.postgres.connection import AnyioConnection, connect
-from horsies.plugins.postgres.pool import ConnectionPool
+from horsies.plugins.postgres.driver.connection import AnyioConnection, connect
+from horsies.plugins.postgres.driver.pool import ConnectionPool
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 

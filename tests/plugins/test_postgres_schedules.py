@@ -15,8 +15,8 @@ from sessions import FOREVER, Hold, holding, opened, pooled, quick_commit, slow_
 
 from horsies import AppConfig, PoolConfig, ResilienceConfig
 from horsies.abc import Broker, BrokerError, Firing, Schedules, Scheduling, Topic
-from horsies.plugins.postgres import connection
 from horsies.plugins.postgres import schedules as module
+from horsies.plugins.postgres.driver import connection
 from horsies.testing._conformance.scheduling import NAME, begins, fires, for_slot, present, slot, standing
 from horsies.testing.broker import Stage, new_task
 

@@ -16,13 +16,13 @@ from everything import role
 from sessions import pid
 
 from horsies.abc import BrokerError
-from horsies.plugins.postgres import session as module
-from horsies.plugins.postgres.connection import AnyioConnection, connect
-from horsies.plugins.postgres.notices import Notices
-from horsies.plugins.postgres.pool import ConnectionPool
-from horsies.plugins.postgres.session import Connections, Row, Session, Target
-from horsies.plugins.postgres.settings import limited
-from horsies.plugins.postgres.transaction import Borrowing
+from horsies.plugins.postgres.driver import session as module
+from horsies.plugins.postgres.driver.connection import AnyioConnection, connect
+from horsies.plugins.postgres.driver.notices import Notices
+from horsies.plugins.postgres.driver.pool import ConnectionPool
+from horsies.plugins.postgres.driver.session import Connections, Row, Session, Target
+from horsies.plugins.postgres.driver.settings import limited
+from horsies.plugins.postgres.driver.transaction import Borrowing
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 

@@ -13,10 +13,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from horsies import AppConfig, Horsies, HorsiesError, Runtime
-from horsies.plugins.postgres.connection import connect
-from horsies.plugins.postgres.pool import ConnectionPool
-from horsies.plugins.postgres.session import Target
-from horsies.plugins.postgres.target import connect_parameters, describe, require_conninfo
+from horsies.plugins.postgres.driver.connection import connect
+from horsies.plugins.postgres.driver.pool import ConnectionPool
+from horsies.plugins.postgres.driver.session import Target
+from horsies.plugins.postgres.driver.url import connect_parameters, describe, require_conninfo
 
 PLACES = [
     "postgresql://u:{}@h/db",

@@ -21,7 +21,7 @@ from sessions import FOREVER, Hold, holding, opened, pooled, quick_commit, slow_
 from horsies import AppConfig, Horsies, NodeStatus, PoolConfig, ResilienceConfig, Runtime, WorkflowBuilder
 from horsies.abc import LARGE, Broker, BrokerError, EnqueueOutcome, Start, Step, Workflowing, Workflows
 from horsies.plugins.postgres import workflows as module
-from horsies.plugins.postgres.connection import AnyioConnection
+from horsies.plugins.postgres.driver.connection import AnyioConnection
 from horsies.plugins.postgres.queries import named_queries
 from horsies.testing._conformance.stage import done
 from horsies.testing._conformance.workflows import FIRST, SECOND, Given, begins, goes_on, node, noting, task_id

@@ -23,8 +23,8 @@ from horsies._core.status import TRANSITIONS
 from horsies.abc import Broker, Claim, Lease
 from horsies.plugins.sqlite.consumer import SqliteConsumer
 from horsies.testing.broker import CHANGES, T0
-from horsies.testing.machine import BrokerMachine, open_roles, run_broker_machine
-from horsies.testing.play import Which
+from horsies.testing.driver import Which
+from horsies.testing.state_machine import BrokerMachine, open_roles, run_broker_machine
 
 DEEP = os.environ.get("HORSIES_DEEP") == "1"
 MINUTES = 60

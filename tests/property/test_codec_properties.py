@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from horsies._payload.codec import CodecError, codec_for
-from horsies._payload.plain import DEEPEST, INT_MAX, INT_MIN
+from horsies._payload.lowering import DEEPEST, INT_MAX, INT_MIN
 from horsies._payload.signature import ArgumentError, CorruptError, describe
 from horsies.plugins.serializers import horsies_serializers
 

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 
 from horsies import AppConfig, Err, Horsies, Ok, TaskError, TaskSendPayload, WorkflowBuilder, WorkflowStartPayload
 from horsies._core.status import NodeStatus, WorkflowStatus
-from horsies._payload import envelope, result
+from horsies._payload import envelope
+from horsies._payload import stored_result as result
 from horsies._payload.codec import codec_for
 from horsies._payload.signature import ArgumentError, CorruptError
-from horsies._workflow import spec
-from horsies._workflow.engine import NodeEnded
-from horsies._workflow.follow import _encode_signal, _read_signal
-from horsies._workflow.plan import State
-from horsies._workflow.stored import encode_state, read_state
-from horsies._workflow.validate import resolve
+from horsies._workflow.advance.engine import NodeEnded
+from horsies._workflow.advance.state import State
+from horsies._workflow.advance.stored_workflow import encode_state, read_state
+from horsies._workflow.advance.transition import _encode_signal, _read_signal
+from horsies._workflow.definition import spec
+from horsies._workflow.definition.validate import resolve
 from horsies.plugins.serializers import JsonSerializer, MsgpackSerializer
 
 pytestmark = pytest.mark.timeout(120)

@@ -1,6 +1,6 @@
 """Workflows beside a naive reading of their rules, which looks at everything after every event.
 
-HORSIES_DEEP=1 tries more. The rules stand in `horsies/_workflow/engine.py`.
+HORSIES_DEEP=1 tries more. The rules stand in `horsies/_workflow/advance/engine.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from horsies._core.status import NODE_TRANSITIONS, WORKFLOW_TRANSITIONS, NodeStatus, WorkflowStatus
-from horsies._workflow import engine
-from horsies._workflow.engine import (
+from horsies._workflow.advance import engine
+from horsies._workflow.advance.engine import (
     Cancelled,
     CancelRest,
     CancelTask,
@@ -35,7 +35,7 @@ from horsies._workflow.engine import (
     advance,
     begin,
 )
-from horsies._workflow.plan import Plan, PlanNode, State
+from horsies._workflow.advance.state import Plan, PlanNode, State
 
 DEEP = os.environ.get("HORSIES_DEEP") == "1"
 pytestmark = pytest.mark.timeout(0 if DEEP else 60)

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 
 from horsies import AppConfig, NodeStatus, Ok, Runtime, TaskContext, WorkflowHandle, WorkflowStatus
 from horsies._core.result import Err
-from horsies._worker.calling import cancelled, run_async
-from horsies._worker.inputs import fetch_inputs
-from horsies._worker.job import Job, conclude, prepare
-from horsies._workflow import engine
-from horsies._workflow.advancer import Following
+from horsies._worker.execution.inputs import fetch_inputs
+from horsies._worker.execution.invoke import cancelled, run_async
+from horsies._worker.execution.job import Job, conclude, prepare
+from horsies._workflow.advance import engine
+from horsies._workflow.advance.advancer import Following
 from horsies.abc import Consumer, Start, StartOutcome
 from horsies.testing._conformance.stage import bury
 

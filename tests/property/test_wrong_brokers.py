@@ -18,8 +18,8 @@ from horsies.plugins.sqlite import control, producer
 from horsies.plugins.sqlite.consumer import SqliteConsumer
 from horsies.plugins.sqlite.queries import named_queries
 from horsies.testing.broker import T0
-from horsies.testing.machine import run_broker_machine
-from horsies.testing.worlds import Disagreement
+from horsies.testing.state_machine import run_broker_machine
+from horsies.testing.state_space import Disagreement
 
 SEARCH = settings(
     deadline=None,

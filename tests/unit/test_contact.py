@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from horsies import BrokerError, ResilienceConfig
-from horsies._task.contact import Backoff, Contact
+from horsies._send.contact import Backoff, Contact
 
 LOST = BrokerError("gone", retryable=True)
 REFUSED = BrokerError("no privilege", code="42501")

@@ -22,8 +22,8 @@ from msgspec import structs
 
 from horsies import RetryPolicy, TaskSendPayload
 from horsies._payload.envelope import Envelope, Input, Origin, decode, encode, sha_of
-from horsies._payload.result import decode_result
 from horsies._payload.signature import describe
+from horsies._payload.stored_result import decode_result
 from horsies.plugins.serializers import horsies_serializers
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -9,7 +9,7 @@ import pytest
 from horsies import Err, HorsiesError, Ok, TaskError, TaskErrorCode, TaskResult, task
 from horsies._core.errors import ErrorCause
 from horsies._payload.codec import codec_for
-from horsies._payload.plain import CodecError
+from horsies._payload.lowering import CodecError
 from horsies._payload.result_argument import ResultCodec, err_argument, ok_argument
 from horsies._payload.signature import ArgumentError
 from horsies.plugins.serializers import horsies_serializers

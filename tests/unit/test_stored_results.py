@@ -16,7 +16,7 @@ from horsies import Err, Ok, TaskError
 from horsies._core.codes import TaskErrorCode
 from horsies._core.errors import ErrorCause
 from horsies._payload.codec import CodecError, codec_for
-from horsies._payload.result import decode_result, encode_result
+from horsies._payload.stored_result import decode_result, encode_result
 from horsies.plugins.serializers import horsies_serializers
 
 SERIALIZERS = horsies_serializers()

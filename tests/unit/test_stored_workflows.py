@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workflow_samples import APP, order, spec_for
 
-from horsies._workflow import stored as module
-from horsies._workflow.spec import NodeSpec, Spec, encode, sealed
-from horsies._workflow.stored import MissingError, SpecReader, StoredSpec, plan_of, stored
-from horsies._workflow.validate import resolve
+from horsies._workflow.advance import stored_workflow as module
+from horsies._workflow.advance.stored_workflow import MissingError, SpecReader, StoredSpec, plan_of, stored
+from horsies._workflow.definition.spec import NodeSpec, Spec, encode, sealed
+from horsies._workflow.definition.validate import resolve
 from horsies.abc import HEAD, Range, Slice, WorkflowRow
 
 ONE = resolve(spec_for(order, APP, 42, "EUR"), APP).nodes[0]

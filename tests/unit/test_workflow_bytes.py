@@ -43,9 +43,9 @@ from horsies import (
     WorkflowBuilder,
     task,
 )
-from horsies._workflow.draft import WorkflowSpec
-from horsies._workflow.spec import Spec, decode, encode
-from horsies._workflow.validate import resolve
+from horsies._workflow.definition.draft import WorkflowSpec
+from horsies._workflow.definition.spec import Spec, decode, encode
+from horsies._workflow.definition.validate import resolve
 
 
 def full() -> Spec:
@@ -93,8 +93,8 @@ def test_the_order_of_names_does_not_matter() -> None:
 PROGRAM = """
 from test_workflow_bytes import DATA
 from workflow_samples import APP, order, spec_for
-from horsies._workflow.spec import encode
-from horsies._workflow.validate import resolve
+from horsies._workflow.definition.spec import encode
+from horsies._workflow.definition.validate import resolve
 print(DATA.hex(), encode(resolve(spec_for(order, APP, order_id=42), APP)).hex())
 """
 

@@ -9,9 +9,9 @@ import pytest
 from workflow_samples import APP, SECRET, add, are, new_app, node, nowhere, problems_of, say, spec_of, stranger
 
 from horsies import Horsies, HorsiesError, NodeRef, Runtime, TaskContext, WorkflowBuilder
-from horsies._workflow.builder import built
-from horsies._workflow.spec import Reference, decode, encode
-from horsies._workflow.validate import resolve
+from horsies._workflow.definition.builder import built
+from horsies._workflow.definition.spec import Reference, decode, encode
+from horsies._workflow.definition.validate import resolve
 
 
 @APP.task

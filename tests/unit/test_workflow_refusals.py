@@ -21,8 +21,8 @@ from horsies import (
     WorkflowBuilder,
     task,
 )
-from horsies._workflow.draft import Draft
-from horsies._workflow.validate import checked, resolve
+from horsies._workflow.definition.draft import Draft
+from horsies._workflow.definition.validate import checked, resolve
 
 NOTHING: Any = None
 
@@ -341,7 +341,7 @@ def test_each_code_has_been_seen_together_with_others() -> None:
 
 
 def test_more_nodes_than_can_be_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("horsies._workflow.validate.MOST_NODES", 3)
+    monkeypatch.setattr("horsies._workflow.definition.validate.MOST_NODES", 3)
 
     def four(wf: WorkflowBuilder) -> None:
         for _ in range(4):

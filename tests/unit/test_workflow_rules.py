@@ -13,7 +13,7 @@ from horsies._core.status import (
     NodeStatus,
     WorkflowStatus,
 )
-from horsies._workflow.engine import (
+from horsies._workflow.advance.engine import (
     Cancelled,
     CancelTask,
     Command,
@@ -28,7 +28,7 @@ from horsies._workflow.engine import (
     advance,
     begin,
 )
-from horsies._workflow.plan import Plan, PlanNode, State
+from horsies._workflow.advance.state import Plan, PlanNode, State
 
 STATUSES = {
     ".": NodeStatus.PENDING,

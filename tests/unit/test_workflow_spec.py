@@ -39,8 +39,8 @@ from horsies import (
     WorkflowBuilder,
     task,
 )
-from horsies._workflow.spec import NodeSpec, Reference, Spec, encode
-from horsies._workflow.validate import resolve
+from horsies._workflow.definition.spec import NodeSpec, Reference, Spec, encode
+from horsies._workflow.definition.validate import resolve
 
 # What a builder makes.
 

@@ -18,8 +18,8 @@ from horsies import (
     Ok,
     TaskError,
 )
-from horsies._workflow.fits import fits, result_fits
-from horsies._workflow.graph import cycles_in
+from horsies._workflow.definition.cycles import cycles_in
+from horsies._workflow.definition.type_compat import fits, result_fits
 
 
 class Animal: ...

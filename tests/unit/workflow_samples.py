@@ -22,10 +22,10 @@ from horsies import (
     task,
 )
 from horsies._payload.envelope import sha_of
-from horsies._workflow.builder import built
-from horsies._workflow.draft import WorkflowSpec
-from horsies._workflow.spec import NodeSpec, Spec, encode
-from horsies._workflow.validate import checked, resolve
+from horsies._workflow.definition.builder import built
+from horsies._workflow.definition.draft import WorkflowSpec
+from horsies._workflow.definition.spec import NodeSpec, Spec, encode
+from horsies._workflow.definition.validate import checked, resolve
 
 SECRET = "s3cret"
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)

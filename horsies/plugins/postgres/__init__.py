@@ -34,18 +34,18 @@ class PostgresBrokerFactory:
 
     async def migrate(self, config: AppConfig, tell: Callable[[str], object]) -> None:
         """See `horsies.abc.Migrating.migrate`."""
-        from .migrating import migrate_database
+        from .schema_commands import migrate_database
 
         await migrate_database(config, tell)
 
     async def upgrade_sql(self, config: AppConfig, tell: Callable[[str], object]) -> str:
         """See `horsies.abc.Migrating.upgrade_sql`."""
-        from .migrating import upgrade_script
+        from .schema_commands import upgrade_script
 
         return await upgrade_script(config, tell)
 
     async def schema_state(self, config: AppConfig) -> SchemaState:
         """See `horsies.abc.Migrating.schema_state`."""
-        from .migrating import schema_state
+        from .schema_commands import schema_state
 
         return await schema_state(config)

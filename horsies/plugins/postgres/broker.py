@@ -24,29 +24,29 @@ from horsies.abc import (
     Workflows,
 )
 
-from .arrays import register_arrays
+from .caller_transaction import JoiningProducer
 from .caps import Caps
-from .connection import AnyioConnection
 from .consumer import PostgresConsumer
 from .control import PostgresControl
-from .failures import broker_error, is_about_notices, translated
-from .home import Home
-from .joining import JoiningProducer
+from .database_identity import Home
+from .driver.array_codec import register_arrays
+from .driver.connection import AnyioConnection
+from .driver.errors import broker_error, is_about_notices, translated
+from .driver.notices import Notices
+from .driver.plain_connection import connect_plain, require_encoding
+from .driver.pool import ConnectionPool
+from .driver.pooler_detection import is_direct, keeps_session
+from .driver.session import Connections, Row, Session, Target
+from .driver.settings import limited
+from .driver.sharing import Sharing
+from .driver.transaction import Borrowing
+from .driver.url import describe, read_url, require_conninfo, require_text, time_to_connect
 from .listener import Listening, warn_of_polling
 from .maintenance import PostgresMaintenance
-from .notices import Notices
-from .opening import connect_plain, require_encoding
-from .pool import ConnectionPool
-from .pooler import is_direct, keeps_session
 from .producer import PostgresProducer
 from .queries import named_queries
 from .reader import PostgresReader
 from .schedules import PostgresSchedules
-from .session import Connections, Row, Session, Target
-from .settings import limited
-from .sharing import Sharing
-from .target import describe, read_url, require_conninfo, require_text, time_to_connect
-from .transaction import Borrowing
 from .upgrade import Progress, migrate
 from .workflows import PostgresWorkflows
 

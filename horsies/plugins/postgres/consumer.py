@@ -26,11 +26,11 @@ from horsies.abc import (
     TaskStatus,
 )
 
-from .advancing import advance_locked, deciding
 from .caps import Caps
-from .damage import Damage, is_damage
-from .floors import Floors
-from .session import Fetch, Row, Session, in_utc
+from .claim_cursor import Floors
+from .damaged_rows import Damage, is_damage
+from .driver.session import Fetch, Row, Session, in_utc
+from .workflow_steps import advance_locked, deciding
 
 _SWEEP = 5_000
 _BEAT = 1.0

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from horsies.abc import CancelOutcome, TaskStatus
 
+from .driver.session import Fetch
 from .producer import is_id
-from .session import Fetch
 
 PORTION = 1_000
 """Tasks that one transaction cancels: others wait for its locks."""

@@ -12,12 +12,12 @@ import psycopg
 from horsies import AppConfig
 from horsies.abc import BrokerError, Listener, Topic
 
-from .connection import AnyioConnection, connect
-from .failures import translated
-from .pooler import is_direct, keeps_session
-from .session import Row
-from .settings import PLAIN, set_up
-from .sharing import ROOM_PAUSE, Sharing, is_full
+from .driver.connection import AnyioConnection, connect
+from .driver.errors import translated
+from .driver.pooler_detection import is_direct, keeps_session
+from .driver.session import Row
+from .driver.settings import PLAIN, set_up
+from .driver.sharing import ROOM_PAUSE, Sharing, is_full
 
 _logger = logging.getLogger("horsies.postgres")
 

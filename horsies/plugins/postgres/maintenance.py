@@ -16,7 +16,7 @@ from horsies import RecoveryConfig
 from horsies.abc import BrokerError
 
 from .consumer import gap_of
-from .session import Row, Session
+from .driver.session import Row, Session
 
 logger = logging.getLogger("horsies.postgres")
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from horsies.abc import BrokerError, Enqueued, EnqueueOutcome, NewTask
 
-from .session import Fetch
+from .driver.session import Fetch
 
 _Standing: TypeAlias = tuple[bytes | None, str | None]
 """The SHA stored under a task's id, and the id of the task that has its unique key."""

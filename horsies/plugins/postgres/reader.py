@@ -7,8 +7,8 @@ from datetime import UTC
 
 from horsies.abc import AttemptRow, QueueRow, StoredResult, TaskRow, TaskStatus
 
+from .driver.session import Fetch, Row, in_utc
 from .producer import is_id
-from .session import Fetch, Row, in_utc
 
 
 class PostgresReader:

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 from horsies.abc import EnqueueOutcome, Firing, NewSchedule, ScheduleBook, ScheduleRow
 
+from .driver.session import Fetch, in_utc
+from .driver.transaction import Borrowing
 from .producer import PostgresProducer
-from .session import Fetch, in_utc
-from .transaction import Borrowing
 
 LOCK_WAIT = "250ms"
 """How long a firing waits for somebody's open transaction; it stays due, and others go on."""

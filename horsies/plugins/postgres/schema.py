@@ -24,9 +24,9 @@ import psycopg
 
 from horsies import HorsiesError
 
-from .connection import AnyioConnection
+from .driver.connection import AnyioConnection
+from .driver.session import Row
 from .queries import quoted, read_sql
-from .session import Row
 
 _FILE = re.compile(r"(\d{3})_[a-z_]+\.sql")
 _STEP = re.compile(r"^-- step: ([^()\n]+?)(?: \((concurrently|validate)\))?$", re.MULTILINE)

@@ -25,9 +25,10 @@ from psycopg import errors
 
 from horsies import AppConfig, HorsiesError
 
-from .connection import AnyioConnection
-from .failures import broker_error
-from .opening import connect_plain
+from .driver.connection import AnyioConnection
+from .driver.errors import broker_error
+from .driver.plain_connection import connect_plain
+from .driver.session import Row
 from .queries import quoted
 from .schema import (
     Step,
@@ -42,7 +43,6 @@ from .schema import (
     steps,
     version_of,
 )
-from .session import Row
 
 _LOCK_WAIT = "150ms"
 _GIVE_WAY = "100ms"

@@ -21,12 +21,12 @@ from horsies.abc import (
     WorkflowSummary,
 )
 
-from .advancing import advance_locked, begin, deciding, slices, workflow_row
-from .home import Home
-from .joining import Joined
+from .caller_transaction import Joined
+from .database_identity import Home
+from .driver.session import Fetch, Session, in_utc
+from .driver.transaction import Borrowing
 from .producer import is_id
-from .session import Fetch, Session, in_utc
-from .transaction import Borrowing
+from .workflow_steps import advance_locked, begin, deciding, slices, workflow_row
 
 LOCK_WAIT = "2s"
 """How long an advance waits for others of the same workflow; its marks stay, and it can be tried again."""

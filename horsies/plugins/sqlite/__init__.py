@@ -39,12 +39,12 @@ class SqliteBrokerFactory:
 
     async def upgrade_sql(self, config: AppConfig, tell: Callable[[str], object]) -> str:
         """See `horsies.abc.Migrating.upgrade_sql`. The script is for the shell `sqlite3`."""
-        from .migrating import upgrade_script
+        from .schema_commands import upgrade_script
 
         return await upgrade_script(config)
 
     async def schema_state(self, config: AppConfig) -> SchemaState:
         """See `horsies.abc.Migrating.schema_state`."""
-        from .migrating import schema_state
+        from .schema_commands import schema_state
 
         return await schema_state(config)

@@ -29,7 +29,7 @@ from .producer import SqliteProducer
 from .reader import SqliteReader
 from .schedules import SqliteSchedules
 from .session import Session, open_session
-from .target import database_path, describe
+from .url import database_path, describe
 from .workflows import SqliteWorkflows
 
 _OLDEST = (3, 37, 0)

@@ -30,11 +30,11 @@ from horsies.abc import (
     Topic,
 )
 
-from .advancing import advance, deciding
-from .damage import Bad, Damage
+from .damaged_rows import Bad, Damage
 from .queries import named_queries
 from .rows import Past, end_task, expire_one, gap_of, take_orphan, try_again
 from .session import Row, Session, Transaction, after, instant, microseconds
+from .workflow_steps import advance, deciding
 
 T = TypeVar("T")
 

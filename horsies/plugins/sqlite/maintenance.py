@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from horsies import RecoveryConfig
 
-from .damage import REFUSALS, reason_of
+from .damaged_rows import REFUSALS, reason_of
 from .queries import named_queries
 from .rows import expire_one, gap_of, take_orphan
 from .session import Row, Session, Transaction, after

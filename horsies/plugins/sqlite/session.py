@@ -22,9 +22,9 @@ import anyio.to_thread
 
 from horsies.abc import Clock, Topic
 
-from .failures import is_busy, translated
+from .errors import is_busy, translated
 from .schema import migrate
-from .target import MEMORY
+from .url import MEMORY
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[Any, ...]

@@ -21,10 +21,10 @@ from horsies.abc import (
     WorkflowSummary,
 )
 
-from .advancing import advance, begin, deciding, slices, workflow_row
 from .producer import is_id
 from .queries import named_queries
 from .session import Row, Session, Transaction, in_utc, instant, microseconds
+from .workflow_steps import advance, begin, deciding, slices, workflow_row
 
 
 class SqliteWorkflows:

@@ -1,0 +1,1 @@
+"""What an application declares: tasks, workflows and schedules."""

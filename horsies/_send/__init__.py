@@ -1,0 +1,1 @@
+"""Sending tasks, and the handles that come back."""

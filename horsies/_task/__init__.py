@@ -1,1 +1,0 @@
-"""Declaring tasks, sending them, and the handles that come back."""

@@ -1,0 +1,152 @@
+"""The starts of a worker: tasks that are CLAIMED and wait to run, and what becomes of a start whose answer is lost.
+
+A start that failed may have been written. Its task stays here and is started again; if that start finds the claim gone,
+the first one was written, and since user code has not run the task goes to another worker.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+
+import anyio
+from msgspec.structs import replace
+
+from ..._core.errors import BrokerError
+from ..._core.status import TaskStatus
+from ..._declare.context import ContextLogger
+from ..._declare.placement import Place
+from ..._send.contact import REMEDY
+from ...abc import Consumer, Finish, Lease, Start, StartOutcome
+from ..completer import Finisher
+from ..execution.job import Job, conclude_interrupted
+from ..gateway import WorkerHost
+
+LOCKED_POLL = 1.0
+"""Seconds before another try to start a task whose row somebody has locked."""
+
+
+class Starts:
+    """Starts tasks of one life of a worker.
+
+    Args:
+        counts: the worker's, for its statistics.
+        until_idle: the worker is to end by itself, so a start that the database refuses for good ends it.
+
+    Attributes:
+        ready: tasks that wait for a slot.
+        starting: tasks that have one, and are started by the next `run_once`.
+        unsure: of tasks in `ready` whose start may have been written.
+    """
+
+    def __init__(
+        self,
+        host: WorkerHost,
+        consumer: Consumer,
+        finisher: Finisher,
+        counts: Counter[str],
+        log: ContextLogger,
+        *,
+        until_idle: bool,
+    ) -> None:
+        self._host = host
+        self._consumer = consumer
+        self._finisher = finisher
+        self._counts = counts
+        self._log = log
+        self._until_idle = until_idle
+        self._retry_max = host.app.config.resilience.retry_max
+        self.ready: deque[Job] = deque()
+        self.starting: list[Job] = []
+        self.unsure: set[Lease] = set()
+
+    def take(self, free: Mapping[Place, int], together: int) -> None:
+        """Take out of `ready` all for which there is a slot where they run.
+
+        Args:
+            free: slots by place.
+            together: slots in all.
+        """
+        waiting, slots = deque[Job](), dict(free)
+        now = anyio.current_time()
+        for job in self.ready:
+            if together > 0 and slots[job.task.place] > 0 and job.not_before <= now:
+                together -= 1
+                slots[job.task.place] -= 1
+                self.starting.append(job)
+            else:
+                waiting.append(job)
+        self.ready = waiting
+
+    async def run_once(self) -> list[Job]:
+        """Start what was taken; the tasks whose user code is to begin now.
+
+        Raises:
+            BrokerError: it failed, and may have been written.
+        """
+        batch = self.starting
+        leases = [job.claimed.lease for job in batch]
+        try:
+            outcomes = await self._try_start(batch)
+            if len(batch) > 1 and all(isinstance(outcome, BrokerError) for outcome in outcomes):
+                raise next(outcome for outcome in outcomes if isinstance(outcome, BrokerError))
+        except BaseException:
+            self.unsure.update(leases)
+            self.ready.extendleft(reversed(batch))
+            raise
+        finally:
+            self.starting = []
+        self._host.contact.answered()
+        started = []
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, BrokerError):
+                self._put_off(job, outcome)
+            elif outcome is StartOutcome.STARTED:
+                started.append(job)
+            elif outcome is StartOutcome.LOCKED:
+                job.not_before = anyio.current_time() + LOCKED_POLL
+                self.ready.append(job)
+            elif outcome is StartOutcome.LOST and job.claimed.lease in self.unsure:
+                self._finisher.add_nowait(_never_ran(job))
+            self._counts["expired"] += outcome is StartOutcome.EXPIRED
+        self.unsure.difference_update(set(leases) - {job.claimed.lease for job in self.ready})
+        return started
+
+    async def _try_start(self, batch: list[Job]) -> list[StartOutcome | BrokerError]:
+        """Start a batch; halve one that the database refuses until the guilty task stands alone.
+
+        Raises:
+            BrokerError: it failed for a reason that passes by itself.
+        """
+        try:
+            return [*await self._consumer.start([Start(job.claimed.lease, job.retry_after_crash) for job in batch])]
+        except BrokerError as error:
+            if error.retryable or (len(batch) == 1 and self._until_idle):
+                raise
+            if len(batch) == 1:
+                return [error]
+            middle = len(batch) // 2
+            return [*await self._try_start(batch[:middle]), *await self._try_start(batch[middle:])]
+
+    def _put_off(self, job: Job, error: BrokerError) -> None:
+        """Keep a task whose start the database refuses, and try again later; the others go on."""
+        pause, task_id = self._retry_max, job.claimed.lease.task_id
+        job.not_before = anyio.current_time() + pause
+        self.ready.append(job)
+        self._log.error(
+            "task %s cannot be started: %s; %s; trying again in %.1f s",
+            *(task_id, error.message, REMEDY, pause),
+            extra={"task_id": task_id},
+        )
+
+    def settle_unsure(self) -> None:
+        """For a worker that stops: see that what it may have started is run by another."""
+        for job in self.ready:
+            if job.claimed.lease in self.unsure:
+                self._finisher.add_nowait(_never_ran(job), has_started=False)
+        self.unsure.clear()
+
+
+def _never_ran(job: Job) -> Finish:
+    """For a start whose answer was lost. It may have been written, but user code has not run, so it may run again."""
+    return replace(conclude_interrupted(job), status=TaskStatus.PENDING, interrupted=True)

@@ -1,0 +1,1 @@
+"""What follows from each end of a task in a workflow."""

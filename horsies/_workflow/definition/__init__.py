@@ -1,0 +1,1 @@
+"""What a workflow consists of: built, checked and frozen."""

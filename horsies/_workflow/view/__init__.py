@@ -1,0 +1,1 @@
+"""What can be seen of a workflow: its results, its nodes, its picture."""

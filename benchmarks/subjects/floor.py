@@ -1,7 +1,7 @@
 """The floor: what SQL alone costs. It sends and drains the rows of horsies without horsies.
 
 A drain is one loop over one of horsies' own connections, with its settings: claim and finish, each statement as the
-worker would run it, for as many tasks as the concurrency permits and at most as many results as the finisher writes at
+worker would run it, for as many tasks as the concurrency permits and at most as many results as the completer writes at
 once. A claim starts what it takes, as the worker's does. No task is looked up, decoded or run. A send is one prepared
 statement of stock psycopg: an INSERT of the same row and its NOTIFY. `send_many` is horsies' own, so that what is
 drained are the same rows.

@@ -10,31 +10,31 @@ import anyio
 import anyio.lowlevel
 
 from .._core.errors import HorsiesError
-from .._send.gateway import Host
+from .._send.gateway import Gateway
 
-_innermost: ContextVar[Host | None] = ContextVar("horsies_runtime", default=None)
-_open_here: anyio.lowlevel.RunVar[tuple[Host, ...]] = anyio.lowlevel.RunVar("horsies_runtimes", ())
+_innermost: ContextVar[Gateway | None] = ContextVar("horsies_runtime", default=None)
+_open_here: anyio.lowlevel.RunVar[tuple[Gateway, ...]] = anyio.lowlevel.RunVar("horsies_runtimes", ())
 
 
-def open_runtimes() -> tuple[Host, ...]:
+def open_runtimes() -> tuple[Gateway, ...]:
     """The open runtimes of the running event loop, oldest first."""
     return _open_here.get(())
 
 
 @contextmanager
-def registered(host: Host) -> Iterator[None]:
-    """While entered, `host` counts as open in this loop and is the innermost one of this context."""
-    _open_here.set((*open_runtimes(), host))
+def registered(gateway: Gateway) -> Iterator[None]:
+    """While entered, `gateway` counts as open in this loop and is the innermost one of this context."""
+    _open_here.set((*open_runtimes(), gateway))
     before = _innermost.get()
-    _innermost.set(host)
+    _innermost.set(gateway)
     try:
         yield
     finally:
         _innermost.set(before)
-        _open_here.set(tuple(other for other in open_runtimes() if other is not host))
+        _open_here.set(tuple(other for other in open_runtimes() if other is not gateway))
 
 
-def current_runtime(purpose: str) -> Host:
+def current_runtime(purpose: str) -> Gateway:
     """The ambient runtime for `purpose`.
 
     Raises:

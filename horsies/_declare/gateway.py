@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .._send.gateway import Host
+from .._send.gateway import Gateway
 from .app import Horsies
 
 
-class AppGateway(Host, Protocol):
+class AppGateway(Gateway, Protocol):
     """An open runtime, with all that its application declares."""
 
     @property

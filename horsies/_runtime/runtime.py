@@ -25,7 +25,7 @@ from .._declare.task import Task
 from .._payload.send_error import TaskSendError
 from .._schedule.scheduler import Scheduler
 from .._send.as_completed import completed
-from .._send.batcher import Flusher
+from .._send.batcher import Batcher
 from .._send.contact import Contact
 from .._send.forks import refuse_in_fork
 from .._send.gateway import NO_CONNECTION, NOTHING_TO_JOIN, Environment
@@ -81,7 +81,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         self._plugins: Plugins | None = None
         self._broker: Broker | None = None
         self._group: anyio.abc.TaskGroup | None = None
-        self._flusher: Flusher
+        self._batcher: Batcher
         self._waiters: Waiters[StoredResult]
         self._advancer = None
         self._workflow_waiters = None
@@ -100,7 +100,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
                 require_store(self._broker)
             lookup = partial(ended_tasks, self._broker)
             self._waiters = Waiters(self._broker, lookup, config.resilience, self.contact)
-            self._flusher = Flusher(self._broker, self.contact)
+            self._batcher = Batcher(self._broker, self.contact)
             self._open_workflows(self._broker)
             with registered(self):
                 async with self._nursery():
@@ -111,7 +111,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         """The task group of this runtime, with its services; workers drain when the body ends in order."""
         try:
             async with open_nursery() as self._group:
-                self._group.start_soon(self._flusher.run)
+                self._group.start_soon(self._batcher.run)
                 self._group.start_soon(self._waiters.run)
                 self._serve_workflows(self._group)
                 yield
@@ -160,12 +160,12 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
 
     @property
     def runtime(self) -> Runtime:
-        """For workers: see `horsies._worker.gateway.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerGateway`."""
         return self
 
     @property
     def context_type(self) -> type[TaskContext]:
-        """For workers: see `horsies._worker.gateway.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerGateway`."""
         return TaskContext
 
     def bind(self, task: Task[P, T]) -> TaskFunction[P, T]:
@@ -347,7 +347,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         await self.keep_schedules(lambda: True)
 
     async def keep_schedules(self, goes_first: Callable[[], bool]) -> None:
-        """For workers: see `horsies._worker.gateway.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerGateway`."""
         await Scheduler(self, require_store(self.broker), goes_first).run()
 
     def as_completed(
@@ -364,10 +364,10 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
     async def submit(
         self, tasks: Sequence[NewTask], *, replay: bool, connection: object | None
     ) -> list[Enqueued | BrokerError]:
-        """For senders: see `horsies._send.gateway.Host`."""
+        """For senders: see `horsies._send.gateway.Gateway`."""
         self.refuse_in_fork()
         if connection is None:
-            return await self._flusher.submit(tasks, replay=replay)
+            return await self._batcher.submit(tasks, replay=replay)
         broker = self.broker
         if not isinstance(broker, Transactional):
             raise ValueError(_NO_TRANSACTIONS)

@@ -18,7 +18,7 @@ from .._payload.send_error import TaskSendError
 from .._schedule.due import slot_of_now
 from .._schedule.scheduler import first_slot
 from .._schedule.slot_tasks import tasks_for
-from .._send.gateway import Host
+from .._send.gateway import Gateway
 from .._send.suppression import code_of
 from .._send.task_function import TaskSendResult, bind
 from .._send.task_handle import TaskHandle
@@ -122,15 +122,15 @@ async def resume(schedule: Schedule, store: Schedules) -> bool:
     return await store.resume(schedule.name, slot)
 
 
-async def trigger(host: Host, schedule: Schedule) -> TaskSendResult[TaskHandle[Any]]:
+async def trigger(gateway: Gateway, schedule: Schedule) -> TaskSendResult[TaskHandle[Any]]:
     """Send what the schedule would, now, beside its slots."""
-    good_until = None if schedule.good_until is None else host.environment.clock() + schedule.good_until
+    good_until = None if schedule.good_until is None else gateway.environment.clock() + schedule.good_until
     options = replace(schedule.options, good_until=good_until, unique_key=schedule.unique_key)
-    return await bind(host, schedule.task).with_options(options).send(*schedule.args, **schedule.kwargs)
+    return await bind(gateway, schedule.task).with_options(options).send(*schedule.args, **schedule.kwargs)
 
 
 async def backfill(
-    host: Host, store: Schedules, schedule: Schedule, start: datetime, end: datetime
+    gateway: Gateway, store: Schedules, schedule: Schedule, start: datetime, end: datetime
 ) -> Ok[BackfillInfo] | Err[TaskSendError]:
     """Send for each slot from `start` to `end` that has come and has no task. Raises: BrokerError."""
     now = (await store.read()).now
@@ -142,10 +142,10 @@ async def backfill(
     slots = _between(schedule, max(start, EPOCH), last) if start <= last else iter(())
     outcomes: list[EnqueueOutcome] = []
     while some := list(islice(slots, SEND_ROWS)):
-        tasks = tasks_for(host, wanted, some, now)
+        tasks = tasks_for(gateway, wanted, some, now)
         if isinstance(tasks, Err):
             return tasks
-        for answer in await host.submit(tasks.value, replay=True, connection=None):
+        for answer in await gateway.submit(tasks.value, replay=True, connection=None):
             if isinstance(answer, BrokerError):
                 return _stopped(schedule, answer, len(outcomes))
             outcomes.append(answer.outcome)

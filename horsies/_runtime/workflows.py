@@ -25,7 +25,7 @@ from .._worker.gateway import UnknownWorkflowError
 from .._workflow.advance.advancer import Advancer, Following
 from .._workflow.advance.expansion import OWN_TASKS, arguments_of, workflow_to_open
 from .._workflow.definition.draft import WorkflowSpec
-from .._workflow.gateway import WorkflowHost
+from .._workflow.gateway import WorkflowGateway
 from .._workflow.view.infos import WorkflowInfo, info_of
 from .._workflow.view.results import outcome_of
 from .._workflow.workflow_function import WorkflowFunction, retry_start, start
@@ -63,15 +63,15 @@ class RunsWorkflows:
         def refuse_in_fork(self) -> None: ...
 
     @property
-    def _host(self) -> WorkflowHost:
+    def _gateway(self) -> WorkflowGateway:
         """The whole of the runtime."""
-        return cast("WorkflowHost", self)
+        return cast("WorkflowGateway", self)
 
     def _open_workflows(self, broker: Broker) -> None:
         """Raises: HorsiesError, HRS-211, the application has workflows and the broker keeps none."""
         if isinstance(broker, Workflowing):
             lookup = partial(resting_workflows, broker.workflows)
-            self._advancer = Advancer(self._host, broker.workflows)
+            self._advancer = Advancer(self._gateway, broker.workflows)
             self._workflow_waiters = Waiters(broker, lookup, self.app.config.resilience, self.contact)
         elif self.app.workflows:
             raise _NO_WORKFLOWS
@@ -102,7 +102,7 @@ class RunsWorkflows:
                 f"workflow {workflow.name!r} is not registered with this runtime's application",
                 ["declare it with @app.workflow"],
             )
-        return WorkflowFunction(self._host, workflow)
+        return WorkflowFunction(self._gateway, workflow)
 
     async def start(
         self, spec: WorkflowSpec, *, workflow_id: str | None = None, good_until: datetime | None = None
@@ -112,13 +112,13 @@ class RunsWorkflows:
         Two starts under one id are one if all that they consist of is the same.
         """
         self.refuse_in_fork()
-        return await start(self._host, spec, workflow_id, good_until)
+        return await start(self._gateway, spec, workflow_id, good_until)
 
     async def retry_start(
         self, failed: TaskSendError | WorkflowStartPayload
     ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
         """Replay a start of any workflow; see `WorkflowFunction.retry_start`."""
-        return await retry_start(self._host, failed)
+        return await retry_start(self._gateway, failed)
 
     async def list_workflows(
         self,
@@ -147,10 +147,10 @@ class RunsWorkflows:
     def workflow(self, workflow_id: str) -> WorkflowHandle[Any]:
         """A handle for a workflow started by anybody, by its id. No I/O."""
         self.refuse_in_fork()
-        return WorkflowHandle(self._host, workflow_id)
+        return WorkflowHandle(self._gateway, workflow_id)
 
     async def start_workflow(self, new: NewWorkflow, connection: object | None) -> Enqueued:
-        """For starts: see `horsies._workflow.gateway.WorkflowHost`."""
+        """For starts: see `horsies._workflow.gateway.WorkflowGateway`."""
         if connection is NO_CONNECTION and isinstance(self.broker, Transactional):
             raise ValueError(NOTHING_TO_JOIN)
         if self._advancer is not None:
@@ -158,7 +158,7 @@ class RunsWorkflows:
         return await self.workflows.start(new, connection=connection)
 
     async def wait_workflow(self, workflow_id: str, timeout: float | None = None) -> WorkflowRow | None:
-        """For handles: see `horsies._workflow.gateway.WorkflowHost`."""
+        """For handles: see `horsies._workflow.gateway.WorkflowGateway`."""
         self.refuse_in_fork()
         if self._workflow_waiters is None:
             raise _NO_WORKFLOWS
@@ -170,14 +170,14 @@ class RunsWorkflows:
 
     @property
     def own_tasks(self) -> Mapping[str, Task[Any, Any]]:
-        """For workers: see `horsies._worker.gateway.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerGateway`."""
         return OWN_TASKS
 
     def require_workflow(self, plain: Mapping[str, Plain], inputs: Set[str]) -> None:
-        """For workers: see `horsies._worker.gateway.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerGateway`."""
         if (name := workflow_to_open(plain)) is None:
             return
-        workflow = self._host.app.workflows.get(name)
+        workflow = self._gateway.app.workflows.get(name)
         if workflow is None:
             raise UnknownWorkflowError(
                 f"no worker knows workflow {name!r}: does the module that declares it get imported?"
@@ -185,30 +185,31 @@ class RunsWorkflows:
         workflow.signature.require_names({*arguments_of(plain), *inputs})
 
     async def workflow_results(self, workflow_ids: Sequence[str]) -> dict[str, TaskResult[Any]]:
-        """For workers: see `horsies._worker.gateway.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerGateway`."""
         rows = [row for workflow_id in workflow_ids if (row := await self.workflows.read(workflow_id)) is not None]
         return {
-            row.workflow_id: await outcome_of(self._host, row, partial(plain_result_of, self._host)) for row in rows
+            row.workflow_id: await outcome_of(self._gateway, row, partial(plain_result_of, self._gateway))
+            for row in rows
         }
 
     def following(self) -> Following:
-        """For workers: see `horsies._worker.gateway.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerGateway`."""
         if self._advancer is None:
             raise _NO_WORKFLOWS
         return Following(self._advancer)
 
     def nodes_ended(self, workflow_ids: Iterable[str]) -> None:
-        """For workers: see `horsies._worker.gateway.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerGateway`."""
         if self._advancer is not None:
             self._advancer.add_nowait(workflow_ids)
 
     async def settle_workflows(self) -> None:
-        """For workers: see `horsies._worker.gateway.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerGateway`."""
         if self._advancer is not None:
             await self._advancer.settle()
 
     async def recover_workflows(self) -> int:
-        """For workers: see `horsies._worker.gateway.WorkerHost`."""
+        """For workers: see `horsies._worker.gateway.WorkerGateway`."""
         return 0 if self._advancer is None else await self._advancer.recover()
 
 

@@ -37,8 +37,8 @@ class Scheduler:
         goes_first: whether it has a reason to, as of now.
     """
 
-    def __init__(self, host: AppGateway, store: Schedules, goes_first: Callable[[], bool]) -> None:
-        self._host = host
+    def __init__(self, gateway: AppGateway, store: Schedules, goes_first: Callable[[], bool]) -> None:
+        self._gateway = gateway
         self._store = store
         self._goes_first = goes_first
         self._was_first = False
@@ -48,10 +48,10 @@ class Scheduler:
 
     async def run(self) -> None:
         """Send until cancelled. What fails is tried again, also if the database refuses it until somebody mends it."""
-        backoff = self._host.contact.backoff()
+        backoff = self._gateway.contact.backoff()
         while True:
             try:
-                pause = min(await self.run_once(), self._host.app.config.resilience.poll_interval)
+                pause = min(await self.run_once(), self._gateway.app.config.resilience.poll_interval)
             except BrokerError as error:
                 await backoff.failed(error, "cannot look after the schedules", logger)
             else:
@@ -67,7 +67,7 @@ class Scheduler:
         firings: list[Firing] = []
         fresh: list[NewSchedule] = []
         next_slots: list[datetime] = []
-        for schedule in self._host.app.schedules.values():
+        for schedule in self._gateway.app.schedules.values():
             row = standing.get(schedule.name)
             if row is None or (row.timing != schedule.timing and not self._has_declared):
                 fresh.append(NewSchedule(schedule.name, schedule.timing, first_slot(schedule, book.now)))
@@ -127,7 +127,7 @@ class Scheduler:
         firing = Firing(schedule.name, row.timing, stored, found.next_slot)
         if not slots:
             return firing
-        tasks = tasks_for(self._host, schedule, slots, now)
+        tasks = tasks_for(self._gateway, schedule, slots, now)
         if isinstance(tasks, Err):
             return _left_out(firing, tasks.error.message)
         return replace(firing, tasks=tasks.value, cancel_previous=schedule.overlap == "cancel_previous")

@@ -81,7 +81,7 @@ class _Row:
         self.order.answer(self.index, answer)
 
 
-class Flusher:
+class Batcher:
     """The one writer of a runtime's sends."""
 
     def __init__(self, broker: Broker, contact: Contact) -> None:

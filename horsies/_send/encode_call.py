@@ -13,7 +13,7 @@ from .._payload.envelope import Envelope, TaskSendPayload
 from .._payload.send_error import TaskSendError
 from .._payload.signature import ArgumentError
 from ..abc import NewTask
-from .gateway import DeclaredTask, Host
+from .gateway import DeclaredTask, Gateway
 from .options import TaskSendOptions, problem_with
 
 NOW = timedelta(0)
@@ -28,7 +28,7 @@ def refuse(task_name: str, why: str) -> Err[TaskSendError]:
 
 
 def seal(
-    host: Host,
+    gateway: Gateway,
     task: DeclaredTask[..., Any],
     options: TaskSendOptions,
     delay: timedelta,
@@ -39,21 +39,21 @@ def seal(
     sent_at: datetime | None = None,
 ) -> Ok[TaskSendPayload] | Err[TaskSendError]:
     """The payload of one call, or what is wrong with it. Its id and its instant are new ones unless they are given."""
-    config, settings = host.app.config, task.settings
-    wrong = problem_with(options, host.app.queues, host.retry_policies)
+    config, settings = gateway.app.config, task.settings
+    wrong = problem_with(options, gateway.app.queues, gateway.retry_policies)
     if wrong is not None:
         return refuse(task.name, wrong)
     try:
-        arguments = task.signature.encode(host.serializers[config.serializer], args, kwargs)
+        arguments = task.signature.encode(gateway.serializers[config.serializer], args, kwargs)
         payload = TaskSendPayload.seal(
             Envelope(
-                task_id=task_id or host.environment.new_id(),
+                task_id=task_id or gateway.environment.new_id(),
                 task_name=task.name,
-                queue=options.queue or host.app.queue_of(task),
+                queue=options.queue or gateway.app.queue_of(task),
                 priority=settings.priority if options.priority is None else options.priority,
                 serializer=config.serializer,
                 arguments=arguments,
-                sent_at=sent_at or host.environment.clock(),
+                sent_at=sent_at or gateway.environment.clock(),
                 delay=delay,
                 good_until=None if options.good_until is None else instant(options.good_until),
                 timeout=settings.timeout if options.timeout is None else positive_span(options.timeout),
@@ -80,7 +80,7 @@ def seal(
 
 
 def reason_not_to_replay(
-    host: Host, task_name: str, payload: TaskSendPayload, *, delayed: bool
+    gateway: Gateway, task_name: str, payload: TaskSendPayload, *, delayed: bool
 ) -> Err[TaskSendError] | None:
     """Why `payload` is no replay for this task; None when nothing speaks against it."""
     if not payload.is_intact():
@@ -101,7 +101,7 @@ def reason_not_to_replay(
         return refuse(task_name, "the payload has a delay or a timeout of more than 1,000 years")
     if (delay > NOW) is not delayed:
         return refuse(task_name, "replay a send with retry_send, and a schedule with retry_schedule")
-    if is_too_old(host, sent_at):
+    if is_too_old(gateway, sent_at):
         return Err(TaskSendError(TaskSendErrorCode.ENQUEUE_FAILED, TOO_OLD, task_id=payload.task_id, payload=payload))
     return None
 
@@ -117,10 +117,10 @@ def has_spans_in_range(payload: TaskSendPayload) -> bool:
     return True
 
 
-def is_too_old(host: Host, sent_at: datetime) -> bool:
+def is_too_old(gateway: Gateway, sent_at: datetime) -> bool:
     """Whether what was sent then may have run and been removed, so that to replay it could run it again."""
-    keep = host.app.config.retention.finished_after
-    return keep is not None and host.environment.clock() - sent_at > keep
+    keep = gateway.app.config.retention.finished_after
+    return keep is not None and gateway.environment.clock() - sent_at > keep
 
 
 def row_of(payload: TaskSendPayload, now: datetime) -> NewTask:

@@ -103,7 +103,7 @@ class Application(Protocol):
     def queue_of(self, task: DeclaredTask[..., Any] | None) -> str: ...
 
 
-class Host(Protocol):
+class Gateway(Protocol):
     """An open runtime, as tasks and handles see it. Its methods raise `BrokerError`."""
 
     @property
@@ -128,7 +128,7 @@ class Host(Protocol):
     async def submit(
         self, tasks: Sequence[NewTask], *, replay: bool, connection: object | None
     ) -> list[Enqueued | BrokerError]:
-        """Have `tasks`, `SEND_ROWS` at most, written by the flusher or through the caller's `connection`.
+        """Have `tasks`, `SEND_ROWS` at most, written by the batcher or through the caller's `connection`.
 
         One answer for each. A cancelled call withdraws what is still queued.
 

@@ -19,7 +19,7 @@ from .._payload.send_error import TaskSendError
 from ..abc import Enqueued, EnqueueOutcome
 from .bulk import Bulk, open_bulk
 from .encode_call import NOW, reason_not_to_replay, refuse, row_of, seal
-from .gateway import DeclaredTask, Host, joined
+from .gateway import DeclaredTask, Gateway, joined
 from .options import TaskSendOptions, updated
 from .suppression import code_of
 from .task_handle import TaskHandle
@@ -43,12 +43,12 @@ class TaskFunction(Generic[P, T]):
 
     def __init__(
         self,
-        host: Host,
+        gateway: Gateway,
         task: DeclaredTask[P, T],
         options: TaskSendOptions = _NO_OPTIONS,
         connection: object | None = None,
     ) -> None:
-        self._host = host
+        self._gateway = gateway
         self._task = task
         self._options = options
         self._connection = connection
@@ -60,7 +60,7 @@ class TaskFunction(Generic[P, T]):
     @property
     def queue_name(self) -> str:
         """The queue a send goes to."""
-        return getattr(self._options, "queue", None) or self._host.app.queue_of(self._task)
+        return getattr(self._options, "queue", None) or self._gateway.app.queue_of(self._task)
 
     @property
     def priority(self) -> int:
@@ -70,7 +70,7 @@ class TaskFunction(Generic[P, T]):
 
     def with_options(self, options: TaskSendOptions) -> TaskFunction[P, T]:
         """The same task with `options` for its sends; an option that is None stays as it was. Never raises."""
-        return TaskFunction(self._host, self._task, updated(self._options, options), self._connection)
+        return TaskFunction(self._gateway, self._task, updated(self._options, options), self._connection)
 
     def using(self, connection: object) -> TaskFunction[P, T]:
         """The same task, sent in the open transaction of `connection`: it is there with that commit, or never.
@@ -84,7 +84,7 @@ class TaskFunction(Generic[P, T]):
             connection: a psycopg connection to the database of this runtime: a sync one, an async one, the one from
                 `Runtime.transaction`, or the one beneath SQLAlchemy's (`connection.connection.driver_connection`).
         """
-        return TaskFunction(self._host, self._task, self._options, joined(connection))
+        return TaskFunction(self._gateway, self._task, self._options, joined(connection))
 
     async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[TaskHandle[T]]:
         """Enqueue now.
@@ -129,7 +129,7 @@ class TaskFunction(Generic[P, T]):
 
     def _open_bulk(self) -> AbstractAsyncContextManager[Bulk[TaskHandle[T]]]:
         """A `send_many` whose calls come in portions."""
-        self._host.refuse_in_fork()
+        self._gateway.refuse_in_fork()
         enqueue = partial(self._enqueue, replay=False)
         return open_bulk(self._seal_call, enqueue, joined=self._connection is not None)
 
@@ -149,7 +149,7 @@ class TaskFunction(Generic[P, T]):
     async def _send(
         self, delay: timedelta, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> TaskSendResult[TaskHandle[T]]:
-        sealed = seal(self._host, self._task, self._options, delay, args, kwargs)
+        sealed = seal(self._gateway, self._task, self._options, delay, args, kwargs)
         if isinstance(sealed, Err):
             await anyio.lowlevel.checkpoint()
             return sealed
@@ -158,9 +158,9 @@ class TaskFunction(Generic[P, T]):
 
     def _seal_call(self, call: object) -> Ok[TaskSendPayload] | Err[TaskSendError]:
         if isinstance(call, tuple):
-            return seal(self._host, self._task, self._options, NOW, call, {})
+            return seal(self._gateway, self._task, self._options, NOW, call, {})
         if isinstance(call, Mapping) and all(isinstance(name, str) for name in call):
-            return seal(self._host, self._task, self._options, NOW, (), dict(call))
+            return seal(self._gateway, self._task, self._options, NOW, (), dict(call))
         return refuse(
             self.task_name, "a call of send_many is neither a tuple of positional arguments nor a dict of keyword ones"
         )
@@ -168,7 +168,7 @@ class TaskFunction(Generic[P, T]):
     async def _replay(self, failed: TaskSendError | TaskSendPayload, *, delayed: bool) -> TaskSendResult[TaskHandle[T]]:
         payload = failed.payload if isinstance(failed, TaskSendError) else failed
         if isinstance(payload, TaskSendPayload):
-            refusal = reason_not_to_replay(self._host, self.task_name, payload, delayed=delayed)
+            refusal = reason_not_to_replay(self._gateway, self.task_name, payload, delayed=delayed)
             if refusal is None:
                 (answer,) = await self._enqueue([payload], replay=True)
                 return answer
@@ -196,8 +196,8 @@ class TaskFunction(Generic[P, T]):
 
     async def _send_again(self, payloads: Sequence[TaskSendPayload], answers: list[Enqueued | BrokerError]) -> None:
         """Replay what has not reached the database, and put what comes of it into `answers`."""
-        backoff = self._host.contact.backoff()
-        for wait in resend_pauses(self._host):
+        backoff = self._gateway.contact.backoff()
+        for wait in resend_pauses(self._gateway):
             left = [index for index, answer in enumerate(answers) if _is_transient(answer)]
             if not left:
                 return
@@ -207,9 +207,9 @@ class TaskFunction(Generic[P, T]):
                 answers[index] = answer
 
     def _submit(self, payloads: Sequence[TaskSendPayload], *, replay: bool) -> Awaitable[list[Enqueued | BrokerError]]:
-        now = self._host.environment.clock()
+        now = self._gateway.environment.clock()
         rows = [row_of(payload, now) for payload in payloads]
-        return self._host.submit(rows, replay=replay, connection=self._connection)
+        return self._gateway.submit(rows, replay=replay, connection=self._connection)
 
     def _answered(self, payload: TaskSendPayload, answer: Enqueued | BrokerError) -> TaskSendResult[TaskHandle[T]]:
         if isinstance(answer, BrokerError):
@@ -218,7 +218,7 @@ class TaskFunction(Generic[P, T]):
             why = f"task {payload.task_id} is stored with another payload; nothing was changed"
             return self._failed(payload, TaskSendErrorCode.PAYLOAD_MISMATCH, why)
         deduplicated = answer.outcome is EnqueueOutcome.DEDUPLICATED
-        return Ok(TaskHandle(self._host, answer.task_id, deduplicated=deduplicated))
+        return Ok(TaskHandle(self._gateway, answer.task_id, deduplicated=deduplicated))
 
     def _failed(
         self, payload: TaskSendPayload, code: TaskSendErrorCode, why: str, *, retryable: bool = False
@@ -227,26 +227,26 @@ class TaskFunction(Generic[P, T]):
         return Err(TaskSendError(code, message, retryable=retryable, task_id=payload.task_id, payload=payload))
 
 
-def resend_pauses(host: Host) -> Iterator[float]:
+def resend_pauses(gateway: Gateway) -> Iterator[float]:
     """Seconds before each time that what did not reach the database is sent again; none where that is off."""
-    for n in range(RESENDS if host.app.config.resend_on_transient_err else 0):
-        yield min(RESEND_FIRST * 2**n, RESEND_CAP) * host.environment.random.uniform(0.75, 1.25)
+    for n in range(RESENDS if gateway.app.config.resend_on_transient_err else 0):
+        yield min(RESEND_FIRST * 2**n, RESEND_CAP) * gateway.environment.random.uniform(0.75, 1.25)
 
 
 def _is_transient(answer: Enqueued | BrokerError) -> TypeGuard[BrokerError]:
     return isinstance(answer, BrokerError) and answer.retryable
 
 
-def bind(host: Host, task: DeclaredTask[P, T]) -> TaskFunction[P, T]:
-    """`task` bound to `host`.
+def bind(gateway: Gateway, task: DeclaredTask[P, T]) -> TaskFunction[P, T]:
+    """`task` bound to `gateway`.
 
     Raises:
-        HorsiesError: HRS-300 when the host's application has not registered it.
+        HorsiesError: HRS-300 when the gateway's application has not registered it.
     """
-    if host.app.tasks.get(task.name) is not task:
+    if gateway.app.tasks.get(task.name) is not task:
         raise HorsiesError(
             "HRS-300",
             f"task {task.name!r} is not registered with this runtime's application",
             ["declare it with @app.task, or register it: app.include(the_task)"],
         )
-    return TaskFunction(host, task)
+    return TaskFunction(gateway, task)

@@ -19,7 +19,7 @@ from .._core.status import CancelOutcome, TaskStatus
 from .._payload.envelope import decode
 from .._payload.stored_result import decode_result
 from ..abc import StoredResult, TaskRow
-from .gateway import Host
+from .gateway import Gateway
 
 T = TypeVar("T")
 
@@ -78,8 +78,8 @@ class TaskHandle(Generic[T]):
         deduplicated: whether the send found an unfinished task with the same unique key.
     """
 
-    def __init__(self, host: Host, task_id: str, *, deduplicated: bool = False) -> None:
-        self._host = host
+    def __init__(self, gateway: Gateway, task_id: str, *, deduplicated: bool = False) -> None:
+        self._gateway = gateway
         self._result: TaskResult[T] | None = None
         self.task_id = task_id
         self.deduplicated = deduplicated
@@ -100,16 +100,16 @@ class TaskHandle(Generic[T]):
             ValueError: `timeout` is negative, or no time at all.
         """
         seconds = seconds_of(timeout)
-        self._host.refuse_in_fork()
+        self._gateway.refuse_in_fork()
         if self._result is not None:
             await anyio.lowlevel.checkpoint()
             return self._result
         try:
             with anyio.move_on_after(None if seconds is None else max(seconds, FIRST_LOOK)):
-                stored = await self._host.wait_finished(self.task_id, seconds)
+                stored = await self._gateway.wait_finished(self.task_id, seconds)
                 if stored is None:
                     return Err(TaskError(TaskErrorCode.TASK_NOT_FOUND, f"there is no task {self.task_id}"))
-                self._result = result_of(self._host, stored)
+                self._result = result_of(self._gateway, stored)
                 return self._result
         except BrokerError as error:
             return Err(TaskError(TaskErrorCode.BROKER_ERROR, error.message))
@@ -122,7 +122,7 @@ class TaskHandle(Generic[T]):
     ) -> Result[TaskInfo | None, BrokerError]:
         """What is stored of the task now; None when there is no such task."""
         try:
-            row = await self._host.read(self.task_id)
+            row = await self._gateway.read(self.task_id)
         except BrokerError as error:
             return Err(error)
         if row is None:
@@ -130,7 +130,7 @@ class TaskHandle(Generic[T]):
         info = _info_of(row)
         if row.status.is_terminal and (include_result or include_failed_reason):
             result = result_of(
-                self._host, StoredResult(row.task_id, row.task_name, row.status, row.error_code, row.result)
+                self._gateway, StoredResult(row.task_id, row.task_name, row.status, row.error_code, row.result)
             )
             info = replace(
                 info,
@@ -149,7 +149,7 @@ class TaskHandle(Generic[T]):
         tried again.
         """
         try:
-            return Ok(await self._host.cancel(self.task_id))
+            return Ok(await self._gateway.cancel(self.task_id))
         except BrokerError as error:
             return Err(error)
 
@@ -165,12 +165,12 @@ def seconds_of(timeout: object) -> float | None:
         raise ValueError(f"timeout of get() {error}") from None
 
 
-def plain_result_of(host: Host, stored: StoredResult) -> TaskResult[Any]:
+def plain_result_of(gateway: Gateway, stored: StoredResult) -> TaskResult[Any]:
     """The result of a task that has ended, a value as plain builtins."""
-    return result_of(host, stored, is_plain=True)
+    return result_of(gateway, stored, is_plain=True)
 
 
-def result_of(host: Host, stored: StoredResult, *, is_plain: bool = False) -> TaskResult[Any]:
+def result_of(gateway: Gateway, stored: StoredResult, *, is_plain: bool = False) -> TaskResult[Any]:
     """The result of a task that has ended, decoded to its return type where this application knows the task."""
     if stored.status is TaskStatus.EXPIRED:
         return Err(TaskError(TaskErrorCode.TASK_EXPIRED, "good_until passed before the task could begin"))
@@ -182,10 +182,10 @@ def result_of(host: Host, stored: StoredResult, *, is_plain: bool = False) -> Ta
         return Err(TaskError(TaskErrorCode.WORKER_SERIALIZATION_ERROR, "the stored row of the task cannot be used"))
     if stored.result is None:
         return Err(TaskError(TaskErrorCode.RESULT_NOT_AVAILABLE, f"task {stored.task_id} has no stored result"))
-    task = None if is_plain else host.app.tasks.get(stored.task_name)
+    task = None if is_plain else gateway.app.tasks.get(stored.task_name)
     codec = None if task is None else task.signature.return_codec
     try:
-        result: TaskResult[Any] = decode_result(stored.result, codec, host.serializers)
+        result: TaskResult[Any] = decode_result(stored.result, codec, gateway.serializers)
     except ValueError as error:
         return Err(TaskError(TaskErrorCode.RESULT_DESERIALIZATION_ERROR, f"task {stored.task_name!r}: {error}"))
     return result

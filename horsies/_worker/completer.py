@@ -33,7 +33,7 @@ from .._declare.context import ContextLogger
 from .._payload.stored_result import encode_result
 from .._send.contact import REMEDY, Backoff
 from ..abc import Consumer, Finish, Lease
-from .gateway import WorkerHost
+from .gateway import WorkerGateway
 
 BATCH = 200
 BUFFER = 2_000
@@ -67,7 +67,7 @@ class _Aside:
     written: int = 0
 
 
-class Finisher:
+class Completer:
     """The one writer of a worker's results.
 
     Args:
@@ -81,7 +81,7 @@ class Finisher:
 
     def __init__(
         self,
-        host: WorkerHost,
+        gateway: WorkerGateway,
         consumer: Consumer,
         counts: Counter[str],
         log: ContextLogger,
@@ -89,10 +89,10 @@ class Finisher:
         *,
         until_idle: bool = False,
     ) -> None:
-        self._host = host
+        self._gateway = gateway
         self._consumer = consumer
-        self._resilience = host.app.config.resilience
-        self._environment = host.environment
+        self._resilience = gateway.app.config.resilience
+        self._environment = gateway.environment
         self.freed: Callable[[], None] = lambda: None
         self._buffer: list[Finish] = []
         self._unwritten = 0
@@ -106,7 +106,7 @@ class Finisher:
         self._written = written
         self._written_count = 0
         self._until_idle = until_idle
-        self._contact = host.contact
+        self._contact = gateway.contact
         self._pausing: anyio.CancelScope | None = None
         self._aside: deque[_Aside] = deque()
         self._aside_until = math.inf
@@ -187,7 +187,7 @@ class Finisher:
         """
         backoff = self._contact.backoff()
         workflow_ids = {end.workflow_id for end in batch if end.workflow_id is not None}
-        following = self._host.following() if workflow_ids else None
+        following = self._gateway.following() if workflow_ids else None
         failures, answers = 0, self._contact.answers
         while True:
             began = anyio.current_time()
@@ -222,7 +222,7 @@ class Finisher:
             if following is not None:
                 following.committed(workflow_ids)
             elif workflow_ids:
-                self._host.nodes_ended(workflow_ids)
+                self._gateway.nodes_ended(workflow_ids)
             self._note_written(batch, written)
             return
 
@@ -337,7 +337,7 @@ class Finisher:
         self._contact.answered()
         self._log.error("task %s: %s", task_id, message, extra={"task_id": task_id})
         if end.workflow_id is not None:
-            self._host.nodes_ended({end.workflow_id})
+            self._gateway.nodes_ended({end.workflow_id})
         self._note_written([end], written)
         return True
 

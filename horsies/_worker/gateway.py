@@ -28,7 +28,7 @@ class Following(Protocol):
         ...
 
 
-class WorkerHost(AppGateway, Protocol):
+class WorkerGateway(AppGateway, Protocol):
     """An open runtime, as a worker sees it."""
 
     @property

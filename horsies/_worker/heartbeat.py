@@ -15,15 +15,15 @@ from .._core.errors import BrokerError
 from .._declare.context import ContextLogger
 from .._send.contact import Contact
 from ..abc import Broker, Consumer, Topic
-from .intake.dispatcher import Pump
+from .intake.dispatcher import Dispatcher
 from .leader import Leader
 
 KNOCK = 7
 """Tries of the heartbeat for each `retry_max` while the database is away: its answer ends all other pauses."""
 
 
-class Services:
-    """The services of one life of a worker.
+class Heartbeat:
+    """The services of one incarnation of a worker.
 
     Args:
         die: called with the reason once the worker is dead.
@@ -34,7 +34,7 @@ class Services:
         self,
         broker: Broker,
         consumer: Consumer,
-        pump: Pump,
+        dispatcher: Dispatcher,
         leader: Leader,
         contact: Contact,
         config: AppConfig,
@@ -45,7 +45,7 @@ class Services:
     ) -> None:
         self._broker = broker
         self._consumer = consumer
-        self._pump = pump
+        self._pump = dispatcher
         self._leader = leader
         self._contact = contact
         self._recovery = config.recovery
@@ -55,7 +55,7 @@ class Services:
         self._die = die
         self._is_dead = False
         self._look_wanted = anyio.Event()
-        pump.look_soon = self.look_soon
+        dispatcher.look_soon = self.look_soon
 
     async def sign_on(self) -> None:
         """Register the worker, however long the database is away, or refuses it.
@@ -174,6 +174,6 @@ class Services:
                     self.look_soon()
                     while True:
                         self._pump.notice(await listener.receive())
-                        await anyio.lowlevel.checkpoint()  # the pump sends its claim before this waits again
+                        await anyio.lowlevel.checkpoint()  # the dispatcher sends its claim before this waits again
             except BrokerError as error:
                 await backoff.failed(error, f"worker {self._pump.worker_id}: no notifications", self._log)

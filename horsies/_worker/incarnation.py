@@ -1,14 +1,14 @@
-"""One life of a worker: from joining under a new identity until it leaves, or is found dead.
+"""One incarnation of a worker: from joining under a new identity until it leaves, or is found dead.
 
 Dead is a worker whose registration somebody removed because its heartbeat was old; one that thaws after having been
 frozen for `dead_after` counts itself dead without asking. Its running tasks are cancelled, and whatever it still writes
-is fenced by claim numbers. A new life follows under another identity, so the two never mix.
+is fenced by claim numbers. A new incarnation follows under another identity, so the two never mix.
 
-Nesting, from the outside: the consumer; the services (finisher and heartbeat are shielded, so that results are written
-and the claims stay ours while tasks end); the pump. The running tasks have a parent beside the life, because an async
-one that swallows its cancellation outlasts it. On the way out the running tasks end first, then what they
-produced is written, then what was claimed and never started is given back. Each step is bounded, also when the database
-hangs: what is left behind then is found by those who reap.
+Nesting, from the outside: the consumer; the services (completer and heartbeat are shielded, so that results are written
+and the claims stay ours while tasks end); the dispatcher. The running tasks have a parent beside the incarnation,
+because an async one that swallows its cancellation outlasts it. On the way out the running tasks end first, then what
+they produced is written, then what was claimed and never started is given back. Each step is bounded, also when the
+database hangs: what is left behind then is found by those who reap.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .._core.errors import BrokerError
 from .._declare.context import ContextLogger
 from .._declare.placement import Place
 from ..abc import Consumer
-from .completer import Finisher
-from .execution.executor import Runner
+from .completer import Completer
+from .execution.executor import Executor
 from .execution.job import GRACE, logger
-from .gateway import WorkerHost
-from .heartbeat import Services
-from .intake.dispatcher import Pump
+from .gateway import WorkerGateway
+from .heartbeat import Heartbeat
+from .intake.dispatcher import Dispatcher
 from .leader import Leader
 from .memory_limit import watch
 
@@ -41,34 +41,34 @@ LAST = 0.5
 """Seconds that a thread or process, which had `GRACE` to end, gets to be heard of."""
 
 
-class Life:
+class Incarnation:
     """One identity and what it does.
 
     Args:
-        counts: of all lives of the worker.
-        abandoned: what is to be said of each task that could not be ended, of all lives.
+        counts: of all incarnations of the worker.
+        abandoned: what is to be said of each task that could not be ended, in any of them.
     """
 
     def __init__(
         self,
-        host: WorkerHost,
+        gateway: WorkerGateway,
         config: WorkerConfig,
         queues: Sequence[QueueConfig],
         *,
         counts: Counter[str],
         abandoned: list[str],
     ) -> None:
-        place = host.environment
+        place = gateway.environment
         self.worker_id = f"{config.name or place.host}:{place.pid}:{place.new_id()[-8:]}"
         self._log = ContextLogger(logger, {"worker_id": self.worker_id})
-        self._host = host
+        self._gateway = gateway
         self._config = config
         self._queues = queues
         self._counts = counts
         self._abandoned = abandoned
-        self.pump: Pump | None = None
+        self.dispatcher: Dispatcher | None = None
         self.leader: Leader | None = None
-        self.services: Services | None = None
+        self.heartbeat: Heartbeat | None = None
         self.held: Mapping[Place, list[str]] = {}
         self.found_dead = False
         self.left_behind = False
@@ -81,17 +81,22 @@ class Life:
     @property
     def _is_capped(self) -> bool:
         caps = [queue.max_concurrency for queue in self._queues]
-        return any(cap is not None for cap in [*caps, self._host.app.config.cluster_wide_cap])
+        return any(cap is not None for cap in [*caps, self._gateway.app.config.cluster_wide_cap])
 
     @property
     def is_ready(self) -> bool:
         """Whether it may claim: registered, heard of lately, and not on its way out."""
-        return self.pump is not None and self.pump.is_alive() and not self._is_stopping and not self.is_retiring
+        return (
+            self.dispatcher is not None
+            and self.dispatcher.is_alive()
+            and not self._is_stopping
+            and not self.is_retiring
+        )
 
     @property
     def is_retiring(self) -> bool:
         """Whether it stops of its own accord, at a limit of its configuration."""
-        return self.pump is not None and self.pump.is_retiring
+        return self.dispatcher is not None and self.dispatcher.is_retiring
 
     def stop_nowait(self) -> None:
         """Claim nothing more, and let what runs end within `drain_timeout`."""
@@ -99,8 +104,8 @@ class Life:
             self._is_stopping = True
             self._joining.cancel()
             self._working.deadline = anyio.current_time() + self._config.drain_timeout
-            if self.pump is not None:
-                self.pump.stop_nowait()
+            if self.dispatcher is not None:
+                self.dispatcher.stop_nowait()
 
     def cut_short(self) -> None:
         """Cancel what runs now."""
@@ -122,23 +127,25 @@ class Life:
             ready: called once it may claim.
             bodies: where the running tasks are. It may last longer than this call.
         """
-        host, app = self._host, self._host.app.config
-        pump: Pump
+        gateway, app = self._gateway, self._gateway.app.config
+        dispatcher: Dispatcher
 
         def written() -> None:
             if self._is_capped:
                 # What has ended makes room under a cap, and where notices do not reach nobody else says so.
-                pump.notice([""])
+                dispatcher.notice([""])
 
         async with AsyncExitStack() as stack:
             consumer = await stack.enter_async_context(
-                host.broker.consumer(self.worker_id, [(q.name, q.priority) for q in self._queues])
+                gateway.broker.consumer(self.worker_id, [(q.name, q.priority) for q in self._queues])
             )
-            maintenance = await stack.enter_async_context(host.broker.maintenance(self.worker_id))
-            finisher = Finisher(host, consumer, self._counts, self._log, written, until_idle=self._config.until_idle)
-            runner = Runner(
-                host,
-                finisher,
+            maintenance = await stack.enter_async_context(gateway.broker.maintenance(self.worker_id))
+            completer = Completer(
+                gateway, consumer, self._counts, self._log, written, until_idle=self._config.until_idle
+            )
+            executor = Executor(
+                gateway,
+                completer,
                 self._config,
                 worker_id=self.worker_id,
                 log=self._log,
@@ -146,13 +153,13 @@ class Life:
                 counts=self._counts,
                 abandoned=self._abandoned,
             )
-            stack.push_async_callback(runner.aclose)
-            self.held = runner.held
-            self.pump = pump = Pump(
-                host,
+            stack.push_async_callback(executor.aclose)
+            self.held = executor.held
+            self.dispatcher = dispatcher = Dispatcher(
+                gateway,
                 consumer,
-                finisher,
-                runner,
+                completer,
+                executor,
                 self._config,
                 worker_id=self.worker_id,
                 log=self._log,
@@ -162,50 +169,50 @@ class Life:
             )
             self.leader = leader = Leader(
                 maintenance,
-                host.recover_workflows,
+                gateway.recover_workflows,
                 app,
                 worker_id=self.worker_id,
                 counts=self._counts,
                 log=self._log,
             )
-            self.services = services = Services(
-                host.broker,
+            self.heartbeat = heartbeat = Heartbeat(
+                gateway.broker,
                 consumer,
-                pump,
+                dispatcher,
                 leader,
-                host.contact,
+                gateway.contact,
                 app,
                 self._log,
                 self.die,
                 until_idle=self._config.until_idle,
             )
             with self._joining:
-                running = await self._sign_on(services, consumer, bodies)
+                running = await self._sign_on(heartbeat, consumer, bodies)
             if self._joining.cancelled_caught:
                 return
             async with anyio.create_task_group() as group:
-                group.start_soon(self._shielded, finisher.run)
-                group.start_soon(self._shielded, runner.serve_threads)
-                group.start_soon(self._shielded, services.keep_beating)
-                group.start_soon(self._shielded, services.keep_looking)
-                group.start_soon(self._shielded, services.notice_freezes)
-                group.start_soon(services.listen)
-                group.start_soon(services.keep_leading)
+                group.start_soon(self._shielded, completer.run)
+                group.start_soon(self._shielded, executor.serve_threads)
+                group.start_soon(self._shielded, heartbeat.keep_beating)
+                group.start_soon(self._shielded, heartbeat.keep_looking)
+                group.start_soon(self._shielded, heartbeat.notice_freezes)
+                group.start_soon(heartbeat.listen)
+                group.start_soon(heartbeat.keep_leading)
                 group.start_soon(leader.run)
-                if host.app.schedules:
-                    group.start_soon(host.keep_schedules, lambda: leader.leads)
+                if gateway.app.schedules:
+                    group.start_soon(gateway.keep_schedules, lambda: leader.leads)
                 if self._config.max_memory is not None:
-                    group.start_soon(watch, self._config.max_memory, pump.retire_nowait)
+                    group.start_soon(watch, self._config.max_memory, dispatcher.retire_nowait)
                 try:
                     self._log.info("worker %s is ready", self.worker_id)
                     ready()
-                    await self._work(pump, runner, running)
+                    await self._work(dispatcher, executor, running)
                 finally:
-                    await self._clean_up(consumer, pump, finisher)
+                    await self._clean_up(consumer, dispatcher, completer)
                     group.cancel_scope.cancel()
 
     async def _sign_on(
-        self, services: Services, consumer: Consumer, bodies: anyio.abc.TaskGroup
+        self, heartbeat: Heartbeat, consumer: Consumer, bodies: anyio.abc.TaskGroup
     ) -> anyio.abc.TaskGroup:
         """Register; the parent of the running tasks.
 
@@ -213,7 +220,7 @@ class Life:
         found dead in time.
         """
         try:
-            await services.sign_on()
+            await heartbeat.sign_on()
             running: anyio.abc.TaskGroup = await bodies.start(self._hold_running)
             return running
         except anyio.get_cancelled_exc_class():
@@ -235,32 +242,32 @@ class Life:
         finally:
             self._all_ended.set()
 
-    async def _work(self, pump: Pump, runner: Runner, running: anyio.abc.TaskGroup) -> None:
+    async def _work(self, dispatcher: Dispatcher, executor: Executor, running: anyio.abc.TaskGroup) -> None:
         try:
             with self._working:
-                await pump.run(running)
-                if not pump.is_retiring:
+                await dispatcher.run(running)
+                if not dispatcher.is_retiring:
                     self.stop_nowait()
-                await pump.give_back_ready()
-                await pump.wait_reported()
+                await dispatcher.give_back_ready()
+                await dispatcher.wait_reported()
                 self.stop_nowait()
-                await pump.wait_ended()
+                await dispatcher.wait_ended()
         finally:
             running.cancel_scope.cancel()
             with anyio.move_on_after(GRACE, shield=True):
                 await self._all_ended.wait()
             if not self._all_ended.is_set():
-                runner.abandon_rest()
+                executor.abandon_rest()
                 with anyio.move_on_after(LAST, shield=True):  # the others have bounds of their own, of as many seconds
-                    await pump.wait_ended()
+                    await dispatcher.wait_ended()
 
-    async def _clean_up(self, consumer: Consumer, pump: Pump, finisher: Finisher) -> None:
+    async def _clean_up(self, consumer: Consumer, dispatcher: Dispatcher, completer: Completer) -> None:
         """Write what has ended and give back what has not begun, within `CLEANUP` seconds."""
         try:
             with anyio.move_on_after(CLEANUP, shield=True) as cleanup:
-                pump.starts.settle_unsure()
-                await finisher.wait_written(hurry=True)
-                await pump.give_back_lost()
+                dispatcher.starter.settle_unsure()
+                await completer.wait_written(hurry=True)
+                await dispatcher.give_back_lost()
                 left = await consumer.leave()
                 self._counts["given_back"] += left
             if cleanup.cancelled_caught:

@@ -1,6 +1,6 @@
-"""A worker: one life after the other until it is cancelled, drained or idle. Mostly one is enough.
+"""A worker: one incarnation after the other until it is cancelled, drained or idle. Mostly one is enough.
 
-The application's lifespan is entered before the first claim of the first life, and left after the last result.
+The application's lifespan is entered before the first claim of the first incarnation, and left after the last result.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import anyio.abc
 
 from .._core.config import QueueConfig, WorkerConfig
 from .._core.errors import HorsiesError
-from .._send.gateway import Host
+from .._send.gateway import Gateway
 from .._send.nursery import open_nursery
 from .execution.job import logger
-from .gateway import WorkerHost
-from .incarnation import Life
+from .gateway import WorkerGateway
+from .incarnation import Incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +44,27 @@ class WorkerStatistics:
 class Worker:
     """One worker of a runtime; made by `Runtime.start_worker`."""
 
-    def __init__(self, host: WorkerHost, config: WorkerConfig | None = None) -> None:
-        self._host = host
+    def __init__(self, gateway: WorkerGateway, config: WorkerConfig | None = None) -> None:
+        self._gateway = gateway
         self._config = config or WorkerConfig()
-        self._queues = _served(host, self._config)
+        self._queues = _served(gateway, self._config)
         self._counts: Counter[str] = Counter()
         self._abandoned: list[str] = []
-        self._life = self._new_life()
+        self._incarnation = self._new_incarnation()
         self._draining = False
         self._stopped = anyio.Event()
 
     @property
     def worker_id(self) -> str:
         """The identity it lives under. A worker that was found dead goes on under another one."""
-        return self._life.worker_id
+        return self._incarnation.worker_id
 
     def statistics(self) -> WorkerStatistics:
-        pump = self._life.pump
+        dispatcher = self._incarnation.dispatcher
         return WorkerStatistics(
             self.worker_id,
-            ready=0 if pump is None else pump.ready,
-            running=0 if pump is None else pump.running,
+            ready=0 if dispatcher is None else dispatcher.ready,
+            running=0 if dispatcher is None else dispatcher.running,
             abandoned=len(self._abandoned),
             **self._counts,
         )
@@ -72,12 +72,12 @@ class Worker:
     @property
     def is_ready(self) -> bool:
         """Whether it may claim: registered, its heartbeat younger than `recovery.dead_after`, and not draining."""
-        return self._life.is_ready
+        return self._incarnation.is_ready
 
     @property
     def is_draining(self) -> bool:
         """Whether it is on its way out: told to, or at its `max_tasks` or `max_memory`."""
-        return self._draining or self._life.is_retiring
+        return self._draining or self._incarnation.is_retiring
 
     @property
     def held(self) -> dict[str, list[str]]:
@@ -85,12 +85,12 @@ class Worker:
 
         The names of these tasks, by place. The worker runs nothing else there until one of them ends.
         """
-        return {place.value: list(names) for place, names in self._life.held.items()}
+        return {place.value: list(names) for place, names in self._incarnation.held.items()}
 
     @property
     def left_behind(self) -> bool:
         """Whether it stopped without having written, or given back, all there was; others will find it."""
-        return self._life.left_behind
+        return self._incarnation.left_behind
 
     async def drain(self) -> None:
         """Stop claiming, let running tasks end within `drain_timeout`, write their results; returns when stopped."""
@@ -100,12 +100,12 @@ class Worker:
     def drain_nowait(self) -> None:
         """Begin to drain."""
         self._draining = True
-        self._life.stop_nowait()
+        self._incarnation.stop_nowait()
 
     def cut_short(self) -> None:
         """Drain without patience: cancel the running tasks now."""
         self._draining = True
-        self._life.cut_short()
+        self._incarnation.cut_short()
 
     async def wait_stopped(self) -> None:
         """Wait until the worker has stopped, for whatever reason."""
@@ -123,28 +123,28 @@ class Worker:
 
         async with open_nursery() as bodies:
             try:
-                async with _lifespan(self._host) as state:
-                    await self._life.live(state, ready, bodies)
-                    while self._life.found_dead and not self.is_draining:
-                        self._life = self._new_life()
-                        await self._life.live(state, ready, bodies)
+                async with _lifespan(self._gateway) as state:
+                    await self._incarnation.live(state, ready, bodies)
+                    while self._incarnation.found_dead and not self.is_draining:
+                        self._incarnation = self._new_incarnation()
+                        await self._incarnation.live(state, ready, bodies)
                     ready()
             finally:
                 self._stopped.set()
                 for what in self._abandoned:
                     logger.error("worker %s: %s", self.worker_id, what)
 
-    def _new_life(self) -> Life:
-        return Life(self._host, self._config, self._queues, counts=self._counts, abandoned=self._abandoned)
+    def _new_incarnation(self) -> Incarnation:
+        return Incarnation(self._gateway, self._config, self._queues, counts=self._counts, abandoned=self._abandoned)
 
 
-def _served(host: Host, config: WorkerConfig) -> list[QueueConfig]:
+def _served(gateway: Gateway, config: WorkerConfig) -> list[QueueConfig]:
     """The queues a worker serves.
 
     Raises:
         HorsiesError: HRS-215 for a queue the application lacks.
     """
-    app = host.app
+    app = gateway.app
     unknown = [name for name in config.queues or () if name not in app.queues]
     if unknown:
         raise HorsiesError(
@@ -160,6 +160,6 @@ class _NoLifespan(AbstractAsyncContextManager[None]):
         return None
 
 
-def _lifespan(host: WorkerHost) -> AbstractAsyncContextManager[Any]:
-    factory = host.app.lifespan_factory
-    return _NoLifespan() if factory is None else factory(host.runtime)
+def _lifespan(gateway: WorkerGateway) -> AbstractAsyncContextManager[Any]:
+    factory = gateway.app.lifespan_factory
+    return _NoLifespan() if factory is None else factory(gateway.runtime)

@@ -9,7 +9,7 @@ from .._declare.gateway import AppGateway
 from ..abc import Enqueued, NewWorkflow, StoredResult, WorkflowRow, Workflows
 
 
-class WorkflowHost(AppGateway, Protocol):
+class WorkflowGateway(AppGateway, Protocol):
     """An open runtime, as workflows and their handles see it."""
 
     @property

@@ -30,7 +30,7 @@ from .definition.builder import drafted
 from .definition.draft import WorkflowSpec
 from .definition.spec import Spec, decode, sealed
 from .definition.validate import checked, resolve
-from .gateway import WorkflowHost
+from .gateway import WorkflowGateway
 from .offload import apart
 from .workflow_handle import WorkflowHandle
 
@@ -41,8 +41,8 @@ T = TypeVar("T")
 class WorkflowFunction(Generic[P, T]):
     """A registered workflow bound to a runtime. Each method that takes an option gives another one."""
 
-    def __init__(self, host: WorkflowHost, workflow: Workflow[P, T]) -> None:
-        self._host = host
+    def __init__(self, gateway: WorkflowGateway, workflow: Workflow[P, T]) -> None:
+        self._gateway = gateway
         self._workflow = workflow
         self._workflow_id: str | None = None
         self._good_until: datetime | None = None
@@ -83,7 +83,7 @@ class WorkflowFunction(Generic[P, T]):
             workflow_id = cast("str", kwargs.pop("workflow_id"))
         try:
             draft = drafted(workflow, args, kwargs)
-            check = partial(checked, draft, self._host.app, self._host.retry_policies)
+            check = partial(checked, draft, self._gateway.app, self._gateway.retry_policies)
             found = await apart(check, nodes=draft.size)
         except HorsiesError as error:
             return await _refused(workflow.name, str(error))
@@ -92,7 +92,7 @@ class WorkflowFunction(Generic[P, T]):
         def sha(spec: bytes, good_until: datetime | None) -> bytes:
             return arguments_sha(workflow.name, workflow.version, arguments, good_until)
 
-        return await _start(self._host, found, workflow_id, self._good_until, self._connection, sha)
+        return await _start(self._gateway, found, workflow_id, self._good_until, self._connection, sha)
 
     async def retry_start(
         self, failed: TaskSendError | WorkflowStartPayload
@@ -103,7 +103,7 @@ class WorkflowFunction(Generic[P, T]):
             `Ok` with the same workflow, however it stands by now; `Err` with PAYLOAD_MISMATCH when the bytes are not
             those first sent, VALIDATION_FAILED for another workflow's payload or none.
         """
-        return await retry_start(self._host, failed, self._workflow.name, self._connection)
+        return await retry_start(self._gateway, failed, self._workflow.name, self._connection)
 
     def _with(self, name: str, value: Any) -> WorkflowFunction[P, T]:
         other = copy(self)
@@ -112,14 +112,14 @@ class WorkflowFunction(Generic[P, T]):
 
 
 async def start(
-    host: WorkflowHost, found: WorkflowSpec, workflow_id: str | None, good_until: datetime | None
+    gateway: WorkflowGateway, found: WorkflowSpec, workflow_id: str | None, good_until: datetime | None
 ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
     """Start what was built by hand; see `WorkflowFunction.start`. Its content is its spec."""
-    return await _start(host, found, workflow_id, good_until, None, lambda spec, _: sha_of(spec))
+    return await _start(gateway, found, workflow_id, good_until, None, lambda spec, _: sha_of(spec))
 
 
 async def retry_start(
-    host: WorkflowHost,
+    gateway: WorkflowGateway,
     failed: TaskSendError | WorkflowStartPayload,
     name: str | None = None,
     connection: object | None = None,
@@ -137,24 +137,24 @@ async def retry_start(
     try:
         if name is not None and payload.name != name:
             return await _refused(name, f"the payload is of workflow {payload.name!r}")
-        if is_too_old(host, payload.sent_at):
+        if is_too_old(gateway, payload.sent_at):
             await anyio.lowlevel.checkpoint()
             return _failed(payload, TaskSendErrorCode.ENQUEUE_FAILED, TOO_OLD)
-        new = await apart(partial(_begun, host, payload), size=size)
+        new = await apart(partial(_begun, gateway, payload), size=size)
     except ValueError:
         return await _refused(named, "the payload cannot be read")
-    return await _put_in(host, payload, new, connection)
+    return await _put_in(gateway, payload, new, connection)
 
 
 async def _start(
-    host: WorkflowHost,
+    gateway: WorkflowGateway,
     found: WorkflowSpec,
     workflow_id: str | None,
     good_until: datetime | None,
     connection: object | None,
     sha: Callable[[bytes, datetime | None], bytes],
 ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
-    workflow_id = host.environment.new_id() if workflow_id is None else workflow_id
+    workflow_id = gateway.environment.new_id() if workflow_id is None else workflow_id
     if not is_task_id(workflow_id):
         return await _refused(found.name, "workflow_id is not a UUID in lower case")
     wrong = problem_with(TaskSendOptions(good_until=good_until), (), ())
@@ -163,8 +163,8 @@ async def _start(
     nodes = found.size
 
     def seal() -> tuple[Spec, bytes, WorkflowStartPayload]:
-        spec, data = sealed(resolve(found, host.app, host.retry_policies))
-        now, until = host.environment.clock(), None if good_until is None else instant(good_until)
+        spec, data = sealed(resolve(found, gateway.app, gateway.retry_policies))
+        now, until = gateway.environment.clock(), None if good_until is None else instant(good_until)
         content = sha(data, until)
         return spec, data, WorkflowStartPayload.seal(workflow_id, content, spec.name, spec.version, data, now, until)
 
@@ -175,12 +175,12 @@ async def _start(
     if are_suppressed():
         await anyio.lowlevel.checkpoint()
         return _failed(payload, TaskSendErrorCode.SEND_SUPPRESSED, SUPPRESSED)
-    new = await apart(partial(_begun, host, payload, spec, data), nodes=nodes, size=len(data))
-    return await _put_in(host, payload, new, connection)
+    new = await apart(partial(_begun, gateway, payload, spec, data), nodes=nodes, size=len(data))
+    return await _put_in(gateway, payload, new, connection)
 
 
 def _begun(
-    host: WorkflowHost, payload: WorkflowStartPayload, spec: Spec | None = None, data: bytes | None = None
+    gateway: WorkflowGateway, payload: WorkflowStartPayload, spec: Spec | None = None, data: bytes | None = None
 ) -> NewWorkflow:
     """What a payload starts.
 
@@ -192,7 +192,7 @@ def _begun(
     """
     data = payload.spec if data is None else data
     return begun(
-        host,
+        gateway,
         decode(data) if spec is None else spec,
         payload.workflow_id,
         data=data,
@@ -203,14 +203,14 @@ def _begun(
 
 
 async def _put_in(
-    host: WorkflowHost, payload: WorkflowStartPayload, new: NewWorkflow, connection: object | None
+    gateway: WorkflowGateway, payload: WorkflowStartPayload, new: NewWorkflow, connection: object | None
 ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
     """Write a start, and try again what passes by itself."""
-    waits = resend_pauses(host) if connection is None else iter(())
-    backoff = host.contact.backoff()
+    waits = resend_pauses(gateway) if connection is None else iter(())
+    backoff = gateway.contact.backoff()
     while True:
         try:
-            answer = await host.start_workflow(new, connection)
+            answer = await gateway.start_workflow(new, connection)
         except ValueError as error:
             return await _refused(payload.name, str(error))
         except BrokerError as error:
@@ -226,7 +226,7 @@ async def _put_in(
     if answer.outcome is EnqueueOutcome.MISMATCH:
         what = f"{payload.workflow_id} was started with another content; nothing was changed"
         return _failed(payload, TaskSendErrorCode.PAYLOAD_MISMATCH, what)
-    return Ok(WorkflowHandle(host, payload.workflow_id))
+    return Ok(WorkflowHandle(gateway, payload.workflow_id))
 
 
 async def _refused(name: str, why: str) -> Err[TaskSendError]:

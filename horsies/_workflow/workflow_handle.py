@@ -21,7 +21,7 @@ from .advance.engine import Cancelled, Event, Paused, Resumed
 from .advance.stored_workflow import read_state
 from .advance.transition import concerned, follow
 from .definition.spec import Spec
-from .gateway import WorkflowHost
+from .gateway import WorkflowGateway
 from .offload import apart
 from .view.diagram import WorkflowGraph, drawn, drawn_nodes
 from .view.infos import NodeInfo, WorkflowInfo, info_of
@@ -52,8 +52,8 @@ def _drawn(row: WorkflowRow, spec: Spec, running: Collection[str]) -> WorkflowGr
 class WorkflowHandle(Generic[T]):
     """A workflow by its id."""
 
-    def __init__(self, host: WorkflowHost, workflow_id: str) -> None:
-        self._host = host
+    def __init__(self, gateway: WorkflowGateway, workflow_id: str) -> None:
+        self._gateway = gateway
         self.workflow_id = workflow_id
 
     async def get(self, timeout: float | timedelta | None = None) -> TaskResult[T]:
@@ -69,13 +69,13 @@ class WorkflowHandle(Generic[T]):
         Raises:
             ValueError: `timeout` is negative, or no time at all.
         """
-        self._host.refuse_in_fork()
+        self._gateway.refuse_in_fork()
         seconds = seconds_of(timeout)
         try:
             with anyio.move_on_after(None if seconds is None else max(seconds, FIRST_LOOK)):
-                row = await self._host.wait_workflow(self.workflow_id, seconds)
+                row = await self._gateway.wait_workflow(self.workflow_id, seconds)
                 with self._reading():
-                    return self._missing() if row is None else await outcome_of(self._host, row, self._read)
+                    return self._missing() if row is None else await outcome_of(self._gateway, row, self._read)
         except BrokerError as error:
             return Err(TaskError(TaskErrorCode.BROKER_ERROR, error.message))
         except TimeoutError:
@@ -86,7 +86,7 @@ class WorkflowHandle(Generic[T]):
     async def status(self) -> Result[WorkflowStatus | None, BrokerError]:
         """Where the workflow stands; None when there is none."""
         try:
-            row = await self._host.workflows.read_standing(self.workflow_id)
+            row = await self._gateway.workflows.read_standing(self.workflow_id)
         except BrokerError as error:
             return Err(error)
         return Ok(None if row is None else WorkflowStatus(row.status))
@@ -94,11 +94,11 @@ class WorkflowHandle(Generic[T]):
     async def tasks(self) -> Result[list[NodeInfo], BrokerError]:
         """Every node as it stands, in the order in which they were declared; none when there is no such workflow."""
         try:
-            row = await self._host.workflows.read(self.workflow_id)
+            row = await self._gateway.workflows.read(self.workflow_id)
             if row is None:
                 return Ok([])
             with self._reading():
-                spec, running = (await spec_of(self._host, row)).spec, await self._running()
+                spec, running = (await spec_of(self._gateway, row)).spec, await self._running()
                 return Ok(await apart(partial(_node_infos, row, spec, running), nodes=len(spec.nodes)))
         except BrokerError as error:
             return Err(error)
@@ -106,7 +106,7 @@ class WorkflowHandle(Generic[T]):
     async def info(self) -> Result[WorkflowInfo | None, BrokerError]:
         """Everything that is known of the workflow as a whole; None when there is none."""
         try:
-            row = await self._host.workflows.read_standing(self.workflow_id)
+            row = await self._gateway.workflows.read_standing(self.workflow_id)
         except BrokerError as error:
             return Err(error)
         return Ok(None if row is None else info_of(row))
@@ -114,11 +114,11 @@ class WorkflowHandle(Generic[T]):
     async def graph(self) -> Result[WorkflowGraph | None, BrokerError]:
         """The workflow as a picture, coloured by where its nodes stand; None when there is no such workflow."""
         try:
-            row = await self._host.workflows.read(self.workflow_id)
+            row = await self._gateway.workflows.read(self.workflow_id)
             if row is None:
                 return Ok(None)
             with self._reading():
-                spec, running = (await spec_of(self._host, row)).spec, await self._running()
+                spec, running = (await spec_of(self._gateway, row)).spec, await self._running()
                 return Ok(await apart(partial(_drawn, row, spec, running), nodes=len(spec.nodes)))
         except BrokerError as error:
             return Err(error)
@@ -126,7 +126,7 @@ class WorkflowHandle(Generic[T]):
     async def results(self) -> Result[dict[str, TaskResult[Any]], BrokerError]:
         """The results of all nodes that have ended, by node id; UPSTREAM_SKIPPED for those that were skipped."""
         try:
-            row = await self._host.workflows.read(self.workflow_id)
+            row = await self._gateway.workflows.read(self.workflow_id)
             with self._reading():
                 return Ok({} if row is None else await self._results(row))
         except BrokerError as error:
@@ -135,14 +135,14 @@ class WorkflowHandle(Generic[T]):
     async def result_for(self, node_id: str) -> TaskResult[Any]:
         """The result of one node; RESULT_NOT_READY while it has none, TASK_NOT_FOUND when there is no such node."""
         try:
-            row = await self._host.workflows.read(self.workflow_id)
+            row = await self._gateway.workflows.read(self.workflow_id)
             if row is None:
                 return self._missing()
             with self._reading():
-                spec = (await spec_of(self._host, row)).spec
+                spec = (await spec_of(self._gateway, row)).spec
                 index = next((place for place, node in enumerate(spec.nodes) if node.node_id == node_id), None)
                 known = [] if index is None else [index]
-                found = await results_of(self._host, row, spec, known, self._read)
+                found = await results_of(self._gateway, row, spec, known, self._read)
         except BrokerError as error:
             return Err(TaskError(TaskErrorCode.BROKER_ERROR, error.message))
         if index in found:
@@ -173,15 +173,15 @@ class WorkflowHandle(Generic[T]):
 
     async def _tell(self, event: Event, *heeding: WorkflowStatus) -> Result[bool, BrokerError]:
         def decide(all_news: Sequence[News]) -> list[Step]:
-            return [follow(self._host, news, [event]) for news in all_news if news.row.status in heeding]
+            return [follow(self._gateway, news, [event]) for news in all_news if news.row.status in heeding]
 
         try:
-            steps = await self._host.workflows.advance([self.workflow_id], decide)
+            steps = await self._gateway.workflows.advance([self.workflow_id], decide)
         except BrokerError as error:
             return Err(error)
         except ValueError as error:
             return Err(BrokerError(f"workflow {self.workflow_id} cannot go on: {error}"))
-        self._host.nodes_ended(concerned(steps))
+        self._gateway.nodes_ended(concerned(steps))
         return Ok(bool(steps))
 
     def _missing(self) -> Err[TaskError]:
@@ -197,15 +197,15 @@ class WorkflowHandle(Generic[T]):
 
     async def _running(self) -> set[str]:
         """The ids of the tasks that are RUNNING. Raises: BrokerError."""
-        return set(await self._host.workflows.running(self.workflow_id))
+        return set(await self._gateway.workflows.running(self.workflow_id))
 
     async def _results(self, row: WorkflowRow) -> dict[str, TaskResult[Any]]:
-        spec = (await spec_of(self._host, row)).spec
-        found = await results_of(self._host, row, spec, range(len(spec.nodes)), self._read)
+        spec = (await spec_of(self._gateway, row)).spec
+        found = await results_of(self._gateway, row, spec, range(len(spec.nodes)), self._read)
         return {spec.nodes[index].node_id: result for index, result in sorted(found.items())}
 
     def _read(self, stored: StoredResult) -> TaskResult[Any]:
-        return result_of(self._host, stored)
+        return result_of(self._gateway, stored)
 
     def __repr__(self) -> str:
         return f"<WorkflowHandle {self.workflow_id}>"

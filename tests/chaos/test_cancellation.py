@@ -275,7 +275,7 @@ async def test_who_is_cancelled_along_with_the_runtime_hears_of_that_alone(
                 else:
                     scope.cancel()
                     with anyio.move_on_after(20, shield=True):
-                        while not (rt._waiters._closed and rt._flusher._closed):
+                        while not (rt._waiters._closed and rt._batcher._closed):
                             await anyio.lowlevel.checkpoint()
                 answers.append(await (quick.send() if call == "send" else handle.get()))
     assert scope.cancelled_caught

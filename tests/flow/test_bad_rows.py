@@ -320,7 +320,7 @@ async def test_a_worker_lets_go_of_what_a_history_that_was_taken_back_shows_as_i
             "UPDATE {tasks} SET phase = 2, status = 'RUNNING', finished_at = NULL, result = NULL"
             f" WHERE id = '{handle.task_id}'",
         )
-        services = worker._life.services
+        services = worker._incarnation.heartbeat
         assert services is not None
         await services.look()
         await services.look()

@@ -157,7 +157,7 @@ async def test_a_request_whose_notice_was_lost_is_found_with_the_next_heartbeat(
 ) -> None:
     recovery = replace(config.recovery, heartbeat_interval=0.05)
     app, signals = Horsies(replace(config, recovery=recovery)), Signals()
-    monkeypatch.setattr("horsies._worker.intake.dispatcher.Pump.notice", lambda self, names: self._wake.set())
+    monkeypatch.setattr("horsies._worker.intake.dispatcher.Dispatcher.notice", lambda self, names: self._wake.set())
 
     @app.task
     async def wait() -> None:
@@ -250,7 +250,7 @@ async def test_a_request_that_comes_while_a_task_is_being_started_keeps_it_from_
                     outcomes = await start(starts)
                     assert await handle.cancel() == Ok(CancelOutcome.REQUESTED)
                     with anyio.fail_after(10):
-                        while not worker._life.pump.starts.starting[0].is_cancelled:
+                        while not worker._incarnation.dispatcher.starter.starting[0].is_cancelled:
                             await anyio.sleep(0.002)
                     return outcomes
 

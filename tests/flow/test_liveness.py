@@ -190,7 +190,7 @@ async def test_only_one_looks_after_the_others_work_until_it_goes(app: Horsies) 
     async def never() -> None: ...
 
     def leaders(*workers: Worker) -> list[bool]:
-        return [worker._life.leader is not None and worker._life.leader.leads for worker in workers]
+        return [worker._incarnation.leader is not None and worker._incarnation.leader.leads for worker in workers]
 
     async with Runtime(app) as rt:
         first = rt.start_worker()

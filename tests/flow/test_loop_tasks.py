@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from horsies import AppConfig, CancelOutcome, Horsies, Ok, Runtime, TaskErrorCode, TaskHandle, WorkerConfig
-from horsies._worker.execution.loop_tasks import Turns
+from horsies._worker.execution.loop_tasks import LoopTasks
 
 pytestmark = pytest.mark.anyio
 
@@ -200,7 +200,7 @@ async def test_what_comes_while_one_waits_does_not_follow_it() -> None:
             if job.n == 0:
                 await go_on.wait()
 
-        turns = Turns("name", run)
+        turns = LoopTasks("name", run)
         async with anyio.create_task_group() as group:
             turns.run_soon(job_of(0), group)
             await anyio.wait_all_tasks_blocked()
@@ -224,7 +224,7 @@ async def test_nothing_follows_one_that_was_cancelled() -> None:
                 if not job.is_cancelled:
                     raise
 
-        turns = Turns("name", run)
+        turns = LoopTasks("name", run)
         async with anyio.create_task_group() as group:
             turns.run_soon(first, group)
             turns.run_soon(second, group)
@@ -243,7 +243,7 @@ async def test_no_more_loop_tasks_are_made_as_time_goes_by() -> None:
         for _ in range(job.n):
             await anyio.lowlevel.checkpoint()
 
-    turns = Turns("name", run)
+    turns = LoopTasks("name", run)
     async with anyio.create_task_group() as group:
 
         def start_soon(*what: Any, name: str) -> Any:
@@ -273,7 +273,7 @@ async def test_each_gets_its_turn_when_one_ends_the_worker() -> None:
             await anyio.sleep_forever()
 
     async def run_six() -> None:
-        turns = Turns("name", run)
+        turns = LoopTasks("name", run)
         async with anyio.create_task_group() as group:
             for n in range(6):
                 turns.run_soon(job_of(n), group)

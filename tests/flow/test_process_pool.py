@@ -11,7 +11,7 @@ import pytest
 
 from horsies import HorsiesError, Ok, TaskContext, TaskError, task
 from horsies._worker.execution import process_pool as pool
-from horsies._worker.execution.process_pool import Processes
+from horsies._worker.execution.process_pool import ProcessPool
 
 from . import process_tasks as tasks
 from .process_tasks import is_gone
@@ -35,7 +35,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.anyio
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.05, 0.1, 0.3])
 async def test_cancelled_while_one_starts(started: list[int], delay: float) -> None:
-    processes = Processes()
+    processes = ProcessPool()
     with anyio.move_on_after(delay):
         async with processes.lend(tasks.pid):
             await anyio.sleep_forever()
@@ -48,7 +48,7 @@ async def test_one_that_does_not_get_ready_is_given_up(started: list[int], monke
     monkeypatch.setattr(pool, "BOOT", "import time; time.sleep(50)")
     monkeypatch.setattr(pool, "LOAD_WITHIN", 0.1)
     with pytest.raises(TaskError, match=r"WORKER_CRASHED: .*could not import"):
-        async with Processes().lend(tasks.pid):
+        async with ProcessPool().lend(tasks.pid):
             raise AssertionError("it got ready")
     assert len(started) == 1
     assert is_gone(started[0])
@@ -58,7 +58,7 @@ async def test_one_that_does_not_get_ready_is_given_up(started: list[int], monke
 async def test_one_that_cannot_be_started_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/no/such/python")
     with pytest.raises(TaskError, match="WORKER_CRASHED: no process could be started"):
-        async with Processes().lend(tasks.pid):
+        async with ProcessPool().lend(tasks.pid):
             raise AssertionError("it started")
 
 
@@ -66,7 +66,7 @@ async def test_one_that_cannot_be_started_is_a_crash(monkeypatch: pytest.MonkeyP
 async def test_a_module_that_cannot_be_imported_there_is_said_and_costs_no_process(
     started: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    processes = Processes()
+    processes = ProcessPool()
     with monkeypatch.context() as patched:
         patched.setattr(tasks.pid.fn, "__module__", "no_such_module")
         with pytest.raises(TaskError, match="WORKER_RESOLUTION_ERROR") as raised:

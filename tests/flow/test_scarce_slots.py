@@ -16,7 +16,7 @@ from horsies._declare.placement import Place
 from horsies._declare.task import Task
 from horsies._worker.intake import scarce_slots as places
 from horsies._worker.intake.claimer import Room
-from horsies._worker.intake.scarce_slots import NARROW, Places
+from horsies._worker.intake.scarce_slots import NARROW, ScarceSlots
 from horsies.cli.health import health_of
 
 from . import process_tasks
@@ -145,7 +145,7 @@ async def test_a_place_that_is_held_after_a_timeout_is_told_and_given_up(
 
 
 class TestPlaces:
-    def places(self) -> Places:
+    def places(self) -> ScarceSlots:
         app = Horsies(AppConfig.for_database_url("sqlite://:memory:"))
 
         @app.task("sync")
@@ -155,10 +155,17 @@ class TestPlaces:
         async def not_sync() -> None: ...
 
         tasks: list[Task[..., object]] = [*app.tasks.values()]
-        return Places({Place.NURSERY: 10, Place.THREAD: 2, Place.PROCESS: 2}, 10, tasks, 10, 0.0)
+        return ScarceSlots({Place.NURSERY: 10, Place.THREAD: 2, Place.PROCESS: 2}, 10, tasks, 10, 0.0)
 
     def bounded(
-        self, found: Places, free: int, waiting: int, *, was_full: bool = True, now: float = 0.0, rests: float = 0.0
+        self,
+        found: ScarceSlots,
+        free: int,
+        waiting: int,
+        *,
+        was_full: bool = True,
+        now: float = 0.0,
+        rests: float = 0.0,
     ) -> object:
         claims: Any = SimpleNamespace(full=was_full, rests_until=now + rests)
         room = found.bounded(Room(7), {Place.THREAD: free}, {Place.THREAD: waiting}, claims, now)
@@ -191,4 +198,4 @@ class TestPlaces:
         assert self.bounded(found, 1, 0, now=2.0 + NARROW) == (7, frozenset(), False)
 
     def test_a_worker_with_as_many_slots_everywhere_has_none(self) -> None:
-        assert not Places(dict.fromkeys(Place, 10), 10, [], 10, 0.0)
+        assert not ScarceSlots(dict.fromkeys(Place, 10), 10, [], 10, 0.0)

@@ -26,7 +26,7 @@ from horsies import (
     TaskStatus,
     WorkerConfig,
 )
-from horsies._send import batcher as flusher
+from horsies._send import batcher
 
 from .conftest import Bench
 
@@ -151,25 +151,25 @@ async def test_send_many_with_one_key_gives_one_task(bench: Bench) -> None:
 async def test_send_many_is_a_thousand_to_a_statement(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     async with Runtime(bench.app) as rt:
-        write = flusher.Lane._write
+        write = batcher.Lane._write
 
         async def counted(self: Any, producer: Any, rows: Any, returning: Any) -> None:
             sizes.append(len(rows))
             await write(self, producer, rows, returning)
 
-        monkeypatch.setattr(flusher.Lane, "_write", counted)
+        monkeypatch.setattr(batcher.Lane, "_write", counted)
         assert all(answer.is_ok() for answer in await bench.add.handle(rt).send_many([(1, 1)] * 2_500))
     assert sizes == [1_000, 1_000, 500]
 
 
 @on_postgres
-@pytest.mark.parametrize(("senders", "together"), [(flusher.CROWD - 1, 1), (flusher.CROWD, 2)])
+@pytest.mark.parametrize(("senders", "together"), [(batcher.CROWD - 1, 1), (batcher.CROWD, 2)])
 async def test_two_write_where_many_send_at_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, senders: int, together: int
 ) -> None:
     batches: list[tuple[Any, int]] = []
     all_taken = anyio.Event()
-    write = flusher.Lane._write
+    write = batcher.Lane._write
 
     async def held(self: Any, producer: Any, rows: Any, returning: Any) -> None:
         batches.append((producer, len(rows)))
@@ -178,7 +178,7 @@ async def test_two_write_where_many_send_at_once(
         await all_taken.wait()  # a writer that is quick would take both halves
         await write(self, producer, rows, returning)
 
-    monkeypatch.setattr(flusher.Lane, "_write", held)
+    monkeypatch.setattr(batcher.Lane, "_write", held)
     with anyio.fail_after(20):
         async with Runtime(bench.app) as rt, anyio.create_task_group() as group:
             for n in range(senders):
@@ -189,13 +189,13 @@ async def test_two_write_where_many_send_at_once(
 @on_postgres
 async def test_the_second_writer_keeps_what_belongs_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    write = flusher.Lane._write
+    write = batcher.Lane._write
 
     async def counted(self: Any, producer: Any, rows: Any, returning: Any) -> None:
         sizes.append(len(rows))
         await write(self, producer, rows, returning)
 
-    monkeypatch.setattr(flusher.Lane, "_write", counted)
+    monkeypatch.setattr(batcher.Lane, "_write", counted)
     async with Runtime(bench.app) as rt, anyio.create_task_group() as group:
         for _ in range(4):
             group.start_soon(bench.add.handle(rt).send_many, [(1, 1)] * 30)
@@ -366,7 +366,7 @@ async def test_a_row_behind_an_open_transaction_delays_no_other(bench: Bench) ->
 
 @on_postgres
 async def test_a_key_that_stays_locked_is_an_error_to_try_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flusher, "LOCKED_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(batcher, "LOCKED_PAUSES", (0.01, 0.01))
     async with Runtime(bench.app) as rt:
         add = keyed(bench.add.handle(rt), "stuck")
         with psycopg.connect(bench.app.config.url) as holder:
@@ -402,17 +402,17 @@ async def test_one_guilty_row_fails_alone(bench: Bench) -> None:
 
 @on_postgres
 async def test_an_oversized_row_stands_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flusher, "STATEMENT_BYTES", 10_000)
+    monkeypatch.setattr(batcher, "STATEMENT_BYTES", 10_000)
     batches = []
     async with Runtime(bench.app) as rt:
-        take = flusher.Lane._take
+        take = batcher.Lane._take
 
         def recorded(self: Any, enough: int) -> Any:
             batch = take(self, enough)
             batches.append([len(row.task.envelope) > 10_000 for row in batch])
             return batch
 
-        monkeypatch.setattr(flusher.Lane, "_take", recorded)
+        monkeypatch.setattr(batcher.Lane, "_take", recorded)
         upper = bench.tasks["in_thread"].handle(rt)
         texts = ["small"] * 5 + ["x" * 20_000] + ["small"] * 5
         assert all(answer.is_ok() for answer in await upper.send_many([(text,) for text in texts]))
@@ -431,4 +431,4 @@ async def test_a_withdrawn_send_was_never_there(bench: Bench, monkeypatch: pytes
         info = (await handle.info()).unwrap()
         assert info is not None
         assert info.status is TaskStatus.COMPLETED
-        assert rt._flusher._orders == set()
+        assert rt._batcher._orders == set()

@@ -212,7 +212,7 @@ async def test_a_request_that_comes_while_the_claim_is_under_way_keeps_it_from_r
         (task,) = claim.tasks
         assert await rt.handle(task.lease.task_id).cancel() == Ok(CancelOutcome.REQUESTED)
         with anyio.fail_after(20):
-            while task.lease not in worker._life.pump._claims._cancelled:
+            while task.lease not in worker._incarnation.dispatcher._claimer._cancelled:
                 await anyio.sleep(0.002)
 
     async with Runtime(counting.app) as rt:

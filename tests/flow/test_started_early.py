@@ -30,9 +30,9 @@ from horsies import (
     Worker,
     WorkerConfig,
 )
-from horsies._worker.completer import Finisher
-from horsies._worker.intake import dispatcher as pump
-from horsies._worker.intake.prefetch import LOOKED_BACK, Pace
+from horsies._worker.completer import Completer
+from horsies._worker.intake import dispatcher
+from horsies._worker.intake.prefetch import LOOKED_BACK, Prefetch
 from horsies.abc import Claim, Consumer, Start, StartOutcome
 
 from .conftest import until
@@ -40,7 +40,7 @@ from .conftest import until
 pytestmark = pytest.mark.anyio
 
 
-class Hopeful(Pace):
+class Hopeful(Prefetch):
     """As if all tasks had ended by the time of each answer so far, wherever its configuration lets it count on that."""
 
     wanted = 2
@@ -83,8 +83,8 @@ def slow(config: AppConfig) -> Blocking:
 
 @pytest.fixture(autouse=True)
 def hopeful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pump, "Pace", Hopeful)
-    monkeypatch.setattr(pump, "EARLY", 60.0)
+    monkeypatch.setattr(dispatcher, "Prefetch", Hopeful)
+    monkeypatch.setattr(dispatcher, "EARLY", 60.0)
 
 
 async def send_all(rt: Runtime, slow: Blocking, options: TaskSendOptions | None = None) -> list[Any]:
@@ -103,13 +103,13 @@ def is_full(worker: Worker) -> bool:
     return (statistics.running, statistics.ready) == (2, 2)
 
 
-def pump_of(worker: Worker) -> pump.Pump:
-    assert worker._life.pump is not None
-    return worker._life.pump
+def dispatcher_of(worker: Worker) -> dispatcher.Dispatcher:
+    assert worker._incarnation.dispatcher is not None
+    return worker._incarnation.dispatcher
 
 
 def is_quiet(worker: Worker) -> bool:
-    return not (worker.statistics().ready or pump_of(worker)._claims.is_under_way)
+    return not (worker.statistics().ready or dispatcher_of(worker)._claimer.is_under_way)
 
 
 async def test_what_was_started_early_begins_as_slots_are_free(slow: Blocking) -> None:
@@ -129,8 +129,8 @@ async def test_what_was_started_early_begins_as_slots_are_free(slow: Blocking) -
 
 
 async def test_behind_slow_tasks_it_goes_to_another_worker(slow: Blocking, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pump, "EARLY", 0.05)
-    monkeypatch.setattr(pump, "PATIENCE", 60.0)
+    monkeypatch.setattr(dispatcher, "EARLY", 0.05)
+    monkeypatch.setattr(dispatcher, "PATIENCE", 60.0)
     async with Runtime(slow.app) as rt:
         worker = rt.start_worker(WorkerConfig(concurrency=2))
         handles = await send_all(rt, slow)
@@ -150,7 +150,7 @@ async def test_behind_slow_tasks_it_goes_to_another_worker(slow: Blocking, monke
 async def test_one_batch_of_slow_tasks_and_no_slot_is_counted_on(
     slow: Blocking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Experienced(Pace):
+    class Experienced(Prefetch):
         told: ClassVar[list[int]] = []
 
         def __init__(self, most: int, now: float) -> None:
@@ -162,14 +162,14 @@ async def test_one_batch_of_slow_tasks_and_no_slot_is_counted_on(
             self.told.append(super().soon_free(busy))
             return self.told[-1]
 
-    monkeypatch.setattr(pump, "EARLY", 0.05)
-    monkeypatch.setattr(pump, "Pace", Experienced)
+    monkeypatch.setattr(dispatcher, "EARLY", 0.05)
+    monkeypatch.setattr(dispatcher, "Prefetch", Experienced)
     async with Runtime(slow.app) as rt:
         worker = rt.start_worker(WorkerConfig(concurrency=2))
         handles = await send_all(rt, slow)
         await until(lambda: worker.statistics().given_back == 2)
         assert [counted for counted, _ in groupby(Experienced.told)][:2] == [0, 2]
-        pump_of(worker).notice([""])
+        dispatcher_of(worker).notice([""])
         await until(lambda: Experienced.told[-1] == 0)
         slow.release()
         assert [await handle.get(timeout=10) for handle in handles] == [Ok(n) for n in range(4)]
@@ -189,8 +189,8 @@ async def test_a_freed_slot_does_not_wait_for_what_else_the_worker_waits_for(
         worker = rt.start_worker(WorkerConfig(concurrency=2))
         handles = await send_all(rt, slow)
         await until(lambda: is_full(worker))
-        monkeypatch.setattr(pump_of(worker)._consumer, "promote", hang)
-        pump_of(worker).notice(["delayed:default"])
+        monkeypatch.setattr(dispatcher_of(worker)._consumer, "promote", hang)
+        dispatcher_of(worker).notice(["delayed:default"])
         await hanging.wait()
         slow.release()
         assert [await handle.get(timeout=10) for handle in handles] == [Ok(n) for n in range(4)]
@@ -205,12 +205,12 @@ async def test_it_does_not_begin_while_there_is_no_room_for_results(
         handles = await send_all(rt, slow)
         await until(lambda: is_full(worker))
         with monkeypatch.context() as patch:
-            patch.setattr(Finisher, "has_room", False)
-            patch.setattr(pump, "EARLY", 0.05)
+            patch.setattr(Completer, "has_room", False)
+            patch.setattr(dispatcher, "EARLY", 0.05)
             slow.release()
             await until(lambda: worker.statistics().given_back == 2)
             assert slow.runs == {0: 1, 1: 1}
-        pump_of(worker).notice([""])
+        dispatcher_of(worker).notice([""])
         assert [await handle.get(timeout=10) for handle in handles] == [Ok(n) for n in range(4)]
 
 
@@ -244,10 +244,10 @@ async def test_the_slot_of_a_task_that_is_being_started_is_not_free(
         handles.append((await stubborn.handle(rt).with_options(first).send()).unwrap())
         handles += [answer.unwrap() for answer in await slow.block.handle(rt).send_many([(1,), (2,)])]
         worker = rt.start_worker(WorkerConfig(concurrency=2))
-        await until(lambda: worker.statistics().claimed == 4 and len(pump_of(worker)._early) == 2)
+        await until(lambda: worker.statistics().claimed == 4 and len(dispatcher_of(worker)._early) == 2)
         slow.go_on[0].set()
         await until(lambda: slow.runs[1] == 1)
-        assert (slow.runs[2], len(pump_of(worker)._early)) == (0, 1)
+        assert (slow.runs[2], len(dispatcher_of(worker)._early)) == (0, 1)
         start_on.set()
         slow.release()
         assert [await handle.get(timeout=10) for handle in handles] == [Ok(0), Ok(None), Ok(1), Ok(2)]
@@ -270,9 +270,9 @@ async def test_a_look_for_lost_claims_leaves_what_waits_where_it_is(slow: Blocki
         worker = rt.start_worker(WorkerConfig(concurrency=2))
         handles = await send_all(rt, slow)
         await until(lambda: is_full(worker))
-        pump_of(worker)._claims.forget()
-        pump_of(worker).notice([""])
-        await until(lambda: pump_of(worker)._claims._has_looked)
+        dispatcher_of(worker)._claimer.forget()
+        dispatcher_of(worker).notice([""])
+        await until(lambda: dispatcher_of(worker)._claimer._has_looked)
         assert worker.statistics().given_back == 0
         slow.release()
         assert [await handle.get(timeout=10) for handle in handles] == [Ok(n) for n in range(4)]
@@ -300,7 +300,7 @@ async def test_cancelled_while_it_waits_it_never_runs(slow: Blocking) -> None:
         handles = await send_all(rt, slow)
         await until(lambda: is_full(worker))
         assert await handles[3].cancel() == Ok(CancelOutcome.REQUESTED)
-        await until(lambda: pump_of(worker)._early[1].is_cancelled)
+        await until(lambda: dispatcher_of(worker)._early[1].is_cancelled)
         slow.release()
         assert [await handle.get(timeout=10) for handle in handles[:3]] == [Ok(n) for n in range(3)]
         assert (await handles[3].get(timeout=10)).unwrap_err().code == "TASK_CANCELLED"
@@ -355,7 +355,7 @@ async def test_nor_does_anything_begin_where_threads_end_after_the_cancellation(
             await until(lambda: is_full(worker))
             group.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
-                await until(lambda: pump_of(worker).is_stopping)
+                await until(lambda: dispatcher_of(worker).is_stopping)
                 go_on.set()
         assert await standing(rt, handles) == [(TaskStatus.COMPLETED, 1)] * 2 + [(TaskStatus.PENDING, 0)] * 2
     assert runs == {0: 1, 1: 1}
@@ -379,8 +379,8 @@ async def test_of_quick_and_slow_tasks_by_turns_each_runs_once_and_no_more_than_
     config: AppConfig, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Each stretch of quick ones makes two workers hopeful, and each stretch of slow ones proves them wrong."""
-    monkeypatch.setattr(pump, "Pace", Pace)
-    monkeypatch.setattr(pump, "EARLY", 0.01)
+    monkeypatch.setattr(dispatcher, "Prefetch", Prefetch)
+    monkeypatch.setattr(dispatcher, "EARLY", 0.01)
     app, random = Horsies(config), Random(seed)
     runs, now, most = Counter[int](), Counter[str](), Counter[str]()
 
@@ -413,7 +413,7 @@ async def test_of_tasks_that_never_wait_claims_come_to_take_as_many_as_there_are
     config: AppConfig, monkeypatch: pytest.MonkeyPatch, concurrency: int
 ) -> None:
     """And one is under way while what the last one brought is run; the database is some way off here."""
-    monkeypatch.setattr(pump, "Pace", Pace)
+    monkeypatch.setattr(dispatcher, "Prefetch", Prefetch)
     app = Horsies(config)
     asked, overlapping = Counter[int](), 0
     now = most = under_way = 0

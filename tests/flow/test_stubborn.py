@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from horsies import AppConfig, CancelOutcome, Horsies, Ok, Runtime, TaskSendOptions, WorkerConfig
-from horsies._worker import incarnation as life
-from horsies._worker.execution import executor as runner
+from horsies._worker import incarnation
+from horsies._worker.execution import executor
 
 from .conftest import until
 
@@ -46,7 +46,7 @@ class Stubborn:
 
 @pytest.fixture
 def case(config: AppConfig, monkeypatch: pytest.MonkeyPatch) -> Stubborn:
-    for module in (runner, life):
+    for module in (executor, incarnation):
         monkeypatch.setattr(module, "GRACE", 0.05)
     return Stubborn(config)
 

@@ -16,7 +16,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 
-from horsies._worker.execution.thread_pool import Threads
+from horsies._worker.execution.thread_pool import ThreadPool
 
 pytestmark = pytest.mark.anyio
 
@@ -25,8 +25,8 @@ LONG = 20
 
 
 @asynccontextmanager
-async def serving(most: int) -> AsyncGenerator[Threads]:
-    threads = Threads(most)
+async def serving(most: int) -> AsyncGenerator[ThreadPool]:
+    threads = ThreadPool(most)
     with anyio.fail_after(LONG):
         async with anyio.create_task_group() as group:
             group.start_soon(threads.serve)
@@ -38,7 +38,7 @@ def call(function: Callable[[], Any]) -> Any:
     return function()
 
 
-async def run(threads: Threads, function: Callable[[], Any]) -> Any:
+async def run(threads: ThreadPool, function: Callable[[], Any]) -> Any:
     ends: list[tuple[Any, BaseException | None]] = []
     await threads.run(call, [function], lambda _, *end: ends.append(end))
     ((value, error),) = ends
@@ -47,7 +47,7 @@ async def run(threads: Threads, function: Callable[[], Any]) -> Any:
     return value
 
 
-async def run_all(threads: Threads, functions: Sequence[Callable[[], Any]]) -> list[Any]:
+async def run_all(threads: ThreadPool, functions: Sequence[Callable[[], Any]]) -> list[Any]:
     """Hand all of them in before any begins; what each returned or raised."""
     answers: list[Any] = [None] * len(functions)
 
@@ -84,14 +84,14 @@ async def wait_set(event: threading.Event) -> None:
 
 
 async def test_quick_ones_share_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, lend = 0, Threads._lend
+    made, lend = 0, ThreadPool._lend
 
     async def counted(*args: Any) -> None:
         nonlocal made
         made += 1
         await lend(*args)
 
-    monkeypatch.setattr(Threads, "_lend", counted)
+    monkeypatch.setattr(ThreadPool, "_lend", counted)
     async with serving(100) as threads:
         for _ in range(10):
             assert await run_all(threads, [partial(abs, -n) for n in range(100)]) == [*range(100)]
@@ -106,7 +106,7 @@ async def test_ones_that_block_have_one_each() -> None:
 
 
 async def test_a_result_does_not_wait_for_what_follows_in_its_thread() -> None:
-    threads, go_on, has_ended = Threads(1), threading.Event(), anyio.Event()
+    threads, go_on, has_ended = ThreadPool(1), threading.Event(), anyio.Event()
 
     async def first() -> None:
         await run(threads, lambda: None)
@@ -264,7 +264,7 @@ async def test_what_follows_one_that_was_given_up_is_not_cancelled_with_it() -> 
 
 
 async def test_one_that_is_given_up_as_it_ends_leaves_alone_what_its_thread_runs_by_then() -> None:
-    first, second, threads, ran = Block(), Block(), Threads(1), list[int]()
+    first, second, threads, ran = Block(), Block(), ThreadPool(1), list[int]()
 
     def look() -> None:
         second()
@@ -290,7 +290,7 @@ async def test_one_that_is_given_up_as_it_ends_leaves_alone_what_its_thread_runs
 
 
 async def test_the_end_of_a_pool_is_the_end_of_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    work, running = Threads._work, 0
+    work, running = ThreadPool._work, 0
 
     def slow_to_end(*args: Any) -> None:
         nonlocal running
@@ -299,7 +299,7 @@ async def test_the_end_of_a_pool_is_the_end_of_its_threads(monkeypatch: pytest.M
         time.sleep(0.05)
         running -= 1
 
-    monkeypatch.setattr(Threads, "_work", slow_to_end)
+    monkeypatch.setattr(ThreadPool, "_work", slow_to_end)
     async with serving(1) as threads:
         await run(threads, lambda: None)
         assert running == 1

@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from horsies._worker.execution.thread_pool import Threads
+from horsies._worker.execution.thread_pool import ThreadPool
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +60,7 @@ async def test_each_runs_once_whatever_comes_in_between(users: int, most: int) -
             for _ in range(rng.choice([0, 0, 1, 3])):
                 await anyio.lowlevel.checkpoint()
 
-    threads = Threads(most)
+    threads = ThreadPool(most)
     with anyio.fail_after(LONG):
         async with anyio.create_task_group() as group:
             group.start_soon(threads.serve)

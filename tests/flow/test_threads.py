@@ -16,7 +16,7 @@ import pytest
 from horsies import AppConfig, Horsies, Ok, Runtime, TaskContext, TaskSendOptions
 from horsies._worker.execution.invoke import run_sync
 from horsies._worker.execution.job import Job, prepare
-from horsies._worker.execution.thread_pool import Threads
+from horsies._worker.execution.thread_pool import ThreadPool
 from horsies.abc import ClaimedTask, Lease
 
 from .conftest import until
@@ -119,7 +119,7 @@ async def test_one_that_begins_after_the_worker_was_cancelled_is_told_at_once(co
         assert isinstance(job, Job)
         context: Any = Context
         job.context = context
-        threads = Threads(1)
+        threads = ThreadPool(1)
         with anyio.fail_after(20):
             async with anyio.create_task_group() as group:
                 group.start_soon(threads.serve)

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from horsies import AppConfig, Horsies, QueueConfig, ResilienceConfig, Runtime, Worker, WorkerConfig
-from horsies._worker import completer as finisher
+from horsies._worker import completer
 
 from .conftest import held_up
 
@@ -86,13 +86,13 @@ def shop(config: AppConfig) -> Shop:
 
 @on_postgres
 async def test_a_worker_that_cannot_write_stops_after_so_many_results(shop: Shop) -> None:
-    total, concurrency = finisher.BUFFER + 1_000, 100
+    total, concurrency = completer.BUFFER + 1_000, 100
     async with Runtime(shop.app) as rt:
         await shop.make.handle(rt).send_many((n, 1) for n in range(total))
         with full_disk(shop.app.config):
             worker = rt.start_worker(WorkerConfig(concurrency=concurrency))
             await wait_stuck(worker)
-            assert finisher.BUFFER <= worker.statistics().started < finisher.BUFFER + concurrency
+            assert completer.BUFFER <= worker.statistics().started < completer.BUFFER + concurrency
         await shop.wait_done(rt, total)
         assert worker.statistics().lost == 0
 
@@ -101,7 +101,7 @@ async def test_a_worker_that_cannot_write_stops_after_so_many_results(shop: Shop
 async def test_a_worker_that_cannot_write_stops_after_so_many_bytes(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finisher, "BUFFER_BYTES", 1_000_000)
+    monkeypatch.setattr(completer, "BUFFER_BYTES", 1_000_000)
     async with Runtime(shop.app) as rt:
         await shop.make.handle(rt).send_many((n, 100_000) for n in range(100))
         with full_disk(shop.app.config):
@@ -113,7 +113,7 @@ async def test_a_worker_that_cannot_write_stops_after_so_many_bytes(
 
 @on_postgres
 async def test_what_is_claimed_already_does_not_start_either(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finisher, "BUFFER", 3)
+    monkeypatch.setattr(completer, "BUFFER", 3)
     async with Runtime(shop.app) as rt:
         await shop.make_in_thread.handle(rt).send_many((n,) for n in range(20))
         with full_disk(shop.app.config):
@@ -126,15 +126,15 @@ async def test_what_is_claimed_already_does_not_start_either(shop: Shop, monkeyp
 
 @on_postgres
 async def test_large_results_do_not_share_a_statement(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finisher, "STATEMENT_BYTES", 250_000)
+    monkeypatch.setattr(completer, "STATEMENT_BYTES", 250_000)
     batches = []
-    write = finisher.Finisher._write
+    write = completer.Completer._write
 
     async def counted(self: Any, batch: Any) -> None:
         batches.append([len(end.result) for end in batch])
         await write(self, batch)
 
-    monkeypatch.setattr(finisher.Finisher, "_write", counted)
+    monkeypatch.setattr(completer.Completer, "_write", counted)
     async with Runtime(shop.app) as rt:
         sizes = [300_000, 100_000, 100_000, 100_000, 1]
         await shop.make.handle(rt).send_many((n, sizes[n % 5]) for n in range(50))

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horsies._worker.intake.prefetch import AHEAD, LOOKED_BACK, WINDOW, Pace, begin_batch
+from horsies._worker.intake.prefetch import AHEAD, LOOKED_BACK, WINDOW, Prefetch, begin_batch
 
 
-def after(pace: Pace, *windows: tuple[int, float]) -> int:
+def after(pace: Prefetch, *windows: tuple[int, float]) -> int:
     """What may be claimed ahead once so many tasks ended in each of these windows, the second number being its end."""
     ahead = 0
     for ended, at in windows:
@@ -18,24 +18,24 @@ def after(pace: Pace, *windows: tuple[int, float]) -> int:
 
 
 def test_nothing_is_claimed_ahead_before_anything_has_ended() -> None:
-    assert Pace(100, 0.0).ahead(1.0) == 0
+    assert Prefetch(100, 0.0).ahead(1.0) == 0
 
 
 def test_a_quick_worker_claims_what_it_will_begin_within_a_tenth_of_a_second() -> None:
-    assert after(Pace(1_000, 0.0), (300, 1.0), (300, 2.0)) == 300 * AHEAD
+    assert after(Prefetch(1_000, 0.0), (300, 1.0), (300, 2.0)) == 300 * AHEAD
 
 
 def test_the_slower_window_counts() -> None:
-    assert after(Pace(1_000, 0.0), (10, 1.0), (1_000, 2.0)) == 10 * AHEAD
-    assert after(Pace(1_000, 0.0), (1_000, 1.0), (10, 2.0)) == 10 * AHEAD
+    assert after(Prefetch(1_000, 0.0), (10, 1.0), (1_000, 2.0)) == 10 * AHEAD
+    assert after(Prefetch(1_000, 0.0), (1_000, 1.0), (10, 2.0)) == 10 * AHEAD
 
 
 def test_one_burst_is_no_pace() -> None:
-    assert after(Pace(1_000, 0.0), (1_000, 1.0)) == 0
+    assert after(Prefetch(1_000, 0.0), (1_000, 1.0)) == 0
 
 
 def test_within_a_window_the_answer_stands() -> None:
-    pace = Pace(1_000, 0.0)
+    pace = Prefetch(1_000, 0.0)
     assert after(pace, (300, 1.0), (300, 2.0), (300, 2.0 + WINDOW / 2)) == 300 * AHEAD
 
 
@@ -43,7 +43,7 @@ def test_within_a_window_the_answer_stands() -> None:
 def test_never_more_than_allowed_and_none_for_a_worker_that_stands_still(
     spans: list[tuple[int, float]], most: int
 ) -> None:
-    pace, now = Pace(most, 0.0), 0.0
+    pace, now = Prefetch(most, 0.0), 0.0
     for ended, span in spans:
         now += span
         assert 0 <= after(pace, (ended, now)) <= most
@@ -52,7 +52,7 @@ def test_never_more_than_allowed_and_none_for_a_worker_that_stands_still(
 
 
 def test_no_slot_is_counted_on_before_as_many_claims_have_shown_it() -> None:
-    pace = Pace(100, 0.0)
+    pace = Prefetch(100, 0.0)
     for _ in range(LOOKED_BACK):
         assert pace.soon_free(10) == 0
         pace.count_answer(10, 0)
@@ -60,14 +60,14 @@ def test_no_slot_is_counted_on_before_as_many_claims_have_shown_it() -> None:
 
 
 def test_the_claim_by_whose_answer_the_smallest_part_had_ended_counts() -> None:
-    pace = Pace(100, 0.0)
+    pace = Prefetch(100, 0.0)
     for left in (0, 10, 0, 0, 0, 0, 0, 0):
         pace.count_answer(40, left)
     assert (pace.soon_free(40), pace.soon_free(4), pace.soon_free(100)) == (30, 3, 40)
 
 
 def test_one_slow_batch_is_enough_to_count_on_nothing() -> None:
-    pace = Pace(100, 0.0)
+    pace = Prefetch(100, 0.0)
     for _ in range(LOOKED_BACK):
         pace.count_answer(10, 0)
     pace.count_answer(10, 10)
@@ -75,7 +75,7 @@ def test_one_slow_batch_is_enough_to_count_on_nothing() -> None:
 
 
 def test_an_answer_to_an_idle_worker_says_nothing() -> None:
-    pace = Pace(100, 0.0)
+    pace = Prefetch(100, 0.0)
     for _ in range(LOOKED_BACK):
         pace.count_answer(10, 0)
         pace.count_answer(0, 0)
@@ -84,7 +84,7 @@ def test_an_answer_to_an_idle_worker_says_nothing() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), max_size=30), st.integers(0, 500))
 def test_what_is_counted_on_is_no_more_than_there_is_or_is_allowed(seen: list[tuple[int, int]], busy: int) -> None:
-    pace, closed = Pace(50, 0.0), Pace(0, 0.0)
+    pace, closed = Prefetch(50, 0.0), Prefetch(0, 0.0)
     for was, left in seen:
         pace.count_answer(was, left)
         closed.count_answer(was, left)

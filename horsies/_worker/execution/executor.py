@@ -1,4 +1,4 @@
-"""What runs: each started task in its place, until its end is in the finisher's buffer.
+"""What runs: each started task in its place, until its end is in the completer's buffer.
 
 Of each place (the nursery, threads, processes) a worker has so many slots. A task keeps its slot until its user code
 has really ended, also when its timeout was reported before.
@@ -26,22 +26,22 @@ from ..._core.status import TaskStatus
 from ..._declare.context import AttemptContext, ContextLogger
 from ..._declare.placement import Place
 from ...abc import ClaimedTask, Lease
-from ..completer import Finisher
-from ..gateway import WorkerHost
+from ..completer import Completer
+from ..gateway import WorkerGateway
 from .inputs import fetch_inputs, has_inputs
 from .invoke import cancelled, run_async, run_in_threads, run_sync, timed_out
 from .job import GRACE, Job, conclude, conclude_interrupted
-from .loop_tasks import Turns
-from .process_pool import Processes, run_process
-from .thread_pool import Threads
+from .loop_tasks import LoopTasks
+from .process_pool import ProcessPool, run_process
+from .thread_pool import ThreadPool
 
 _COUNTED = {TaskStatus.COMPLETED: "completed", TaskStatus.FAILED: "failed", TaskStatus.PENDING: "retried"}
 
 _SLOTS_OF = {Place.NURSERY: "async tasks", Place.THREAD: "threads", Place.PROCESS: "processes"}
 
 
-class Runner:
-    """Runs tasks of one life of a worker.
+class Executor:
+    """Runs tasks of one incarnation of a worker.
 
     Args:
         state: what the application's lifespan gave.
@@ -58,8 +58,8 @@ class Runner:
 
     def __init__(
         self,
-        host: WorkerHost,
-        finisher: Finisher,
+        gateway: WorkerGateway,
+        completer: Completer,
         config: WorkerConfig,
         *,
         worker_id: str,
@@ -68,25 +68,25 @@ class Runner:
         counts: Counter[str],
         abandoned: list[str],
     ) -> None:
-        self._host = host
-        self._finisher = finisher
+        self._gateway = gateway
+        self._completer = completer
         self._worker_id = worker_id
         self._log = log
         self._state = state
         self._counts = counts
         self._abandoned = abandoned
         threads = config.threads or config.concurrency
-        self._threads = None if host.environment.inline else Threads(threads)
+        self._threads = None if gateway.environment.inline else ThreadPool(threads)
         self._plain: list[Job] = []
-        self._processes = Processes()
+        self._processes = ProcessPool()
         self.jobs: dict[Lease, Job] = {}
         self._patience = anyio.CancelScope()
         self.held: dict[Place, list[str]] = {}
-        self._turns: dict[str, Turns] = {}
+        self._loop_tasks: dict[str, LoopTasks] = {}
         self._slots = {
             Place.NURSERY: config.concurrency,
             Place.THREAD: threads,
-            Place.PROCESS: threads if host.environment.inline else os.cpu_count() or 1,
+            Place.PROCESS: threads if gateway.environment.inline else os.cpu_count() or 1,
         }
         self.free = dict(self._slots)
         self.ended: Callable[[Job], None] = lambda _: None
@@ -99,9 +99,9 @@ class Runner:
         self.free[place] -= 1
         self._counts["started"] += 1
         if place is Place.NURSERY:
-            if name not in self._turns:
-                self._turns[name] = Turns(name, self._run)
-            self._turns[name].run_soon(job, group)
+            if name not in self._loop_tasks:
+                self._loop_tasks[name] = LoopTasks(name, self._run)
+            self._loop_tasks[name].run_soon(job, group)
         elif self._threads is not None and _is_plain(job):
             self._plain.append(job)
             if len(self._plain) == 1:
@@ -159,7 +159,7 @@ class Runner:
                 job.is_abandoned = True
                 if not job.is_reported:
                     job.is_reported = True
-                    self._finisher.add_nowait(conclude_interrupted(job))
+                    self._completer.add_nowait(conclude_interrupted(job))
                 self._abandoned.append(
                     f"task {job.task.name!r} went on although it was cancelled and was abandoned; "
                     "its runtime cannot close before it ends"
@@ -183,13 +183,13 @@ class Runner:
         self._log.log(level, "task %r %s ended with %s", name, task_id, code, extra=extra)
 
     async def _run(self, job: Job) -> None:
-        """Run one started task; whatever happens, its end reaches the finisher exactly once."""
+        """Run one started task; whatever happens, its end reaches the completer exactly once."""
         if job.task.signature.takes_context:
             job.context = self._context(job)
         try:
             if job.is_cancelled:
                 self._report(job, cancelled())  # the request came while it was being started
-            elif has_inputs(job) and (wrong := await fetch_inputs(self._host, job)) is not None:
+            elif has_inputs(job) and (wrong := await fetch_inputs(self._gateway, job)) is not None:
                 self._report(job, wrong)
             elif job.task.place is Place.NURSERY:
                 if job.envelope.timeout is not None:
@@ -202,7 +202,7 @@ class Runner:
         finally:
             self._leave(job)
 
-    async def _run_plain(self, threads: Threads, group: anyio.abc.TaskGroup) -> None:
+    async def _run_plain(self, threads: ThreadPool, group: anyio.abc.TaskGroup) -> None:
         """Run in threads what was started since the last time: a task of the event loop for each would cost more."""
         jobs = self._begin_plain()
         leases = [job.claimed.lease for job in jobs]
@@ -233,7 +233,7 @@ class Runner:
         return [job for job in jobs if not job.is_reported]
 
     def _report(self, job: Job, result: Ok[Any] | Err[TaskError] | None) -> None:
-        """Hand the end of a started task to the finisher, the first that is told; None where its context stopped it."""
+        """Hand the end of a started task to the completer, once. None means that its context stopped it."""
         if result is None:
             if not job.is_cancelled:
                 return
@@ -241,18 +241,18 @@ class Runner:
         if job.is_reported:
             return
         job.is_reported = True
-        end, error = conclude(self._host, job, result)
+        end, error = conclude(self._gateway, job, result)
         self._count(job, end.status)
         if error is not None:
             self.log_failure(job.claimed, str(end.error_code), attempt=job.claimed.attempt + 1)
-        self._finisher.add_nowait(end)
+        self._completer.add_nowait(end)
         if job.is_late:
             self._look_who_holds(job.task.place)
 
     def _leave(self, job: Job) -> None:
         """A started task has ended: its slot is free."""
         if not job.is_reported:
-            self._finisher.add_nowait(conclude_interrupted(job))
+            self._completer.add_nowait(conclude_interrupted(job))
         self.free[job.task.place] += 1
         del self.jobs[job.claimed.lease]
         if job.is_late:
@@ -280,7 +280,7 @@ class Runner:
 
     def _context(self, job: Job) -> AttemptContext[Any]:
         claimed = job.claimed
-        return self._host.context_type(
+        return self._gateway.context_type(
             task_id=claimed.lease.task_id,
             task_name=claimed.task_name,
             queue=claimed.queue,
@@ -291,7 +291,7 @@ class Runner:
             metadata=MappingProxyType(dict(job.envelope.metadata)),
             workflow_id=job.workflow_id,
             node_id=None if job.envelope.origin is None else job.envelope.origin.node_id,
-            runtime=self._host.runtime,
+            runtime=self._gateway.runtime,
             state=self._state,
         )
 

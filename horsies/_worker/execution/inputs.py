@@ -14,7 +14,7 @@ from ..._payload.result_argument import err_argument, ok_argument
 from ..._payload.signature import ArgumentError, CorruptError, load
 from ..._send.task_handle import TaskResult, plain_result_of
 from ...abc import Plain
-from ..gateway import WorkerHost
+from ..gateway import WorkerGateway
 from .job import Job, logger
 
 
@@ -24,17 +24,17 @@ def has_inputs(job: Job) -> bool:
     return origin is not None and len(origin.inputs) + len(origin.context) > 0
 
 
-async def fetch_inputs(host: WorkerHost, job: Job) -> Err[TaskError] | None:
+async def fetch_inputs(gateway: WorkerGateway, job: Job) -> Err[TaskError] | None:
     """Put the results of other tasks among the arguments of `job`; what is wrong where that cannot be done."""
     origin = job.envelope.origin
     if origin is None or not has_inputs(job):
         return None
     try:
-        results = await _read(host, (*origin.inputs, *origin.context))
+        results = await _read(gateway, (*origin.inputs, *origin.context))
         if job.context is not None:
             job.context.results = {one.parameter: results.get(one.task_id, SKIPPED) for one in origin.context}
         if origin.inputs:
-            serializer = host.serializers[job.envelope.serializer]
+            serializer = gateway.serializers[job.envelope.serializer]
             found = load(serializer, job.envelope.arguments)
             found |= {one.parameter: _argument(one, results.get(one.task_id, SKIPPED)) for one in origin.inputs}
             job.args, job.kwargs = job.task.signature.decode(serializer, serializer.dumps(dict(sorted(found.items()))))
@@ -47,17 +47,17 @@ async def fetch_inputs(host: WorkerHost, job: Job) -> Err[TaskError] | None:
     return None
 
 
-async def _read(host: WorkerHost, inputs: Sequence[Input]) -> dict[str, TaskResult[Any]]:
-    backoff = host.contact.backoff()
+async def _read(gateway: WorkerGateway, inputs: Sequence[Input]) -> dict[str, TaskResult[Any]]:
+    backoff = gateway.contact.backoff()
     parts = sorted({one.task_id for one in inputs if one.of_workflow})
     while True:
         try:
-            results = await host.workflow_results(parts) if parts else {}
+            results = await gateway.workflow_results(parts) if parts else {}
             # What could not be opened has the result of what should have opened it.
             tasks = sorted({one.task_id for one in inputs} - results.keys())
-            stored = await host.broker.reader.results(tasks) if tasks else []
+            stored = await gateway.broker.reader.results(tasks) if tasks else []
             backoff.answered()
-            return results | {one.task_id: plain_result_of(host, one) for one in stored if one.status.is_terminal}
+            return results | {one.task_id: plain_result_of(gateway, one) for one in stored if one.status.is_terminal}
         except BrokerError as error:
             if not error.retryable:
                 raise

@@ -21,7 +21,7 @@ from ..._core.result import Err, Ok
 from ..._declare.context import TaskInterrupted
 from .causes import members_of, unhandled
 from .job import Job
-from .thread_pool import Threads
+from .thread_pool import ThreadPool
 
 _pid = os.getpid()
 """Of this process. Asking the system for each task costs more than all that the worker does with its result."""
@@ -198,7 +198,7 @@ def end_fork(pid: int, error: BaseException | None = None) -> None:
 
 async def run_sync(
     job: Job,
-    threads: Threads | None,
+    threads: ThreadPool | None,
     report: Callable[[Ok[Any] | Err[TaskError] | None], None],
     abandon: Callable[[], None],
 ) -> None:
@@ -232,7 +232,7 @@ async def _time_out(job: Job, seconds: float, report: Callable[[Err[TaskError]],
 
 async def _run_in_thread(
     job: Job,
-    threads: Threads,
+    threads: ThreadPool,
     report: Callable[[Ok[Any] | Err[TaskError] | None], None],
     abandon: Callable[[], None],
 ) -> None:
@@ -253,7 +253,7 @@ async def _run_in_thread(
 
 async def run_in_threads(
     jobs: list[Job],
-    threads: Threads,
+    threads: ThreadPool,
     ended: Callable[[Job, Ok[Any] | Err[TaskError] | None, BaseException | None], None],
 ) -> None:
     """Run sync tasks in threads; `ended` is told of each when it has, with what `call_sync` returned or raised.

@@ -21,9 +21,9 @@ from ..._declare.task import Task
 from ..._payload.envelope import Envelope, UnknownVersionError, decode, sha_of
 from ..._payload.signature import ArgumentError, CorruptError, ParameterError, load
 from ..._payload.stored_result import code_of, encode_result
-from ..._send.gateway import Host
+from ..._send.gateway import Gateway
 from ...abc import ClaimedTask, Finish, GiveBack, Serializer
-from ..gateway import UnknownWorkflowError, WorkerHost
+from ..gateway import UnknownWorkflowError, WorkerGateway
 from .causes import unreadable
 
 logger = logging.getLogger("horsies.worker")
@@ -46,7 +46,7 @@ class Job(msgspec.Struct, eq=False):
     context: AttemptContext[Any] | None = None
     is_cancelled: bool = False
     is_reported: bool = False
-    """Its end is with the finisher."""
+    """Its end is with the completer."""
     is_late: bool = False
     """Its user code went on when its end was reported, and keeps its slot."""
     is_abandoned: bool = False
@@ -86,7 +86,7 @@ class Job(msgspec.Struct, eq=False):
             self.thread.deadline = anyio.current_time() + GRACE
 
 
-def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:
+def prepare(gateway: WorkerGateway, claimed: ClaimedTask) -> Job | Finish | GiveBack:
     """Decode a claimed row.
 
     A row that cannot be decoded fails alone, without user code. A task that this worker does not know, or which needs
@@ -95,37 +95,37 @@ def prepare(host: WorkerHost, claimed: ClaimedTask) -> Job | Finish | GiveBack:
     try:
         envelope = _envelope_of(claimed)
     except UnknownVersionError as error:
-        return _left_to_others(host, claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, str(error))
+        return _left_to_others(gateway, claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, str(error))
     except ValueError as error:
         return _corrupt(claimed, error)
-    task = host.app.tasks.get(claimed.task_name)
+    task = gateway.app.tasks.get(claimed.task_name)
     is_own = task is None
     if task is None:
-        task = host.own_tasks.get(claimed.task_name)
+        task = gateway.own_tasks.get(claimed.task_name)
     if task is None:
         what = f"no worker of queue {claimed.queue!r} knows task {claimed.task_name!r}"
         what += ": does the module that declares it get imported?"
-        return _left_to_others(host, claimed, TaskErrorCode.WORKER_RESOLUTION_ERROR, what)
-    serializer = host.serializers.get(envelope.serializer)
+        return _left_to_others(gateway, claimed, TaskErrorCode.WORKER_RESOLUTION_ERROR, what)
+    serializer = gateway.serializers.get(envelope.serializer)
     if serializer is None:
         what = f"the stored task cannot be read: serializer {envelope.serializer!r} is not installed here"
-        return _left_to_others(host, claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, what)
+        return _left_to_others(gateway, claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, what)
     try:
         if is_own or (envelope.origin is not None and envelope.origin.inputs):
-            args, kwargs = _arguments_of(host, task, envelope, serializer, is_own=is_own)
+            args, kwargs = _arguments_of(gateway, task, envelope, serializer, is_own=is_own)
         else:
             args, kwargs = task.signature.decode(serializer, envelope.arguments)
     except UnknownWorkflowError as error:
-        return _left_to_others(host, claimed, TaskErrorCode.WORKER_RESOLUTION_ERROR, str(error))
+        return _left_to_others(gateway, claimed, TaskErrorCode.WORKER_RESOLUTION_ERROR, str(error))
     except ParameterError as error:
-        return _left_to_others(host, claimed, TaskErrorCode.ARGUMENT_TYPE_MISMATCH, str(error))
+        return _left_to_others(gateway, claimed, TaskErrorCode.ARGUMENT_TYPE_MISMATCH, str(error))
     except ArgumentError as error:
         return refused(claimed, TaskErrorCode.ARGUMENT_TYPE_MISMATCH, str(error))
     except (ValueError, CorruptError) as error:
         return _corrupt(claimed, error)
     retry = task.settings.retry if envelope.retry is None else envelope.retry
-    policy = host.retry_policies.get(retry) if isinstance(retry, str) else retry
-    return Job(claimed, task, envelope, args, kwargs, policy, _retry_after_crash(host, claimed, task, policy))
+    policy = gateway.retry_policies.get(retry) if isinstance(retry, str) else retry
+    return Job(claimed, task, envelope, args, kwargs, policy, _retry_after_crash(gateway, claimed, task, policy))
 
 
 def _envelope_of(claimed: ClaimedTask) -> Envelope:
@@ -143,13 +143,13 @@ def _envelope_of(claimed: ClaimedTask) -> Envelope:
 
 
 def _arguments_of(
-    host: WorkerHost, task: Task[Any, Any], envelope: Envelope, serializer: Serializer, *, is_own: bool
+    gateway: WorkerGateway, task: Task[Any, Any], envelope: Envelope, serializer: Serializer, *, is_own: bool
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments; none yet where other tasks give some of them, but their names are looked at."""
     plain = load(serializer, envelope.arguments)
     inputs = () if envelope.origin is None else envelope.origin.inputs
     if is_own:
-        host.require_workflow(plain, {one.parameter for one in inputs})
+        gateway.require_workflow(plain, {one.parameter for one in inputs})
     else:
         task.signature.require_names(plain.keys() | {one.parameter for one in inputs})
     return ((), {}) if inputs else task.signature.decode(serializer, envelope.arguments)
@@ -160,23 +160,23 @@ def _corrupt(claimed: ClaimedTask, error: Exception) -> Finish:
     return refused(claimed, TaskErrorCode.WORKER_SERIALIZATION_ERROR, what)
 
 
-def _left_to_others(host: Host, claimed: ClaimedTask, code: TaskErrorCode, message: str) -> Finish | GiveBack:
+def _left_to_others(gateway: Gateway, claimed: ClaimedTask, code: TaskErrorCode, message: str) -> Finish | GiveBack:
     """Leave a task to workers that may know what this one lacks; once the grace is over, its end."""
-    delay = patience_with_unknown(claimed.unknown_for, host.app.config.recovery.resolution_grace)
+    delay = patience_with_unknown(claimed.unknown_for, gateway.app.config.recovery.resolution_grace)
     if delay is None:
         return refused(claimed, code, message)
     return GiveBack(claimed.lease, delay, unknown=True, is_running=claimed.is_running)
 
 
 def _retry_after_crash(
-    host: Host, claimed: ClaimedTask, task: Task[Any, Any], policy: SupportsDelay | None
+    gateway: Gateway, claimed: ClaimedTask, task: Task[Any, Any], policy: SupportsDelay | None
 ) -> float | None:
     try:
         return retry_after_crash(
             policy=policy,
             retry_for=task.settings.retry_for,
             retries=claimed.retries,
-            random=host.environment.random,
+            random=gateway.environment.random,
         )
     except Exception:  # a policy of a plugin may raise anything
         logger.exception("the retry policy of task %r failed; the task is not retried after a crash", task.name)
@@ -189,28 +189,28 @@ def refused(claimed: ClaimedTask, code: TaskErrorCode, message: str) -> Finish:
     return Finish(claimed.lease, TaskStatus.FAILED, result, code, has_begun=False)
 
 
-def conclude(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:
+def conclude(gateway: Gateway, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:
     """The row to write for `result`, and the error in it if there is one."""
     try:
-        return _concluded(host, job, result)
+        return _concluded(gateway, job, result)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the classes of a value, or of an error, may raise anything where they are read
-        return _concluded(host, job, unreadable(job.task.name, error))
+        return _concluded(gateway, job, unreadable(job.task.name, error))
 
 
-def _concluded(host: Host, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:
+def _concluded(gateway: Gateway, job: Job, result: Ok[Any] | Err[TaskError]) -> tuple[Finish, Err[TaskError] | None]:
     """As `conclude`. Raises: CodecError: the result cannot be written. BaseException: its classes raise it."""
     envelope, lease = job.envelope, job.claimed.lease
     code = code_of(result.error) if isinstance(result, Err) else None
-    data = _encoded(host.serializers, job, result)
+    data = _encoded(gateway.serializers, job, result)
     try:
         ending = decide(
             result,
             policy=job.policy,
             retry_for=job.task.settings.retry_for,
             retries=job.claimed.retries,
-            random=host.environment.random,
+            random=gateway.environment.random,
         )
     except KeyboardInterrupt:
         raise

@@ -23,7 +23,7 @@ import anyio.lowlevel
 from .job import Job
 
 
-class Turns:
+class LoopTasks:
     """Runs jobs, all of the same task.
 
     State: what waits for its turn, and which loop tasks have been made and not begun: lone ones, for one job each, and

@@ -134,7 +134,7 @@ class Child:
         return "it closed its pipe"
 
 
-class Processes:
+class ProcessPool:
     """Free processes, for the next task that needs one. How many there are at most is for the caller to see to."""
 
     def __init__(self) -> None:
@@ -183,7 +183,7 @@ class Processes:
             self._free.append(child)
 
 
-async def run_process(job: Job, processes: Processes) -> Ok[Any] | Err[TaskError]:
+async def run_process(job: Job, processes: ProcessPool) -> Ok[Any] | Err[TaskError]:
     """Run a sync task in a process, which is killed at its timeout. Only cancellation of the worker leaves it."""
     timeout = job.envelope.timeout
     try:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 Ended: TypeAlias = Callable[[T, Any, BaseException | None], None]
 
 
-class Threads:
+class ThreadPool:
     """Runs functions in threads.
 
     Args:

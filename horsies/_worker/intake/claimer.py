@@ -1,8 +1,8 @@
 """The claims of a worker: one at a time, and what becomes of one whose answer is lost.
 
 A claim goes on beside the rest, and the next one is sent before the answer is looked at, so that what a quick task
-costs the database and what it costs here take place at the same time. What came in is here until the pump takes it,
-which it does at once: it may be RUNNING already.
+costs the database and what it costs here take place at the same time. What came in is here until the dispatcher takes
+it, which it does at once: it may be RUNNING already.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Room(NamedTuple):
     more: bool = False
 
 
-class Claims:
+class Claimer:
     """Claims for one worker, and remembers what it has not heard of.
 
     Args:

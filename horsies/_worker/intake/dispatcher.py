@@ -1,8 +1,8 @@
-"""The pump of a worker: promotes, claims and starts tasks, for as long as there are slots.
+"""The dispatcher of a worker: promotes, claims and starts tasks, for as long as there are slots.
 
-State of a claimed task: it comes in (see `claims`), then is among the runner's jobs if the claim has started it too
+State of a claimed task: it comes in (see `claims`), then is among the executor's jobs if the claim has started it too
 (RUNNING), or for a moment in `_early`, where slots that were counted on are not free yet. Else it is CLAIMED and waits
-for its start (see `starts`), and then is among the jobs. When it has ended it is in the finisher's buffer. A task that
+for its start (see `starts`), and then is among the jobs. When it has ended it is in the completer's buffer. A task that
 is to go back is in `_gifts` until the database has answered. Each is in one place only. No more run than the
 concurrency says; what is claimed exceeds it by what `pace` and `places` allow.
 
@@ -29,14 +29,14 @@ from ..._declare.placement import Place
 from ..._declare.task import Task
 from ..._send.nursery import open_nursery
 from ...abc import Consumer, Finish, GiveBack, Lease, Notice
-from ..completer import Finisher
-from ..execution.executor import Runner
+from ..completer import Completer
+from ..execution.executor import Executor
 from ..execution.job import Job, prepare
-from ..gateway import WorkerHost
-from .claimer import DOUBT_POLL, Claims, Room
-from .prefetch import PATIENCE, Pace, begin_batch
-from .scarce_slots import Places
-from .starter import Starts
+from ..gateway import WorkerGateway
+from .claimer import DOUBT_POLL, Claimer, Room
+from .prefetch import PATIENCE, Prefetch, begin_batch
+from .scarce_slots import ScarceSlots
+from .starter import Starter
 
 PROMOTE_BATCH = 500
 CLAIM_BATCH = 500
@@ -46,7 +46,7 @@ IDLE_RECHECK = 0.05
 """Seconds before an `until_idle` worker looks again at due tasks that others hold locked."""
 
 
-class Pump:
+class Dispatcher:
     """Starts tasks of the queues of `consumer`, at most `config.concurrency` at once.
 
     Args:
@@ -59,10 +59,10 @@ class Pump:
 
     def __init__(
         self,
-        host: WorkerHost,
+        gateway: WorkerGateway,
         consumer: Consumer,
-        finisher: Finisher,
-        runner: Runner,
+        completer: Completer,
+        executor: Executor,
         config: WorkerConfig,
         *,
         worker_id: str,
@@ -71,54 +71,54 @@ class Pump:
         silence: float,
         counts: Counter[str],
     ) -> None:
-        self._host = host
+        self._gateway = gateway
         self._consumer = consumer
-        self._finisher = finisher
+        self._completer = completer
         self._config = config
         self.worker_id = worker_id
         self._log = log
         self._queues = frozenset(queues)
         self._silence = silence
-        self._resilience = host.app.config.resilience
+        self._resilience = gateway.app.config.resilience
         self._tasks: anyio.abc.TaskGroup
         self._early: deque[Job] = deque()
         self._early_since = 0.0
         self._gifts: dict[Lease, GiveBack] = {}
-        self._runner = runner
-        runner.ended, runner.retrying = self._ended, self._will_be_tried_again
+        self._executor = executor
+        executor.ended, executor.retrying = self._ended, self._will_be_tried_again
         self.look_soon: Callable[[], None] = lambda: None
-        finisher.freed = self._wake_up
+        completer.freed = self._wake_up
         self.is_stopping = False
         self.is_retiring = False
         self._wake = anyio.Event()
-        self._backoff = host.contact.backoff()
-        self.starts = Starts(host, consumer, finisher, counts, log, until_idle=config.until_idle)
-        self._claims = Claims(consumer, self._resilience, counts, self._wake_up)
+        self._backoff = gateway.contact.backoff()
+        self.starter = Starter(gateway, consumer, completer, counts, log, until_idle=config.until_idle)
+        self._claimer = Claimer(consumer, self._resilience, counts, self._wake_up)
         self._last_begun = (-math.inf, 0)
-        self._startable = frozenset(name for name, task in host.app.tasks.items() if self._may_start(task))
+        self._startable = frozenset(name for name, task in gateway.app.tasks.items() if self._may_start(task))
         self._next_due = 0.0
         self.last_beat = self._last_start = anyio.current_time()
         self.counts = counts
-        capped = host.app.config.cluster_wide_cap is not None or any(
-            queue.max_concurrency is not None for queue in host.app.config.queues if queue.name in self._queues
+        capped = gateway.app.config.cluster_wide_cap is not None or any(
+            queue.max_concurrency is not None for queue in gateway.app.config.queues if queue.name in self._queues
         )
         ahead = 0 if capped else config.concurrency
-        self._pace = Pace(ahead, self.last_beat)
-        self._places = Places(runner.free, config.concurrency, host.app.tasks.values(), ahead, self.last_beat)
+        self._prefetch = Prefetch(ahead, self.last_beat)
+        self._scarce = ScarceSlots(executor.free, config.concurrency, gateway.app.tasks.values(), ahead, self.last_beat)
 
     @property
     def ready(self) -> int:
         """How many tasks wait for their beginning."""
-        return len(self._claims) + len(self._early) + len(self.starts.ready) + len(self.starts.starting)
+        return len(self._claimer) + len(self._early) + len(self.starter.ready) + len(self.starter.starting)
 
     @property
     def running(self) -> int:
-        return len(self._runner.jobs)
+        return len(self._executor.jobs)
 
     @property
     def awaited(self) -> bool:
         """Whether a task runs whose result would count."""
-        return not all(job.is_late for job in self._runner.jobs.values())
+        return not all(job.is_late for job in self._executor.jobs.values())
 
     def stop_nowait(self) -> None:
         """Claim nothing more; `run` returns once what it is doing is done."""
@@ -139,25 +139,25 @@ class Pump:
                 if self._may_hold(name.removeprefix(Notice.CANCEL)):
                     self.look_soon()
             elif name.startswith(Notice.READY):
-                self._claims.hungry = self._claims.hungry or name.removeprefix(Notice.READY) in self._queues
+                self._claimer.hungry = self._claimer.hungry or name.removeprefix(Notice.READY) in self._queues
             else:
                 self._next_due = 0.0
-                self._claims.hungry = self._claims.hungry or not name
+                self._claimer.hungry = self._claimer.hungry or not name
         self._wake_up()
 
     def cancel(self, lease: Lease) -> None:
         """Cancel a task that runs here, or is about to, as the database asks."""
-        running = self._runner.jobs.get(lease)
-        for job in (running,) if running is not None else (*self._early, *self.starts.ready, *self.starts.starting):
+        running = self._executor.jobs.get(lease)
+        for job in (running,) if running is not None else (*self._early, *self.starter.ready, *self.starter.starting):
             if job.claimed.lease == lease:
                 job.cancel()
-                self._runner.expect_end(job)
+                self._executor.expect_end(job)
                 return
-        self._claims.cancel(lease)
+        self._claimer.cancel(lease)
 
     def see_strangers(self, leases: Iterable[Lease]) -> None:
         """Heed that the database shows these tasks as held by this worker, which does not know them."""
-        if count := self._claims.count_lost(leases):
+        if count := self._claimer.count_lost(leases):
             self._log.warning(
                 "worker %s: the database shows %d tasks as its own that it does not know, and it lets go of them. A "
                 "failover or a restore may have taken back a part of the history",
@@ -168,8 +168,8 @@ class Pump:
     async def run(self, running: anyio.abc.TaskGroup) -> None:
         """Claim and start tasks into `running` until told to stop, or (`until_idle`) until there is nothing to do."""
         self._tasks = running
-        running.start_soon(self._runner.hurry_threads)
-        running.start_soon(self._runner.keep_time)
+        running.start_soon(self._executor.hurry_threads)
+        running.start_soon(self._executor.keep_time)
         try:
             async with open_nursery() as claims:
                 await self._keep_starting(claims)
@@ -185,18 +185,18 @@ class Pump:
                 if await self.run_once(claims):
                     self._backoff.answered()
                     continue
-                if self._config.until_idle and not (self.awaited or self.ready or self._claims.is_under_way):
-                    await self._finisher.wait_written()
+                if self._config.until_idle and not (self.awaited or self.ready or self._claimer.is_under_way):
+                    await self._completer.wait_written()
                     if not await self._has_due():
                         return
-                    self._claims.hungry = True
+                    self._claimer.hungry = True
                     await self._wait_woken(IDLE_RECHECK)
                     continue
             except BrokerError as error:
                 if self._config.until_idle and not error.retryable:
                     raise
-                self._claims.doubt()
-                self._claims.hungry = True
+                self._claimer.doubt()
+                self._claimer.hungry = True
                 await self._backoff.failed(error, f"worker {self.worker_id}", self._log)
                 continue
             await self._wait_for_work()
@@ -207,7 +207,7 @@ class Pump:
         Args:
             claims: where a claim goes on; its answer brings about another round.
         """
-        self._claims.raise_failure()
+        self._claimer.raise_failure()
         if anyio.current_time() >= self._next_due:
             await self._promote()
         if self._early and anyio.current_time() - self._early_since >= EARLY:
@@ -216,69 +216,69 @@ class Pump:
             self._run_early()
         self._return_excess()
         await self._give_back()
-        if not self._claims.is_under_way:
-            await self._claims.give_back_lost(self.known)
-        if not self._finisher.has_room:
+        if not self._claimer.is_under_way:
+            await self._claimer.give_back_lost(self.known)
+        if not self._completer.has_room:
             return False  # it goes on when that is written which has ended
-        self.starts.take(self._runner.free, self._config.concurrency - self.running)
+        self.starter.take(self._executor.free, self._config.concurrency - self.running)
         if self._may_claim() and (room := self._room()).tasks > 0:
-            if not self.starts.starting and not self._runner.jobs:
+            if not self.starter.starting and not self._executor.jobs:
                 begun_at, tasks = self._last_begun
-                if anyio.current_time() - begun_at <= self._claims.lasted:
-                    self._pace.count_answer(tasks, 0)
-                await self._claims.run_once(room)
+                if anyio.current_time() - begun_at <= self._claimer.lasted:
+                    self._prefetch.count_answer(tasks, 0)
+                await self._claimer.run_once(room)
                 await self._take_in()
-                if not self._claims.full:
+                if not self._claimer.full:
                     await anyio.lowlevel.checkpoint()  # what has begun comes before a claim that may find nothing
                 return True
-            self._claims.is_under_way = True
+            self._claimer.is_under_way = True
             claims.start_soon(
-                self._claims.run_on, room, self._room, lambda room: claims.start_soon(self._take_in_aside, room)
+                self._claimer.run_on, room, self._room, lambda room: claims.start_soon(self._take_in_aside, room)
             )
-        if not self.starts.starting:
+        if not self.starter.starting:
             return False
-        started = await self.starts.run_once()
+        started = await self.starter.run_once()
         if _is_cancelled():
             self._early.extend(started)  # given back: the parent of the running tasks may have ended
             return False
         for job in started:
-            self._runner.run_soon(job, self._tasks)
+            self._executor.run_soon(job, self._tasks)
         self._last_start = anyio.current_time()
         return True
 
     def _may_claim(self) -> bool:
-        if not self._claims.hungry or self._claims.is_under_way:
+        if not self._claimer.hungry or self._claimer.is_under_way:
             return False
         # What follows a short claim mostly finds nothing, and need not slow down the start of what was found.
-        return self._claims.full or not self.starts.starting
+        return self._claimer.full or not self.starter.starting
 
     def _may_start(self, task: Task[Any, Any]) -> bool:
         """Whether a claim may start a task like this one: a free slot is one for it, and no crash leads to a retry."""
-        has_slots = self._runner.free[task.place] >= self._config.concurrency
+        has_slots = self._executor.free[task.place] >= self._config.concurrency
         return has_slots and not outlives_crash(task.settings.retry_for)
 
     def _room(self) -> Room:
         """What may be claimed now."""
         room = self._room_in_all()
-        if room.tasks <= 0 or not self._places:
+        if room.tasks <= 0 or not self._scarce:
             return room
-        return self._places.bounded(room, self._runner.free, self._waiting(), self._claims, anyio.current_time())
+        return self._scarce.bounded(room, self._executor.free, self._waiting(), self._claimer, anyio.current_time())
 
     def _waiting(self) -> Counter[Place]:
         """How many tasks of each place are here and have not begun."""
-        names = [job.task.name for job in (*self._early, *self.starts.ready, *self.starts.starting)]
-        return self._places.count([*names, *self._claims.names])
+        names = [job.task.name for job in (*self._early, *self.starter.ready, *self.starter.starting)]
+        return self._scarce.count([*names, *self._claimer.names])
 
     def _room_in_all(self) -> Room:
         """What may be claimed now if each task could run in any place."""
-        if self.is_stopping or not self.is_alive() or not self._finisher.has_room:
+        if self.is_stopping or not self.is_alive() or not self._completer.has_room:
             return Room(0)
         most = CLAIM_BATCH
         if self._config.max_tasks is not None:
             most = min(most, self._config.max_tasks - self.counts["started"] - self.ready)
-        excess, ahead = self._excess(), self._pace.ahead(anyio.current_time())
+        excess, ahead = self._excess(), self._prefetch.ahead(anyio.current_time())
         busy = self.running + self.ready
-        soon_free = self._pace.soon_free(busy)
+        soon_free = self._prefetch.soon_free(busy)
         if excess < soon_free and self._startable:
             batch = begin_batch(self._config.concurrency, soon_free)
             return Room(min(soon_free - excess, batch, most), self._startable, busy)
@@ -288,27 +288,27 @@ class Pump:
 
     def _excess(self) -> int:
         """How many tasks are claimed beyond the concurrency; below 0: how many slots are free."""
-        return len(self._runner.jobs) + self.ready - self._config.concurrency
+        return len(self._executor.jobs) + self.ready - self._config.concurrency
 
     def _return_excess(self) -> None:
         """Have given back what was claimed ahead and stands behind slow tasks, or has no slot in its place."""
         last, excess, now = list[Job](), self._excess(), anyio.current_time()
         if excess > 0 and now - self._last_start >= PATIENCE:
             self._last_start = now
-            last = list(self.starts.ready)[-excess:]
-        over = self._places.excess(self._runner.free, self._waiting(), now) if self._places else {}
+            last = list(self.starter.ready)[-excess:]
+        over = self._scarce.excess(self._executor.free, self._waiting(), now) if self._scarce else {}
         for place, count in over.items():
-            last += [job for job in self.starts.ready if job.task.place is place][-count:]
+            last += [job for job in self.starter.ready if job.task.place is place][-count:]
         if last:
-            leases = {job.claimed.lease for job in last} - self.starts.unsure
+            leases = {job.claimed.lease for job in last} - self.starter.unsure
             self._return(map(GiveBack, leases))
-            self.starts.ready = deque(job for job in self.starts.ready if job.claimed.lease not in leases)
+            self.starter.ready = deque(job for job in self.starter.ready if job.claimed.lease not in leases)
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and has not begun."""
-        self.starts.settle_unsure()
-        self._return(GiveBack(job.claimed.lease) for job in self.starts.ready)
-        self.starts.ready.clear()
+        self.starter.settle_unsure()
+        self._return(GiveBack(job.claimed.lease) for job in self.starter.ready)
+        self.starter.ready.clear()
         try:
             await self.give_back_lost()
         except BrokerError as error:
@@ -317,14 +317,14 @@ class Pump:
 
     async def give_back_lost(self) -> None:
         """For a worker that stops: give back what came in and was not taken, and what it never heard of."""
-        self._return(GiveBack(row.lease, is_running=row.is_running) for row in self._claims.drop())
+        self._return(GiveBack(row.lease, is_running=row.is_running) for row in self._claimer.drop())
         self._return_early()
         await self._give_back()
-        await self._claims.give_back_lost(self.known, at_once=True)
+        await self._claimer.give_back_lost(self.known, at_once=True)
 
     async def wait_ended(self) -> None:
         """Wait until nothing runs but what was abandoned."""
-        while not all(job.is_abandoned for job in self._runner.jobs.values()):
+        while not all(job.is_abandoned for job in self._executor.jobs.values()):
             await self._wait_woken(None)
 
     async def wait_reported(self) -> None:
@@ -339,19 +339,19 @@ class Pump:
         except BrokerError:
             self._next_due = asked_at
             raise
-        self._host.contact.answered()
+        self._gateway.contact.answered()
         due_in = 0.0 if promotion.promoted == PROMOTE_BATCH else promotion.next_due_in
         if due_in is not None:
             # A notice that came while the answer was under way asks to look again.
             self._next_due = min(self._next_due, anyio.current_time() + due_in)
-        self._claims.hungry = self._claims.hungry or promotion.promoted > 0
+        self._claimer.hungry = self._claimer.hungry or promotion.promoted > 0
 
     async def _take_in_aside(self, room: Room) -> None:
-        """Take in what came while the pump waits for something else: what is RUNNING is not to wait for that."""
+        """Take in what came while the dispatcher waits for something else: what is RUNNING is not to wait for that."""
         try:
             await self._take_in(room.busy)
         except BrokerError as error:
-            self._claims.fail(error)
+            self._claimer.fail(error)
         self._wake_up()
 
     async def _take_in(self, busy: int = 0) -> None:
@@ -363,22 +363,22 @@ class Pump:
         self._backoff.answered()
         if self.is_stopping:
             return
-        self._pace.count_answer(busy, self.running + self.ready - len(self._claims))
-        known = {job.claimed.lease for job in (*self.starts.ready, *self.starts.starting)}
-        for row, is_cancelled in self._claims.take():
-            if row.lease in known or row.lease in self._runner.jobs:
+        self._prefetch.count_answer(busy, self.running + self.ready - len(self._claimer))
+        known = {job.claimed.lease for job in (*self.starter.ready, *self.starter.starting)}
+        for row, is_cancelled in self._claimer.take():
+            if row.lease in known or row.lease in self._executor.jobs:
                 continue  # the history was taken back, and this claim is by chance the same again
-            match prepare(self._host, row):
+            match prepare(self._gateway, row):
                 case Job() as job if row.is_running:
                     job.is_cancelled = is_cancelled
                     self._early_since = self._early_since if self._early else anyio.current_time()
                     self._early.append(job)
                 case Job() as job:
-                    self.starts.ready.append(job)
+                    self.starter.ready.append(job)
                 case Finish() as end:
-                    self._runner.log_failure(row, str(end.error_code), attempt=row.attempt)
+                    self._executor.log_failure(row, str(end.error_code), attempt=row.attempt)
                     self.counts["failed"] += 1
-                    self._finisher.add_nowait(end)
+                    self._completer.add_nowait(end)
                 case GiveBack() as gift:
                     self._return([gift])
         self._run_early()
@@ -387,11 +387,11 @@ class Pump:
 
     def _run_early(self) -> None:
         """Run what a claim has started, as slots and room for results permit; a worker that stops runs none."""
-        if not (self._early and self._finisher.has_room) or self.is_stopping or _is_cancelled():
+        if not (self._early and self._completer.has_room) or self.is_stopping or _is_cancelled():
             return
-        taken = len(self.starts.starting)
+        taken = len(self.starter.starting)
         while self._early and self.running + taken < self._config.concurrency:
-            self._runner.run_soon(self._early.popleft(), self._tasks)
+            self._executor.run_soon(self._early.popleft(), self._tasks)
             self._last_start = anyio.current_time()
             self._last_begun = self._last_start, self.running
 
@@ -406,16 +406,16 @@ class Pump:
 
     def known(self) -> list[Lease]:
         """Everything that the worker knows it holds."""
-        jobs = (*self._early, *self.starts.ready, *self.starts.starting, *self._runner.jobs.values())
-        return [*(job.claimed.lease for job in jobs), *self._claims.leases, *self._gifts, *self._finisher.leases]
+        jobs = (*self._early, *self.starter.ready, *self.starter.starting, *self._executor.jobs.values())
+        return [*(job.claimed.lease for job in jobs), *self._claimer.leases, *self._gifts, *self._completer.leases]
 
     def _may_hold(self, task_id: str) -> bool:
         """Whether the worker holds this task, or may hear so from a claim that is under way."""
-        return self._claims.is_under_way or any(lease.task_id == task_id for lease in self.known())
+        return self._claimer.is_under_way or any(lease.task_id == task_id for lease in self.known())
 
     async def _has_due(self) -> bool:
-        await self._claims.give_back_lost(self.known, at_once=True)
-        await self._host.settle_workflows()
+        await self._claimer.give_back_lost(self.known, at_once=True)
+        await self._gateway.settle_workflows()
         return await self._consumer.has_due()
 
     async def _give_back(self) -> None:
@@ -431,9 +431,9 @@ class Pump:
 
     def _ended(self, job: Job) -> None:
         if job.task.name not in self._startable:
-            self._pace.count_end()
-        self._places.count_end(job.task.place)
-        self._claims.hungry = self._claims.hungry or job.task.place in self._places.missed
+            self._prefetch.count_end()
+        self._scarce.count_end(job.task.place)
+        self._claimer.hungry = self._claimer.hungry or job.task.place in self._scarce.missed
         self._run_early()
         self._wake_up()
 
@@ -453,17 +453,17 @@ class Pump:
             timeout = min(timeout, max(0.0, self._last_start + PATIENCE - now))
         if self._early:
             timeout = min(timeout, max(0.0, self._early_since + EARLY - now))
-        if self._places:
-            timeout = min(timeout, max(0.0, self._places.next_excess() - now))
-        if self._claims.hungry and self._claims.rests_until > now:
-            timeout = min(timeout, self._claims.rests_until - now)
-        for job in self.starts.ready:
+        if self._scarce:
+            timeout = min(timeout, max(0.0, self._scarce.next_excess() - now))
+        if self._claimer.hungry and self._claimer.rests_until > now:
+            timeout = min(timeout, self._claimer.rests_until - now)
+        for job in self.starter.ready:
             if job.not_before > now:
                 timeout = min(timeout, job.not_before - now)
-        if self._claims.is_in_doubt:
+        if self._claimer.is_in_doubt:
             timeout = min(timeout, DOUBT_POLL)
         if not await self._wait_woken(timeout):
-            self._claims.hungry = True
+            self._claimer.hungry = True
             if timeout >= self._resilience.poll_interval:
                 self._next_due = 0.0
 

@@ -34,7 +34,7 @@ def begin_batch(concurrency: int, soon_free: int) -> int:
     return min(part + soon_free, concurrency, BEGIN_BATCH)
 
 
-class Pace:
+class Prefetch:
     """Counts the ends of tasks, and those that came while a claim was under way.
 
     Args:

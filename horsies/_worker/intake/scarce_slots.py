@@ -18,14 +18,14 @@ from collections.abc import Iterable, Mapping
 
 from ..._declare.placement import Place
 from ..._declare.task import Task
-from .claimer import Claims, Room
-from .prefetch import PATIENCE, Pace
+from .claimer import Claimer, Room
+from .prefetch import PATIENCE, Prefetch
 
 NARROW = 30.0
 """Seconds. A narrow claim that finds less than it asks for ends them sooner."""
 
 
-class Places:
+class ScarceSlots:
     """The scarce places of one worker.
 
     Args:
@@ -48,7 +48,7 @@ class Places:
                 names.setdefault(task.place, set()).add(task.name)
         self._place_of = {name: place for place, some in names.items() for name in some}
         self._names = {place: frozenset(some) for place, some in names.items()}
-        self._paces = {place: Pace(ahead, now) for place in names}
+        self._prefetch_of = {place: Prefetch(ahead, now) for place in names}
         self._narrow_until = dict.fromkeys(names, -math.inf)
         self._known = set[Place]()
         self._crowded_since: dict[Place, float] = {}
@@ -60,15 +60,15 @@ class Places:
         return bool(self._names)
 
     def count_end(self, place: Place) -> None:
-        if place in self._paces:
-            self._paces[place].count_end()
+        if place in self._prefetch_of:
+            self._prefetch_of[place].count_end()
 
     def bounded(
         self,
         room: Room,
         free: Mapping[Place, int],
         waiting: Mapping[Place, int],
-        claims: Claims,
+        claims: Claimer,
         now: float,
     ) -> Room:
         """The part of `room` that the next claim may ask for.
@@ -82,7 +82,7 @@ class Places:
             self._narrow_until = dict.fromkeys(self._names, -math.inf)  # the last claim has left no task behind
         full, narrow = set[Place](), dict[Place, int]()
         for place in self._known:
-            ahead = self._paces[place].ahead(now)
+            ahead = self._prefetch_of[place].ahead(now)
             left = free[place] + ahead - waiting.get(place, 0)
             if left <= 0 or left * 2 < ahead:  # a few at a time would cost a statement each
                 full.add(place)
@@ -105,7 +105,7 @@ class Places:
     def excess(self, free: Mapping[Place, int], waiting: Mapping[Place, int], now: float) -> dict[Place, int]:
         """How many of those that wait for each place are to be given back now."""
         gifts = {}
-        for place, pace in self._paces.items():
+        for place, pace in self._prefetch_of.items():
             over = waiting.get(place, 0) - max(free[place], 0) - pace.ahead(now)
             if over <= 0:
                 self._crowded_since.pop(place, None)

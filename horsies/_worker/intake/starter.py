@@ -18,16 +18,16 @@ from ..._declare.context import ContextLogger
 from ..._declare.placement import Place
 from ..._send.contact import REMEDY
 from ...abc import Consumer, Finish, Lease, Start, StartOutcome
-from ..completer import Finisher
+from ..completer import Completer
 from ..execution.job import Job, conclude_interrupted
-from ..gateway import WorkerHost
+from ..gateway import WorkerGateway
 
 LOCKED_POLL = 1.0
 """Seconds before another try to start a task whose row somebody has locked."""
 
 
-class Starts:
-    """Starts tasks of one life of a worker.
+class Starter:
+    """Starts tasks of one incarnation of a worker.
 
     Args:
         counts: the worker's, for its statistics.
@@ -41,21 +41,21 @@ class Starts:
 
     def __init__(
         self,
-        host: WorkerHost,
+        gateway: WorkerGateway,
         consumer: Consumer,
-        finisher: Finisher,
+        completer: Completer,
         counts: Counter[str],
         log: ContextLogger,
         *,
         until_idle: bool,
     ) -> None:
-        self._host = host
+        self._gateway = gateway
         self._consumer = consumer
-        self._finisher = finisher
+        self._completer = completer
         self._counts = counts
         self._log = log
         self._until_idle = until_idle
-        self._retry_max = host.app.config.resilience.retry_max
+        self._retry_max = gateway.app.config.resilience.retry_max
         self.ready: deque[Job] = deque()
         self.starting: list[Job] = []
         self.unsure: set[Lease] = set()
@@ -96,7 +96,7 @@ class Starts:
             raise
         finally:
             self.starting = []
-        self._host.contact.answered()
+        self._gateway.contact.answered()
         started = []
         for job, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, BrokerError):
@@ -107,7 +107,7 @@ class Starts:
                 job.not_before = anyio.current_time() + LOCKED_POLL
                 self.ready.append(job)
             elif outcome is StartOutcome.LOST and job.claimed.lease in self.unsure:
-                self._finisher.add_nowait(_never_ran(job))
+                self._completer.add_nowait(_never_ran(job))
             self._counts["expired"] += outcome is StartOutcome.EXPIRED
         self.unsure.difference_update(set(leases) - {job.claimed.lease for job in self.ready})
         return started
@@ -143,7 +143,7 @@ class Starts:
         """For a worker that stops: see that what it may have started is run by another."""
         for job in self.ready:
             if job.claimed.lease in self.unsure:
-                self._finisher.add_nowait(_never_ran(job), has_started=False)
+                self._completer.add_nowait(_never_ran(job), has_started=False)
         self.unsure.clear()
 
 

@@ -85,8 +85,8 @@ class Advancer:
         has_met: a workflow was started by this runtime, or something followed from one here.
     """
 
-    def __init__(self, host: AppGateway, store: Workflows) -> None:
-        self._host = host
+    def __init__(self, gateway: AppGateway, store: Workflows) -> None:
+        self._gateway = gateway
         self._store = store
         self._small = _Lane(BATCH)
         self._large = _Lane(1)
@@ -128,7 +128,7 @@ class Advancer:
         Who has to do with none looks now and then only, for others. The answer is 0: they are not done when it comes,
         and whoever leads need not hurry to look again.
         """
-        if not (self.has_met or self._host.app.workflows) and anyio.current_time() < self._look_at:
+        if not (self.has_met or self._gateway.app.workflows) and anyio.current_time() < self._look_at:
             return 0
         now = anyio.current_time()
         self._aside = {workflow_id: until for workflow_id, until in self._aside.items() if until > now}
@@ -143,7 +143,7 @@ class Advancer:
                 group.start_soon(self._run_lane, lane)
 
     async def _run_lane(self, lane: _Lane) -> None:
-        backoff = self._host.contact.backoff()
+        backoff = self._gateway.contact.backoff()
         while True:
             await lane.filled.wait()
             lane.filled = anyio.Event()
@@ -247,7 +247,7 @@ class Advancer:
             if not is_news or news.row.workflow_id in self._poisoned:
                 continue
             try:
-                steps.append(follow(self._host, news))
+                steps.append(follow(self._gateway, news))
             except Exception as error:  # what cannot be followed must not hold up the others
                 self._leave(news.row.workflow_id, f"{type(error).__name__}: {error}")
         return steps

@@ -21,7 +21,7 @@ from ..._declare.task import Task
 from ..._payload.ids import MOST_NODES
 from ..._payload.signature import ArgumentError, Signature, load
 from ..._payload.stored_result import decode_result
-from ..._send.gateway import Host
+from ..._send.gateway import Gateway
 from ..._send.options import TaskSettings
 from ...abc import OWN, Plain, Serializer
 from ..definition.builder import built
@@ -40,9 +40,9 @@ def opening(spec: Spec, node: NodeSpec) -> tuple[str, dict[str, Plain]]:
     return SUBWORKFLOW, {**node.arguments, _NAME: node.task_name, _WITHIN: [*spec.within, spec.name]}
 
 
-def opened(host: Host, spec: Spec, node: NodeSpec, result: bytes | None) -> Spec:
+def opened(gateway: Gateway, spec: Spec, node: NodeSpec, result: bytes | None) -> Spec:
     """The workflow that the task has opened. Raises: ValueError, it cannot be read."""
-    found = None if result is None else decode_result(result, None, host.serializers)
+    found = None if result is None else decode_result(result, None, gateway.serializers)
     value: Any = getattr(found, "value", None)
     if node.kind == "workflow":
         return decode(value)

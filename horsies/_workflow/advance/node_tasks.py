@@ -8,21 +8,21 @@ from datetime import timedelta
 from ..._payload.envelope import Envelope, Input, Origin, TaskSendPayload, instant_of, policy_of
 from ..._payload.ids import node_task_id
 from ..._send.encode_call import NOW, row_of
-from ..._send.gateway import Host
+from ..._send.gateway import Gateway
 from ...abc import NewTask
 from ..definition.spec import Spec
 from .expansion import opening
 
 
-def task_of(host: Host, spec: Spec, workflow_id: str, index: int, runs: Sequence[int]) -> NewTask:
+def task_of(gateway: Gateway, spec: Spec, workflow_id: str, index: int, runs: Sequence[int]) -> NewTask:
     """The task of a node, or the one that opens it. Its injected arguments are named by what they come from.
 
     Args:
         runs: how often each node has been run, this time included.
     """
     node = spec.nodes[index]
-    now = host.environment.clock()
-    serializer = host.app.config.serializer
+    now = gateway.environment.clock()
+    serializer = gateway.app.config.serializer
 
     def input_of(name: str, source: int, as_result: bool) -> Input:
         task_id = node_task_id(workflow_id, source, max(1, runs[source]))
@@ -37,7 +37,7 @@ def task_of(host: Host, spec: Spec, workflow_id: str, index: int, runs: Sequence
         queue=node.queue,
         priority=node.priority,
         serializer=serializer,
-        arguments=host.serializers[serializer].dumps(dict(sorted(arguments.items()))),
+        arguments=gateway.serializers[serializer].dumps(dict(sorted(arguments.items()))),
         sent_at=now,
         delay=NOW,
         good_until=None if node.good_until is None else instant_of(node.good_until),

@@ -19,7 +19,7 @@ from ..._core.status import NodeStatus, TaskStatus, WorkflowStatus
 from ..._payload.envelope import instant_of, sha_of
 from ..._payload.ids import node_of, node_task_id
 from ..._payload.lowering import UNDECODABLE
-from ..._send.gateway import Host
+from ..._send.gateway import Gateway
 from ...abc import LARGE, EndedTask, News, NewTask, NewWorkflow, Signal, Step, WorkflowRow
 from ..definition.spec import Spec, sealed
 from ..offload import uncollected
@@ -60,7 +60,7 @@ ENDED_AS = {
 
 
 def begun(
-    host: Host,
+    gateway: Gateway,
     spec: Spec,
     workflow_id: str,
     *,
@@ -86,7 +86,7 @@ def begun(
         spec, data = sealed(spec)
     plan = plan_of(spec)
     state, commands = advance(plan, begin(plan), [Paused(), Started()] if is_paused else [Started()])
-    tasks, parts = _put_in(host, spec, state, commands, workflow_id, root_id, {})
+    tasks, parts = _put_in(gateway, spec, state, commands, workflow_id, root_id, {})
     return NewWorkflow(
         workflow_id=workflow_id,
         sha=sha_of(data) if sha is None else sha,
@@ -95,7 +95,7 @@ def begun(
         spec=stored(spec, data),
         state=encode_state(state),
         status=state.status,
-        sent_at=sent_at or host.environment.clock(),
+        sent_at=sent_at or gateway.environment.clock(),
         tasks=tasks,
         parts=parts,
         parent_id=parent_id,
@@ -104,7 +104,7 @@ def begun(
     )
 
 
-def follow(host: Host, news: News, wishes: Sequence[Event] = ()) -> Step:
+def follow(gateway: Gateway, news: News, wishes: Sequence[Event] = ()) -> Step:
     """What is to be written for a workflow that something has happened to.
 
     Args:
@@ -118,23 +118,23 @@ def follow(host: Host, news: News, wishes: Sequence[Event] = ()) -> Step:
     """
     try:
         with uncollected() if is_large(news) else nullcontext():
-            return _follow(host, news, wishes)
+            return _follow(gateway, news, wishes)
     except MissingError as missing:
         return Step(news.row.workflow_id, state=news.row.state, status=news.row.status, reads=missing.ranges)
 
 
-def _follow(host: Host, news: News, wishes: Sequence[Event]) -> Step:
+def _follow(gateway: Gateway, news: News, wishes: Sequence[Event]) -> Step:
     """Raises: MissingError; ValueError."""
     row = news.row
     found, before = read_spec(row, news.slices), read_state(row.state)
     children: dict[int, Spec] = {}
-    events = [*_ends(host, found.spec, news.ended, children), *map(_read_signal, news.signals)]
+    events = [*_ends(gateway, found.spec, news.ended, children), *map(_read_signal, news.signals)]
     if news.is_overdue:
         events.append(Expired())
     events += wishes
     after, commands = advance(found.plan, before, events)
     spec = found.filled([one.index for one in commands if isinstance(one, Enqueue)], row, news.slices)
-    tasks, parts = _put_in(host, spec, after, commands, row.workflow_id, row.root_id, children)
+    tasks, parts = _put_in(gateway, spec, after, commands, row.workflow_id, row.root_id, children)
     over = [part for part in parts if WorkflowStatus(part.status).is_terminal]
     cancelled = [(one.index, one.run) for one in commands if isinstance(one, CancelTask)]
     ended = next((one for one in commands if isinstance(one, Ended)), None)
@@ -175,14 +175,14 @@ def concerned(steps: Iterable[Step]) -> set[str]:
     return found
 
 
-def _ends(host: Host, spec: Spec, tasks: Iterable[EndedTask], children: dict[int, Spec]) -> list[Event]:
+def _ends(gateway: Gateway, spec: Spec, tasks: Iterable[EndedTask], children: dict[int, Spec]) -> list[Event]:
     """What the engine is told of tasks that have ended; what they have opened goes into `children`."""
     events: list[Event] = []
     for task in tasks:
         index, run = node_of(task.task_id)
         node = spec.nodes[index]
         if task.status is TaskStatus.COMPLETED and node.kind != "task":
-            children[index] = opened(host, spec, node, task.result)
+            children[index] = opened(gateway, spec, node, task.result)
             events.append(Opened(index, run))
         else:
             events.append(NodeEnded(index, run, task.status is TaskStatus.COMPLETED, task.error_code or task.status))
@@ -190,7 +190,7 @@ def _ends(host: Host, spec: Spec, tasks: Iterable[EndedTask], children: dict[int
 
 
 def _put_in(
-    host: Host,
+    gateway: Gateway,
     spec: Spec,
     state: State,
     commands: Sequence[Command],
@@ -206,11 +206,11 @@ def _put_in(
         node = spec.nodes[one.index]
         child = children[one.index] if isinstance(one, Open) else node.child
         if child is None:
-            tasks.append(task_of(host, spec, workflow_id, one.index, state.runs))
+            tasks.append(task_of(gateway, spec, workflow_id, one.index, state.runs))
         else:
             parts.append(
                 begun(
-                    host,
+                    gateway,
                     child,
                     node_task_id(workflow_id, one.index, one.run),
                     parent_id=workflow_id,

@@ -16,7 +16,7 @@ from ...abc import StoredResult, WorkflowRow
 from ..advance.state import State
 from ..advance.stored_workflow import MissingError, StoredSpec, read_spec, read_state
 from ..definition.spec import Spec
-from ..gateway import WorkflowHost
+from ..gateway import WorkflowGateway
 from ..offload import apart
 
 RESULTS = 1_000
@@ -26,48 +26,48 @@ Read = Callable[[StoredResult], TaskResult[Any]]
 """How the result of a task is read."""
 
 
-async def spec_of(host: WorkflowHost, row: WorkflowRow) -> StoredSpec:
+async def spec_of(gateway: WorkflowGateway, row: WorkflowRow) -> StoredSpec:
     """What a workflow consists of, perhaps without the arguments of its nodes. Raises: BrokerError; ValueError."""
     try:
         return await apart(partial(read_spec, row), size=len(row.state))
     except MissingError as missing:
-        slices = await host.workflows.read_spec(row.workflow_id, missing.ranges)
+        slices = await gateway.workflows.read_spec(row.workflow_id, missing.ranges)
     if not slices:
         raise BrokerError(f"workflow {row.workflow_id} was removed just now", retryable=True)
     return await apart(partial(read_spec, row, slices), size=sum(len(data) for _, data in slices))
 
 
-async def outcome_of(host: WorkflowHost, row: WorkflowRow, read: Read) -> TaskResult[Any]:
+async def outcome_of(gateway: WorkflowGateway, row: WorkflowRow, read: Read) -> TaskResult[Any]:
     """The result of a workflow that has ended, or is paused. Raises: BrokerError."""
     status = WorkflowStatus(row.status)
     if status is WorkflowStatus.RUNNING:
         return Err(TaskError(TaskErrorCode.RESULT_NOT_READY, f"{_name(row)} has not ended"))
     if status is not WorkflowStatus.COMPLETED:
-        return Err(TaskError(*await _why_not(host, row, status)))
-    spec, state = (await spec_of(host, row)).spec, read_state(row.state)
+        return Err(TaskError(*await _why_not(gateway, row, status)))
+    spec, state = (await spec_of(gateway, row)).spec, read_state(row.state)
     if not spec.collects:
         output = spec.output
-        return Ok(None) if output is None else (await results_of(host, row, spec, [output], read))[output]
-    found = await results_of(host, row, spec, range(len(spec.nodes)), read)
+        return Ok(None) if output is None else (await results_of(gateway, row, spec, [output], read))[output]
+    found = await results_of(gateway, row, spec, range(len(spec.nodes)), read)
     failed = next((one for one in found.values() if isinstance(one, Err)), None)
     return failed or Ok([found[index].value for index in range(len(state.nodes))])  # type: ignore[union-attr]  # none is Err
 
 
 async def results_of(
-    host: WorkflowHost, row: WorkflowRow, spec: Spec, indexes: Sequence[int], read: Read
+    gateway: WorkflowGateway, row: WorkflowRow, spec: Spec, indexes: Sequence[int], read: Read
 ) -> dict[int, TaskResult[Any]]:
     """The results of those of the nodes that have ended, by their indexes. Raises: BrokerError."""
     state = read_state(row.state)
     found, ids = await apart(partial(_ended, row, state, indexes), nodes=len(indexes))
     parts = {task_id for task_id, index in ids.items() if spec.nodes[index].kind != "task"}
     for task_id in parts:
-        part = await host.workflows.read(task_id)
+        part = await gateway.workflows.read(task_id)
         if part is not None:
-            found[ids[task_id]] = await outcome_of(host, part, read)
+            found[ids[task_id]] = await outcome_of(gateway, part, read)
     # What could not be opened has the result of what should have opened it.
     asked = [task_id for task_id, index in ids.items() if index not in found]
     for start in range(0, len(asked), RESULTS):
-        for stored in await host.results(asked[start : start + RESULTS]):
+        for stored in await gateway.results(asked[start : start + RESULTS]):
             found[ids[stored.task_id]] = read(stored)
     for task_id, index in ids.items():
         gone = TaskError(TaskErrorCode.RESULT_NOT_AVAILABLE, f"task {task_id} is no longer stored")
@@ -90,7 +90,7 @@ def _ended(row: WorkflowRow, state: State, indexes: Iterable[int]) -> tuple[dict
 SKIPPED = Err(TaskError(TaskErrorCode.UPSTREAM_SKIPPED, "the node was skipped"))
 
 
-async def _why_not(host: WorkflowHost, row: WorkflowRow, status: WorkflowStatus) -> tuple[TaskErrorCode, str]:
+async def _why_not(gateway: WorkflowGateway, row: WorkflowRow, status: WorkflowStatus) -> tuple[TaskErrorCode, str]:
     """Why a workflow has no value."""
     match status:
         case WorkflowStatus.PAUSED:
@@ -100,7 +100,7 @@ async def _why_not(host: WorkflowHost, row: WorkflowRow, status: WorkflowStatus)
         case WorkflowStatus.EXPIRED:
             return TaskErrorCode.WORKFLOW_EXPIRED, f"{_name(row)} has not ended by its good_until"
         case _:
-            return _why_failed(row, (await spec_of(host, row)).spec)
+            return _why_failed(row, (await spec_of(gateway, row)).spec)
 
 
 def _why_failed(row: WorkflowRow, spec: Spec) -> tuple[TaskErrorCode, str]:

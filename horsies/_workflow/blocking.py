@@ -13,10 +13,10 @@ from .._payload.send_error import TaskSendError
 from .._payload.start_payload import WorkflowStartPayload
 from .._send.portal import Portal
 from .._send.task_handle import TaskResult
-from .._workflow.view.diagram import WorkflowGraph
-from .._workflow.view.infos import NodeInfo, WorkflowInfo
-from .._workflow.workflow_function import WorkflowFunction
-from .._workflow.workflow_handle import WorkflowHandle
+from .view.diagram import WorkflowGraph
+from .view.infos import NodeInfo, WorkflowInfo
+from .workflow_function import WorkflowFunction
+from .workflow_handle import WorkflowHandle
 
 P = ParamSpec("P")
 T = TypeVar("T")

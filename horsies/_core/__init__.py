@@ -1,1 +1,1 @@
-"""Values and rules: no I/O, no async, standard library only."""
+"""Values and rules: no I/O, standard library only."""

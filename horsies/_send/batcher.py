@@ -25,6 +25,7 @@ import anyio.abc
 import anyio.lowlevel
 
 from .._core.errors import BrokerError
+from .._core.isolate import isolate
 from .._core.limits import SEND_ROWS, STATEMENT_BYTES
 from ..abc import Broker, Enqueued, NewTask, Producer
 from .contact import Contact
@@ -190,28 +191,37 @@ class Lane:
         return batch
 
     async def _write(self, producer: Producer, rows: Sequence[_Row], returning: anyio.abc.TaskGroup) -> None:
-        try:
-            answers: Iterable[Enqueued | BrokerError] = await producer.enqueue([row.task for row in rows])
-        except BrokerError as error:
-            if len(rows) > 1 and (not error.retryable or error.code in ABOUT_ROWS):
-                middle = len(rows) // 2
-                for half in (rows[:middle], rows[middle:]):
-                    if wanted := [row for row in half if not row.order.is_withdrawn]:
-                        await self._write(producer, wanted, returning)
-                return
-            if error.locked and rows[0].tries < len(LOCKED_PAUSES):
-                returning.start_soon(self._return, rows[0])
-                return
-            answers = [error] * len(rows)
-        else:
-            self._contact.answered()
-        for row, answer in zip(rows, answers, strict=True):
-            row.answer(answer)
+        async def write(rows: Sequence[_Row]) -> Sequence[None]:
+            wanted = [row for row in rows if not row.order.is_withdrawn]
+            answers: Iterable[Enqueued | BrokerError] = []
+            try:
+                if wanted:
+                    answers = await producer.enqueue([row.task for row in wanted])
+                    self._contact.answered()
+            except BrokerError as error:
+                if _concerns_rows(error):
+                    raise
+                answers = [error] * len(wanted)
+            for row, answer in zip(wanted, answers, strict=True):
+                row.answer(answer)
+            return ()
+
+        async def alone(row: _Row, error: BrokerError) -> None:
+            if error.locked and row.tries < len(LOCKED_PAUSES):
+                returning.start_soon(self._return, row)
+            else:
+                row.answer(error)
+
+        await isolate(rows, write, alone, _concerns_rows)
 
     async def _return(self, row: _Row) -> None:
         await anyio.sleep(LOCKED_PAUSES[row.tries])
         row.tries += 1
         self.put(row)
+
+
+def _concerns_rows(error: BrokerError) -> bool:
+    return not error.retryable or error.code in ABOUT_ROWS
 
 
 def _closed() -> BrokerError:

@@ -1,6 +1,10 @@
-"""What plugin authors implement: small protocols by role, and the records that cross them. No logic."""
+"""What plugin authors implement: small protocols by role, and the records that cross them.
+
+`isolate` is what a broker does about a batch that one of its items makes fail.
+"""
 
 from .._core.errors import BrokerError
+from .._core.isolate import isolate
 from .._core.retry import SupportsDelay
 from .._core.status import CancelOutcome, TaskStatus
 from .broker import (
@@ -117,4 +121,5 @@ __all__ = [
     "Workflowing",
     "WorkflowSummary",
     "Workflows",
+    "isolate",
 ]

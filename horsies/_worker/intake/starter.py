@@ -7,12 +7,13 @@ the first one was written, and since user code has not run the task goes to anot
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import anyio
 from msgspec.structs import replace
 
 from ..._core.errors import BrokerError
+from ..._core.isolate import isolate
 from ..._core.status import TaskStatus
 from ..._declare.context import ContextLogger
 from ..._declare.placement import Place
@@ -113,20 +114,21 @@ class Starter:
         return started
 
     async def _try_start(self, batch: list[Job]) -> list[StartOutcome | BrokerError]:
-        """Start a batch; halve one that the database refuses until the guilty task stands alone.
+        """Start a batch; a task whose start the database refuses is answered with the refusal.
 
         Raises:
-            BrokerError: it failed for a reason that passes by itself.
+            BrokerError: it failed for a reason that passes by itself, or (`until_idle`) the start of a task is refused.
         """
-        try:
-            return [*await self._consumer.start([Start(job.claimed.lease, job.retry_after_crash) for job in batch])]
-        except BrokerError as error:
-            if error.retryable or (len(batch) == 1 and self._until_idle):
-                raise
-            if len(batch) == 1:
-                return [error]
-            middle = len(batch) // 2
-            return [*await self._try_start(batch[:middle]), *await self._try_start(batch[middle:])]
+
+        async def start(jobs: Sequence[Job]) -> Sequence[StartOutcome | BrokerError]:
+            return await self._consumer.start([Start(job.claimed.lease, job.retry_after_crash) for job in jobs])
+
+        async def refuse(job: Job, error: BrokerError) -> BrokerError:
+            if self._until_idle:
+                raise error
+            return error
+
+        return await isolate(batch, start, refuse, lambda error: not error.retryable)
 
     def _put_off(self, job: Job, error: BrokerError) -> None:
         """Keep a task whose start the database refuses, and try again later; the others go on."""

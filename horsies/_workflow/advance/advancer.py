@@ -14,6 +14,7 @@ from itertools import islice
 import anyio
 
 from ..._core.errors import BrokerError
+from ..._core.isolate import isolate
 from ..._core.status import WorkflowStatus
 from ..._declare.gateway import AppGateway
 from ...abc import News, Step, Workflows
@@ -206,37 +207,39 @@ class Advancer:
     async def _advance(
         self, lane: _Lane, workflow_ids: list[str], refused: dict[str, BrokerError]
     ) -> BrokerError | None:
-        """Advance these; halve what the database refuses until the guilty one stands alone, which `refused` gets.
+        """Advance these; one that the database refuses even alone goes into `refused`.
 
         A large one among small ones is left for its own lane. One that somebody has locked goes back into the queue,
         and the error is returned, so that others go on.
         """
+
+        async def advance(some: Sequence[str]) -> Sequence[BrokerError]:
+            await self._advance_together(lane, some)
+            return ()
+
+        async def alone(workflow_id: str, error: BrokerError) -> BrokerError:
+            if error.locked:
+                lane.waiting[workflow_id] = None
+            else:
+                refused[workflow_id] = error
+            return error
+
+        failures = await isolate(workflow_ids, advance, alone, lambda error: error.locked or not error.retryable)
+        return next((error for error in failures if error.locked), None)
+
+    async def _advance_together(self, lane: _Lane, workflow_ids: Sequence[str]) -> None:
         large = set[str]()
 
         def decide(all_news: Sequence[News]) -> list[Step]:
             large.update(news.row.workflow_id for news in all_news if lane is self._small and is_large(news))
             return self.decide([news for news in all_news if news.row.workflow_id not in large])
 
-        try:
-            steps = await self._store.advance(workflow_ids, decide)
-        except BrokerError as error:
-            if error.retryable and not error.locked:
-                raise
-            if len(workflow_ids) > 1:
-                middle = len(workflow_ids) // 2
-                first = await self._advance(lane, workflow_ids[:middle], refused)
-                return await self._advance(lane, workflow_ids[middle:], refused) or first
-            if error.locked:
-                lane.waiting |= dict.fromkeys(workflow_ids)
-                return error
-            refused[workflow_ids[0]] = error
-        else:
-            if len(self._known_large) > MOST_KNOWN:
-                self._known_large.clear()
-            self._known_large |= large
-            self._known_large.difference_update(step.workflow_id for step in steps if _is_over(step))
-            self.add_nowait(concerned(steps) | large)
-        return None
+        steps = await self._store.advance(workflow_ids, decide)
+        if len(self._known_large) > MOST_KNOWN:
+            self._known_large.clear()
+        self._known_large |= large
+        self._known_large.difference_update(step.workflow_id for step in steps if _is_over(step))
+        self.add_nowait(concerned(steps) | large)
 
     def decide(self, all_news: Sequence[News]) -> list[Step]:
         """See `horsies.abc.Decide`; what cannot be followed up has no step."""

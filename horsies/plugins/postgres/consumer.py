@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -24,6 +25,7 @@ from horsies.abc import (
     Start,
     StartOutcome,
     TaskStatus,
+    isolate,
 )
 
 from .caps import Caps
@@ -153,22 +155,18 @@ class PostgresConsumer:
     async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
         """See `horsies.abc.Consumer.start`.
 
-        A batch that meets a locked row, or a row that it fails on, is halved until that row stands alone.
+        A row that is locked, or that the statement fails on, is isolated, and the others are started.
         """
-        if not starts:
-            return []
-        try:
-            return await self._start(starts, now)
-        except BrokerError as error:
-            if not (error.locked or is_damage(error)):
-                raise
-            if len(starts) == 1 and error.locked:
-                return [StartOutcome.LOCKED]
-            if len(starts) == 1:
-                await self._damage.set_aside(starts[0].lease.task_id, error, now=now)
-                return [StartOutcome.LOST]
-            middle = len(starts) // 2
-            return [*await self.start(starts[:middle], now=now), *await self.start(starts[middle:], now=now)]
+
+        async def alone(start: Start, error: BrokerError) -> StartOutcome:
+            if error.locked:
+                return StartOutcome.LOCKED
+            await self._damage.set_aside(start.lease.task_id, error, now=now)
+            return StartOutcome.LOST
+
+        return await isolate(
+            starts, partial(self._start, now=now), alone, lambda error: error.locked or is_damage(error)
+        )
 
     async def finish(
         self, ends: Sequence[Finish], *, decide: Decide | None = None, now: datetime | None = None

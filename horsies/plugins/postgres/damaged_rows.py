@@ -5,7 +5,7 @@ dropped, or psycopg cannot read what the server takes. One such row makes the wh
 every worker.
 
 After such a failure the next claim first rehearses what it does, on the rows it would meet, in a transaction that is
-rolled back, and halves the batch until the guilty row stands alone. That row becomes FAILED with
+rolled back, and isolates the guilty row. That row becomes FAILED with
 WORKER_SERIALIZATION_ERROR. A row that cannot even be written, or that a trigger refuses, is logged, left as it is, and
 passed over for a minute. A trigger that refuses all of them is no row's fault, and nothing is passed over for it.
 """
@@ -18,7 +18,7 @@ from datetime import datetime
 
 import anyio
 
-from horsies.abc import BrokerError
+from horsies.abc import BrokerError, isolate
 
 from .driver.session import Session
 
@@ -125,23 +125,16 @@ class Damage:
 
     async def _guilty(self, ids: Sequence[str]) -> list[tuple[str, BrokerError]]:
         """Ids of the rows that refuse, each with the reason."""
-        if not ids:
-            return []
-        try:
-            await self._rehearse(ids)
-        except BrokerError as error:
-            if not (is_damage(error) or _is_refusal(error)):
-                raise
-            if len(ids) == 1:
-                return [(ids[0], error)]
-            middle = len(ids) // 2
-            return [*await self._guilty(ids[:middle]), *await self._guilty(ids[middle:])]
-        return []
 
-    async def _rehearse(self, ids: Sequence[str]) -> None:
+        async def alone(task_id: str, error: BrokerError) -> tuple[str, BrokerError]:
+            return task_id, error
+
+        return await isolate(ids, self._rehearse, alone, lambda error: is_damage(error) or _is_refusal(error))
+
+    async def _rehearse(self, ids: Sequence[str]) -> Sequence[tuple[str, BrokerError]]:
         try:
             async with self._session.transaction("rehearse a claim") as fetch:
                 await fetch("rehearse a claim", self._sql["rehearse"], {"ids": ids, "worker": self._worker_id})
                 raise _TakenBack
         except _TakenBack:
-            return
+            return ()

@@ -1,8 +1,7 @@
 """What one worker does for all: the overdue, the orphans of dead workers, and what ended long ago.
 
 Each is two statements: one chooses, one acts on what was chosen, guarded again. So a row that cannot be written (a
-trigger or a foreign key of somebody's refuses it, or it is damaged) is found by halving the batch, and passed over from
-then on.
+trigger or a foreign key of somebody's refuses it, or it is damaged) is isolated, and passed over from then on.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from horsies import RecoveryConfig
-from horsies.abc import BrokerError
+from horsies.abc import BrokerError, isolate
 
 from .consumer import gap_of
 from .driver.session import Row, Session
@@ -89,21 +88,18 @@ class PostgresMaintenance:
         return int(done)
 
     async def _divide(self, rows: Sequence[Row], act: Callable[[Sequence[Row]], Awaitable[int]], kind: str) -> int:
-        """`act` on all rows; halve a batch that is refused until the guilty row stands alone, which is left alone."""
-        if not rows:
-            return 0
-        try:
-            return await act(rows)
-        except BrokerError as error:
-            if error.retryable:
-                raise
-            if len(rows) > 1:
-                middle = len(rows) // 2
-                return await self._divide(rows[:middle], act, kind) + await self._divide(rows[middle:], act, kind)
-            (row_id,) = _ids(rows)
+        """`act` on all rows but those that are refused even alone; to how many it was done."""
+
+        async def act_together(rows: Sequence[Row]) -> Sequence[int]:
+            return [await act(rows)]
+
+        async def leave(row: Row, error: BrokerError) -> int:
+            row_id = row[0]
             self._refused.add(row_id)
             logger.error("%s %s is left as it is: %s", kind, row_id, error.message, extra={f"{kind}_id": row_id})
             return 0
+
+        return sum(await isolate(rows, act_together, leave, lambda error: not error.retryable))
 
 
 def _ids(rows: Sequence[Row]) -> list[str]:

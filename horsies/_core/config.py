@@ -14,36 +14,12 @@ from typing import Any
 
 from .errors import HorsiesError, raise_all
 from .instants import LONGEST, LONGEST_SECONDS, is_seconds
+from .names import PRIORITY_DEFAULT, is_name, is_priority, is_unicode
 from .urls import masked, scheme_of
 
-PRIORITY_FIRST, PRIORITY_LAST, PRIORITY_DEFAULT = 1, 100, 50
-NAME_BYTES = 255
 LONGEST_TIMEOUT = 2_000_000
 """Seconds, 23 days: Postgres and the system count such timeouts as milliseconds of 32 bits."""
 _SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,47}\Z")
-
-
-def is_unicode(text: str) -> bool:
-    """Whether `text` can be written as UTF-8: it has no lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def is_name(value: object) -> bool:
-    """Whether `value` can name a queue, a task or a key: 1..255 bytes of UTF-8 without NUL."""
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    try:
-        return 1 <= len(value.encode()) <= NAME_BYTES
-    except UnicodeEncodeError:
-        return False
-
-
-def is_priority(value: object) -> bool:
-    return type(value) is int and PRIORITY_FIRST <= value <= PRIORITY_LAST
 
 
 def _positive(

@@ -8,6 +8,7 @@ years, so that now plus a span is in the calendar as well.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EARLIEST, LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -86,6 +87,24 @@ def wait(value: object) -> float | None:
     if found < _NOTHING:
         raise ValueError("is not a number of seconds from 0: it is negative")
     return None if found > LONGEST else found.total_seconds()
+
+
+def micros_of(at: datetime) -> int:
+    """Microseconds since 1970 of an aware instant."""
+    since = at - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def instant_of(micros: int) -> datetime:
+    """The instant, in UTC, that `micros_of` turned into `micros`. Raises: OverflowError, the calendar has none such."""
+    seconds, rest = divmod(micros, 1_000_000)
+    return _second(seconds).replace(microsecond=rest)
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> datetime:
+    # What is read together was mostly sent within a few seconds, and making a timedelta takes longer than all else.
+    return EPOCH + timedelta(seconds=seconds)
 
 
 def is_seconds(value: object, *, most: float = LONGEST_SECONDS, may_be_zero: bool = False) -> bool:

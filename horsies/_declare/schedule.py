@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
-from .._core.config import is_name
 from .._core.errors import HorsiesError, raise_all
 from .._core.instants import EPOCH, LONGEST, is_instant, is_seconds
 from .._core.instants import instant as in_utc
+from .._core.names import is_name
 from .._payload.signature import ArgumentError
 from .._send.options import TaskSendOptions, problem_with
 from ..abc import Serializer

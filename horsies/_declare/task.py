@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from .._core.config import PRIORITY_DEFAULT, is_name, is_priority
 from .._core.errors import HorsiesError, TaskError, raise_all
 from .._core.instants import positive_span
+from .._core.names import PRIORITY_DEFAULT, is_name, is_priority
 from .._core.result import Err, Ok
 from .._core.retry import RetryPolicy, is_retryable_code
 from .._payload.callables import is_bound_later

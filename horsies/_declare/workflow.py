@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
-from .._core.config import is_name
 from .._core.errors import HorsiesError, raise_all
+from .._core.names import is_name
 from .._payload.callables import look_at
 from .._payload.signature import Signature, describe
 from .node import NodeRef, TaskNode

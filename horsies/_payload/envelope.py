@@ -20,11 +20,10 @@ from typing import Any, TypeAlias, get_args
 
 import msgspec
 
-from .._core.config import is_name, is_priority
 from .._core.errors import HorsiesError
-from .._core.instants import EPOCH
+from .._core.instants import instant_of, micros_of
+from .._core.names import is_name, is_priority, is_task_id
 from .._core.retry import RetryPolicy
-from .ids import is_task_id
 from .lowering import UNDECODABLE
 
 VERSION = 1
@@ -283,24 +282,6 @@ def _origin_of(
 ) -> Origin:
     given, beside = (tuple(Input(*one) for one in some) for some in (inputs, context))
     return Origin(workflow_id, node, run, given, node_id, beside)
-
-
-def micros_of(at: datetime) -> int:
-    """Microseconds since 1970 of an aware instant."""
-    since = at - EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def instant_of(micros: int) -> datetime:
-    """The instant, in UTC, that `micros_of` turned into `micros`. Raises: OverflowError, the calendar has none such."""
-    seconds, rest = divmod(micros, 1_000_000)
-    return _second(seconds).replace(microsecond=rest)
-
-
-@lru_cache(maxsize=64)
-def _second(seconds: int) -> datetime:
-    # What is read together was mostly sent within a few seconds, and making a timedelta takes longer than all else.
-    return EPOCH + timedelta(seconds=seconds)
 
 
 def stored_retry(retry: RetryPolicy | str | None) -> str | _Retry | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from .envelope import instant_of, micros_of
+from .._core.instants import instant_of, micros_of
 from .lowering import UNDECODABLE
 
 _FORMAT, _ARGUMENTS = 1, "arguments"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
-from .._core.config import PRIORITY_DEFAULT, is_name, is_priority, is_unicode
 from .._core.instants import instant, positive_span
+from .._core.names import PRIORITY_DEFAULT, is_name, is_priority, is_unicode
 from .._core.retry import RetryPolicy
 
 RunIn: TypeAlias = Literal["thread", "process"]

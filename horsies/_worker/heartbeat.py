@@ -45,7 +45,7 @@ class Heartbeat:
     ) -> None:
         self._broker = broker
         self._consumer = consumer
-        self._pump = dispatcher
+        self._dispatcher = dispatcher
         self._leader = leader
         self._contact = contact
         self._recovery = config.recovery
@@ -72,7 +72,7 @@ class Heartbeat:
                 return
             except BrokerError as error:
                 self._raise_for_good(error)
-                await backoff.failed(error, f"worker {self._pump.worker_id}: cannot sign on", self._log)
+                await backoff.failed(error, f"worker {self._dispatcher.worker_id}: cannot sign on", self._log)
 
     def _raise_for_good(self, error: BrokerError) -> None:
         if self._until_idle and not error.retryable:
@@ -84,9 +84,9 @@ class Heartbeat:
             self._dies("it was silent for recovery.dead_after and was found dead")
             return
         answered_at = anyio.current_time()
-        if answered_at - self._pump.last_beat > self._recovery.dead_after / 2:
-            self._pump.notice([""])  # notices may have been lost meanwhile
-        self._pump.last_beat = answered_at
+        if answered_at - self._dispatcher.last_beat > self._recovery.dead_after / 2:
+            self._dispatcher.notice([""])  # notices may have been lost meanwhile
+        self._dispatcher.last_beat = answered_at
 
     async def lead(self) -> None:
         """Take or renew the lease of the leader once."""
@@ -96,13 +96,13 @@ class Heartbeat:
 
     async def look(self) -> None:
         """Compare once what the worker holds by the database with what it knows; cancel what it is asked to cancel."""
-        known = set(self._pump.known())
+        known = set(self._dispatcher.known())
         held = await self._consumer.held()
         for one in held:
             if one.is_cancelled:
-                self._pump.cancel(one.lease)
-        known.update(self._pump.known())
-        self._pump.see_strangers([one.lease for one in held if one.lease not in known])
+                self._dispatcher.cancel(one.lease)
+        known.update(self._dispatcher.known())
+        self._dispatcher.see_strangers([one.lease for one in held if one.lease not in known])
 
     def look_soon(self) -> None:
         """Look before the next heartbeat: a notice says that the worker is asked to cancel something."""
@@ -142,7 +142,7 @@ class Heartbeat:
             except BrokerError as error:
                 self._raise_for_good(error)
                 at_most = min(interval, self._retry_max / KNOCK) if error.lost else interval
-                doing = f"worker {self._pump.worker_id}: cannot {what}"
+                doing = f"worker {self._dispatcher.worker_id}: cannot {what}"
                 await backoff.failed(error, doing, self._log, at_most=at_most)
             else:
                 backoff.answered()
@@ -170,10 +170,10 @@ class Heartbeat:
                 async with self._broker.listen(Topic.WORK) as listener:
                     backoff.answered()
                     # What came while nobody listened is not known.
-                    self._pump.notice([""])
+                    self._dispatcher.notice([""])
                     self.look_soon()
                     while True:
-                        self._pump.notice(await listener.receive())
+                        self._dispatcher.notice(await listener.receive())
                         await anyio.lowlevel.checkpoint()  # the dispatcher sends its claim before this waits again
             except BrokerError as error:
-                await backoff.failed(error, f"worker {self._pump.worker_id}: no notifications", self._log)
+                await backoff.failed(error, f"worker {self._dispatcher.worker_id}: no notifications", self._log)

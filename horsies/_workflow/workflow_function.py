@@ -13,10 +13,10 @@ import anyio.lowlevel
 from .._core.codes import TaskSendErrorCode
 from .._core.errors import BrokerError, HorsiesError
 from .._core.instants import instant
+from .._core.names import is_task_id
 from .._core.result import Err, Ok
 from .._declare.workflow import Workflow
 from .._payload.envelope import sha_of
-from .._payload.ids import is_task_id
 from .._payload.send_error import TaskSendError
 from .._payload.start_payload import WorkflowStartPayload, arguments_sha
 from .._send.encode_call import TOO_OLD, is_too_old

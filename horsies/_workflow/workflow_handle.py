@@ -14,7 +14,6 @@ from .._core.codes import TaskErrorCode
 from .._core.errors import BrokerError, TaskError
 from .._core.result import Err, Ok, Result
 from .._core.status import NodeStatus, WorkflowStatus
-from .._payload.ids import node_task_id
 from .._send.task_handle import FIRST_LOOK, TaskResult, result_of, seconds_of
 from ..abc import News, Step, StoredResult, WorkflowRow
 from .advance.engine import Cancelled, Event, Paused, Resumed
@@ -22,6 +21,7 @@ from .advance.stored_workflow import read_state
 from .advance.transition import concerned, follow
 from .definition.spec import Spec
 from .gateway import WorkflowGateway
+from .node_ids import node_task_id
 from .offload import apart
 from .view.diagram import WorkflowGraph, drawn, drawn_nodes
 from .view.infos import NodeInfo, WorkflowInfo, info_of

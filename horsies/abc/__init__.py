@@ -1,10 +1,11 @@
 """What plugin authors implement: small protocols by role, and the records that cross them.
 
-`isolate` is what a broker does about a batch that one of its items makes fail.
+Two functions are for brokers: `isolate` finds the item that makes a batch fail, `is_task_id` says which ids there are.
 """
 
 from .._core.errors import BrokerError
 from .._core.isolate import isolate
+from .._core.names import is_task_id
 from .._core.retry import SupportsDelay
 from .._core.status import CancelOutcome, TaskStatus
 from .broker import (
@@ -121,5 +122,6 @@ __all__ = [
     "Workflowing",
     "WorkflowSummary",
     "Workflows",
+    "is_task_id",
     "isolate",
 ]

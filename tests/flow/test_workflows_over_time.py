@@ -24,9 +24,10 @@ from horsies import (
     WorkflowStatus,
     task,
 )
-from horsies._payload.ids import new_task_id, node_task_id
+from horsies._payload.ids import new_task_id
 from horsies._workflow.advance.transition import begun
 from horsies._workflow.definition.validate import resolve
+from horsies._workflow.node_ids import node_task_id
 from horsies.abc import NewWorkflow
 from horsies.plugins.postgres.workflows import PostgresWorkflows
 from horsies.plugins.sqlite.workflows import SqliteWorkflows

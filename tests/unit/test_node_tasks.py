@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from horsies._payload.ids import MOST_NODES, MOST_RUNS, is_task_id, new_task_id, node_of, node_task_id
+from horsies._core.names import is_task_id
+from horsies._payload.ids import new_task_id
+from horsies._workflow.node_ids import MOST_NODES, MOST_RUNS, node_of, node_task_id
 
 WORKFLOW = "0198f1a0-1234-7abc-8def-0123456789ab"
 

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from horsies import AppConfig, Every, Horsies, QueueConfig, Schedule, TaskSendPayload
-from horsies._payload.ids import is_task_id, slot_task_id
+from horsies._core.names import is_task_id
+from horsies._payload.ids import slot_task_id
 from horsies._schedule.slot_tasks import seal_slot
 from horsies.plugins.serializers import horsies_serializers
 

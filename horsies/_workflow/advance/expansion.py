@@ -18,7 +18,6 @@ from ..._core.retry import RetryPolicy
 from ..._declare.context import AttemptContext, describe_task
 from ..._declare.gateway import AppGateway
 from ..._declare.task import Task
-from ..._payload.ids import MOST_NODES
 from ..._payload.signature import ArgumentError, Signature, load
 from ..._payload.stored_result import decode_result
 from ..._send.gateway import Gateway
@@ -27,6 +26,7 @@ from ...abc import OWN, Plain, Serializer
 from ..definition.builder import built
 from ..definition.spec import NodeSpec, Spec, decode, encode
 from ..definition.validate import resolve
+from ..node_ids import MOST_NODES
 
 MAP, SUBWORKFLOW = f"{OWN}map", f"{OWN}subworkflow"
 _ITEM, _NAME, _WITHIN = "(item)", "(name)", "(within)"

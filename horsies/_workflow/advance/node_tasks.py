@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from ..._payload.envelope import Envelope, Input, Origin, TaskSendPayload, instant_of, policy_of
-from ..._payload.ids import node_task_id
+from ..._core.instants import instant_of
+from ..._payload.envelope import Envelope, Input, Origin, TaskSendPayload, policy_of
 from ..._send.encode_call import NOW, row_of
 from ..._send.gateway import Gateway
 from ...abc import NewTask
 from ..definition.spec import Spec
+from ..node_ids import node_task_id
 from .expansion import opening
 
 

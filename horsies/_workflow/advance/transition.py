@@ -15,13 +15,14 @@ from datetime import datetime
 import msgspec
 
 from ..._core.codes import TaskErrorCode
+from ..._core.instants import instant_of
 from ..._core.status import NodeStatus, TaskStatus, WorkflowStatus
-from ..._payload.envelope import instant_of, sha_of
-from ..._payload.ids import node_of, node_task_id
+from ..._payload.envelope import sha_of
 from ..._payload.lowering import UNDECODABLE
 from ..._send.gateway import Gateway
 from ...abc import LARGE, EndedTask, News, NewTask, NewWorkflow, Signal, Step, WorkflowRow
 from ..definition.spec import Spec, sealed
+from ..node_ids import node_of, node_task_id
 from ..offload import uncollected
 from .engine import (
     Cancelled,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from ..._core.config import is_name, is_priority
+from ..._core.names import is_name, is_priority
 from ..._core.retry import RetryPolicy
 from ..._payload.envelope import stored_retry
 from ..._send.options import TaskSendOptions, problem_with

@@ -13,10 +13,11 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from ..._core.config import is_name, is_priority
 from ..._core.errors import HorsiesError
+from ..._core.instants import micros_of
+from ..._core.names import is_name, is_priority
 from ..._declare.workflow import LAST_VERSION
-from ..._payload.envelope import micros_of, policy_of, stored_retry
+from ..._payload.envelope import policy_of, stored_retry
 from ..._payload.lowering import INT_MAX, UNDECODABLE, CodecError, plain
 from .cycles import cycles_in
 

@@ -14,16 +14,15 @@ from typing import Any
 
 import msgspec
 
-from ..._core.config import NAME_BYTES, is_name
 from ..._core.errors import HorsiesError, raise_all
-from ..._core.instants import instant, positive_span
+from ..._core.instants import instant, micros_of, positive_span
+from ..._core.names import NAME_BYTES, is_name
 from ..._declare.app import Horsies
 from ..._declare.node import NodeParts, NodeRef, TaskNode
 from ..._declare.task import Task
 from ..._declare.workflow import Workflow, problems_with_heading
-from ..._payload.envelope import micros_of
-from ..._payload.ids import MOST_NODES
 from ..._send.options import TaskSettings
+from ..node_ids import MOST_NODES
 from .arguments import Report, bind, lowered, problem_of_type, type_of
 from .cycles import cycles_in
 from .draft import Draft, SuccessCase, WorkflowSpec

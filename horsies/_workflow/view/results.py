@@ -10,13 +10,13 @@ from ..._core.codes import TaskErrorCode
 from ..._core.errors import BrokerError, TaskError
 from ..._core.result import Err, Ok
 from ..._core.status import NodeStatus, WorkflowStatus
-from ..._payload.ids import node_task_id
 from ..._send.task_handle import TaskResult
 from ...abc import StoredResult, WorkflowRow
 from ..advance.state import State
 from ..advance.stored_workflow import MissingError, StoredSpec, read_spec, read_state
 from ..definition.spec import Spec
 from ..gateway import WorkflowGateway
+from ..node_ids import node_task_id
 from ..offload import apart
 
 RESULTS = 1_000

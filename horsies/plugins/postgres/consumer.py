@@ -28,11 +28,12 @@ from horsies.abc import (
     isolate,
 )
 
+from .._sql.deciding import deciding
 from .caps import Caps
 from .claim_cursor import Floors
 from .damaged_rows import Damage, is_damage
 from .driver.session import Fetch, Row, Session, in_utc
-from .workflow_steps import advance_locked, deciding
+from .workflow_steps import advance_locked
 
 _SWEEP = 5_000
 _BEAT = 1.0

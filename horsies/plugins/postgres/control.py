@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from horsies.abc import CancelOutcome, TaskStatus
+from horsies.abc import CancelOutcome, TaskStatus, is_task_id
 
 from .driver.session import Fetch
-from .producer import is_id
 
 PORTION = 1_000
 """Tasks that one transaction cancels: others wait for its locks."""
@@ -23,7 +22,7 @@ class PostgresControl:
 
     async def cancel(self, task_ids: Sequence[str], *, now: datetime | None = None) -> list[CancelOutcome]:
         """See `horsies.abc.Control.cancel`."""
-        ids = sorted({task_id for task_id in task_ids if is_id(task_id)})
+        ids = sorted({task_id for task_id in task_ids if is_task_id(task_id)})
         outcomes: dict[str, CancelOutcome] = {}
         for start in range(0, len(ids), PORTION):
             outcomes |= await self._cancel(ids[start : start + PORTION], now)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TypeAlias
 
 from horsies.abc import BrokerError, Enqueued, EnqueueOutcome, NewTask
 
+from .._sql.ids import require_ids
 from .driver.session import Fetch
 
 _Standing: TypeAlias = tuple[bytes | None, str | None]
@@ -17,13 +17,6 @@ _Standing: TypeAlias = tuple[bytes | None, str | None]
 _INSERTED: _Standing = (None, None)
 _TRIES = 4
 """How often an insert is tried while tasks that stand in its way end just then."""
-
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
-
-
-def is_id(task_id: str) -> bool:
-    """Whether `task_id` is a UUID as the database writes it; nothing else was ever given out."""
-    return _ID.match(task_id) is not None
 
 
 class PostgresProducer:
@@ -35,8 +28,7 @@ class PostgresProducer:
 
     async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
         """See `horsies.abc.Producer.enqueue`."""
-        if not all(is_id(task.task_id) for task in tasks):
-            raise BrokerError("enqueue: a task id is not a UUID in lower-case canonical form")
+        require_ids("enqueue", (task.task_id for task in tasks))
         first: dict[str, NewTask] = {}
         for task in tasks:
             first.setdefault(task.task_id, task)

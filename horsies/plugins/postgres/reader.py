@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 
-from horsies.abc import AttemptRow, QueueRow, StoredResult, TaskRow, TaskStatus
+from horsies.abc import AttemptRow, QueueRow, StoredResult, TaskRow, TaskStatus, is_task_id
 
 from .driver.session import Fetch, Row, in_utc
-from .producer import is_id
 
 
 class PostgresReader:
@@ -21,7 +20,7 @@ class PostgresReader:
 
     async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
         """See `horsies.abc.Reader.results`."""
-        ids = [task_id for task_id in task_ids if is_id(task_id)]
+        ids = [task_id for task_id in task_ids if is_task_id(task_id)]
         if not ids:
             return []
         rows = await self._fetch_hot("read results", self._sql["results"], {"ids": ids})
@@ -32,7 +31,7 @@ class PostgresReader:
 
     async def read(self, task_id: str) -> TaskRow | None:
         """See `horsies.abc.Reader.read`."""
-        if not is_id(task_id):
+        if not is_task_id(task_id):
             return None
         rows = await self._fetch("read a task", self._sql["read"], {"id": task_id})
         return _task_row(rows[0]) if rows else None

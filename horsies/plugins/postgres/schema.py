@@ -18,21 +18,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
 import psycopg
 
 from horsies import HorsiesError
 
+from .._sql.files import migrations_of, readable_from, without_comments
 from .driver.connection import AnyioConnection
 from .driver.session import Row
 from .queries import quoted, read_sql
 
-_FILE = re.compile(r"(\d{3})_[a-z_]+\.sql")
 _STEP = re.compile(r"^-- step: ([^()\n]+?)(?: \((concurrently|validate)\))?$", re.MULTILINE)
-_READABLE_FROM = re.compile(r"^-- readable_from: (\d+)$", re.MULTILINE)
 _VALIDATE = re.compile(r"ALTER TABLE (\S+)\s+VALIDATE CONSTRAINT (\w+);")
-_COMMENT = re.compile(r"^--.*\n?", re.MULTILINE)
 
 SCRIPT_LOCK_WAIT = "2s"
 """How long a printed script waits for a lock: longer than `deadlock_timeout`, after which an autovacuum gives way."""
@@ -48,12 +45,8 @@ class Step:
 
 
 def migrations() -> dict[int, str]:
-    """The file of each version, in order. Versions count from 1 without a gap."""
-    names = sorted(entry.name for entry in resources.files(__package__).joinpath("migrations").iterdir())
-    found = {int(match[1]): name for name in names if (match := _FILE.fullmatch(name))}
-    if list(found) != list(range(1, len(found) + 1)):
-        raise ValueError(f"the migrations are not numbered from 1 without a gap: {', '.join(found.values())}")
-    return found
+    """The file of each version, in order."""
+    return migrations_of(__package__)
 
 
 def newest_version() -> int:
@@ -68,7 +61,7 @@ def steps(name: str, schema: str) -> tuple[Step, ...]:
     head, *parts = _STEP.split(text)
     if not parts:
         return (Step(name.removesuffix(".sql")[4:].replace("_", " "), "", text),)
-    if _COMMENT.sub("", head).strip():
+    if without_comments(head):
         raise ValueError(f"migrations/{name}: there are statements before the first step")
     titles, kinds, bodies = parts[::3], parts[1::3], parts[2::3]
     return tuple(Step(title, kind or "", sql) for title, kind, sql in zip(titles, kinds, bodies, strict=True))
@@ -76,8 +69,8 @@ def steps(name: str, schema: str) -> tuple[Step, ...]:
 
 def record_sql(number: int, schema: str) -> str:
     """What notes that migration `number` is applied."""
-    found = _READABLE_FROM.search(read_sql(f"migrations/{migrations()[number]}", schema))
-    columns, values = ("version, readable_from", f"{number}, {found[1]}") if found else ("version", f"{number}")
+    oldest = readable_from(read_sql(f"migrations/{migrations()[number]}", schema))
+    columns, values = ("version", f"{number}") if oldest is None else ("version, readable_from", f"{number}, {oldest}")
     return f"INSERT INTO {quoted(schema)}.migrations ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING;"
 
 

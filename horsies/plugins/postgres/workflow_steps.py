@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -24,10 +23,12 @@ from horsies.abc import (
     Step,
     TaskStatus,
     WorkflowRow,
+    is_task_id,
 )
 
+from .._sql.deciding import decided
 from .driver.session import Fetch, Row, in_utc
-from .producer import PostgresProducer, is_id
+from .producer import PostgresProducer
 
 T = TypeVar("T")
 
@@ -38,23 +39,6 @@ SMALL = 16 * 1024
 """Bytes of what has happened that are decided about on the loop; for more there is a thread."""
 FEW = 200
 """Ends that an advance takes of each workflow, however many there are: as many as a worker writes at a time."""
-
-
-class _UndecidedError(Exception):
-    """What `decide` raised, on its way out of what would take it for a failure of the database."""
-
-    def __init__(self, why: Exception) -> None:
-        super().__init__(why)
-        self.why = why
-
-
-@contextmanager
-def deciding() -> Iterator[None]:
-    """Around a transaction with an `advance_locked` in it: what `decide` raises leaves as it is."""
-    try:
-        yield
-    except _UndecidedError as undecided:
-        raise undecided.why from None
 
 
 async def advance_locked(
@@ -74,14 +58,11 @@ async def advance_locked(
 async def _decided(fetch: Fetch, sql: Mapping[str, str], decide: Decide, news: list[News]) -> list[Step]:
     """What follows, once everything is read that this depends on."""
     while True:
-        try:
-            if sum(map(_size, news)) <= SMALL:
-                steps = list(decide(news))
-            else:
-                limiter = anyio.CapacityLimiter(1)  # others may have taken all threads there are
-                steps = list(await anyio.to_thread.run_sync(decide, news, limiter=limiter))
-        except Exception as error:  # to be told from what the database raises
-            raise _UndecidedError(error) from None
+        if sum(map(_size, news)) <= SMALL:
+            steps = decided(decide, news)
+        else:
+            limiter = anyio.CapacityLimiter(1)  # others may have taken all threads there are
+            steps = await anyio.to_thread.run_sync(decided, decide, news, limiter=limiter)
         reads = {step.workflow_id: step.reads for step in steps if step.reads}
         if not reads:
             return steps
@@ -192,7 +173,7 @@ async def _write(
     cancelled = sorted({task_id for step in steps for task_id in step.cancel})
     for start in range(0, len(cancelled), PORTION):
         await fetch("advance", sql["cancel"], {"ids": cancelled[start : start + PORTION], "now": now})
-    signals = [signal for step in steps for signal in step.signals if is_id(signal.workflow_id)]
+    signals = [signal for step in steps for signal in step.signals if is_task_id(signal.workflow_id)]
     for start in range(0, len(signals), PORTION):
         some = signals[start : start + PORTION]
         told = {"ids": [signal.workflow_id for signal in some], "data": [signal.data for signal in some]}

@@ -19,14 +19,16 @@ from horsies.abc import (
     TaskStatus,
     WorkflowRow,
     WorkflowSummary,
+    is_task_id,
 )
 
+from .._sql.deciding import deciding
+from .._sql.ids import require_ids
 from .caller_transaction import Joined
 from .database_identity import Home
 from .driver.session import Fetch, Session, in_utc
 from .driver.transaction import Borrowing
-from .producer import is_id
-from .workflow_steps import advance_locked, begin, deciding, slices, workflow_row
+from .workflow_steps import advance_locked, begin, slices, workflow_row
 
 LOCK_WAIT = "2s"
 """How long an advance waits for others of the same workflow; its marks stay, and it can be tried again."""
@@ -52,8 +54,7 @@ class PostgresWorkflows:
         self, new: NewWorkflow, *, connection: object | None = None, now: datetime | None = None
     ) -> Enqueued:
         """See `horsies.abc.Workflows.start`."""
-        if not is_id(new.workflow_id):
-            raise BrokerError("start a workflow: its id is not a UUID in lower-case canonical form")
+        require_ids("start a workflow", [new.workflow_id])
         if connection is not None:
             joined = Joined(connection, self._borrowing.notices, self._home)
             return await joined.run(partial(self._start, new, now, joined.fetch))
@@ -71,21 +72,21 @@ class PostgresWorkflows:
 
     async def read(self, workflow_id: str) -> WorkflowRow | None:
         """See `horsies.abc.Workflows.read`."""
-        if not is_id(workflow_id):
+        if not is_task_id(workflow_id):
             return None
         rows = await self._fetch("read a workflow", self._sql["workflow"], {"id": workflow_id, "head": HEAD})
         return workflow_row(rows[0]) if rows else None
 
     async def read_standing(self, workflow_id: str) -> WorkflowSummary | None:
         """See `horsies.abc.Workflows.read_standing`."""
-        if not is_id(workflow_id):
+        if not is_task_id(workflow_id):
             return None
         rows = await self._fetch("read a workflow", self._sql["standing_workflow"], {"id": workflow_id})
         return _summary(*rows[0]) if rows else None
 
     async def read_spec(self, workflow_id: str, ranges: Sequence[Range]) -> tuple[Slice, ...]:
         """See `horsies.abc.Workflows.read_spec`."""
-        if not is_id(workflow_id):
+        if not is_task_id(workflow_id):
             return ()
         return (await slices(self._fetch, self._sql, {workflow_id: ranges})).get(workflow_id, ())
 
@@ -111,21 +112,21 @@ class PostgresWorkflows:
 
     async def tasks(self, workflow_id: str) -> list[tuple[str, TaskStatus, str | None]]:
         """See `horsies.abc.Workflows.tasks`."""
-        if not is_id(workflow_id):
+        if not is_task_id(workflow_id):
             return []
         rows = await self._fetch("read the tasks of a workflow", self._sql["tasks_of"], {"id": workflow_id})
         return [(task_id, TaskStatus(status), error_code) for task_id, status, error_code in rows]
 
     async def running(self, workflow_id: str) -> list[str]:
         """See `horsies.abc.Workflows.running`."""
-        if not is_id(workflow_id):
+        if not is_task_id(workflow_id):
             return []
         rows = await self._fetch("read the tasks of a workflow", self._sql["running_tasks_of"], {"id": workflow_id})
         return [task_id for (task_id,) in rows]
 
     async def advance(self, workflow_ids: Sequence[str], decide: Decide, *, now: datetime | None = None) -> list[Step]:
         """See `horsies.abc.Workflows.advance`."""
-        ids = sorted({workflow_id for workflow_id in workflow_ids if is_id(workflow_id)})
+        ids = sorted({workflow_id for workflow_id in workflow_ids if is_task_id(workflow_id)})
 
         async def work(fetch: Fetch) -> list[Step]:
             rows = await fetch("advance", self._sql["lock_workflows"], {"ids": ids, "head": HEAD, "now": now})
@@ -137,14 +138,14 @@ class PostgresWorkflows:
 
     async def unadvanced(self, limit: int, *, skipping: Collection[str] = (), now: datetime | None = None) -> list[str]:
         """See `horsies.abc.Workflows.unadvanced`."""
-        skipped = [workflow_id for workflow_id in skipping if is_id(workflow_id)]
+        skipped = [workflow_id for workflow_id in skipping if is_task_id(workflow_id)]
         given = {"limit": limit, "skipped": skipped, "now": now}
         rows = await self._fetch("look for workflows to advance", self._sql["unadvanced"], given)
         return [workflow_id for (workflow_id,) in rows]
 
     async def note_problem(self, workflow_id: str, problem: str) -> None:
         """See `horsies.abc.Workflows.note_problem`."""
-        if is_id(workflow_id):
+        if is_task_id(workflow_id):
             given = {"id": workflow_id, "problem": problem.replace("\0", "")}
             await self._fetch("note what is wrong with a workflow", self._sql["note_problem"], given)
 

@@ -30,11 +30,12 @@ from horsies.abc import (
     Topic,
 )
 
+from .._sql.deciding import deciding
 from .damaged_rows import Bad, Damage
 from .queries import named_queries
 from .rows import Past, end_task, expire_one, gap_of, take_orphan, try_again
 from .session import Row, Session, Transaction, after, instant, microseconds
-from .workflow_steps import advance, deciding
+from .workflow_steps import advance
 
 T = TypeVar("T")
 

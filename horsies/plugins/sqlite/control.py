@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from horsies.abc import CancelOutcome, Notice, TaskStatus, Topic
+from horsies.abc import CancelOutcome, Notice, TaskStatus, Topic, is_task_id
 
-from .producer import is_id
 from .queries import named_queries
 from .session import Session, Transaction
 
@@ -48,7 +47,7 @@ class SqliteControl:
 def cancel_one(sql: Mapping[str, str], transaction: Transaction, task_id: str) -> CancelOutcome:
     """Cancel one task, or ask for it."""
     given: dict[str, object] = {"id": task_id, "now": transaction.now}
-    rows = transaction.fetch(sql["status"], {"id": task_id}) if is_id(task_id) else []
+    rows = transaction.fetch(sql["status"], {"id": task_id}) if is_task_id(task_id) else []
     if not rows:
         return CancelOutcome.NOT_FOUND
     match rows[0][0]:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from horsies.abc import BrokerError, Enqueued, EnqueueOutcome, NewTask, Notice, Topic
+from horsies.abc import Enqueued, EnqueueOutcome, NewTask, Notice, Topic
 
+from .._sql.ids import require_ids
 from .queries import named_queries
 from .session import Session, Transaction, after, microseconds
-
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
-
-
-def is_id(task_id: str) -> bool:
-    """Whether `task_id` is a UUID in lower-case canonical form; nothing else was ever given out."""
-    return _ID.match(task_id) is not None
 
 
 class SqliteProducer:
@@ -28,8 +21,7 @@ class SqliteProducer:
 
     async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
         """See `horsies.abc.Producer.enqueue`."""
-        if not all(is_id(task.task_id) for task in tasks):
-            raise BrokerError("enqueue: a task id is not a UUID in lower-case canonical form")
+        require_ids("enqueue", (task.task_id for task in tasks))
         return await self._session.write(
             "enqueue", lambda transaction: [enqueue_one(self._sql, transaction, task) for task in tasks], now=now
         )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from horsies.abc import AttemptRow, QueueRow, StoredResult, TaskRow, TaskStatus
+from horsies.abc import AttemptRow, QueueRow, StoredResult, TaskRow, TaskStatus, is_task_id
 
-from .producer import is_id
 from .queries import named_queries
 from .session import Row, Session, Transaction, in_utc, instant
 
@@ -22,7 +21,7 @@ class SqliteReader:
     async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
         """See `horsies.abc.Reader.results`."""
         # One JSON array, because the number of parameters of a statement is limited.
-        ids = json.dumps([task_id for task_id in task_ids if is_id(task_id)])
+        ids = json.dumps([task_id for task_id in task_ids if is_task_id(task_id)])
         rows = await self._session.read(
             "read results", lambda transaction: transaction.fetch(self._sql["results"], {"ids": ids})
         )
@@ -33,7 +32,7 @@ class SqliteReader:
 
     async def read(self, task_id: str) -> TaskRow | None:
         """See `horsies.abc.Reader.read`."""
-        if not is_id(task_id):
+        if not is_task_id(task_id):
             return None
 
         def work(transaction: Transaction) -> tuple[list[Row], list[Row]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from horsies.abc import BrokerError, EnqueueOutcome, Firing, NewSchedule, ScheduleBook, ScheduleRow
+from horsies.abc import EnqueueOutcome, Firing, NewSchedule, ScheduleBook, ScheduleRow
 
+from .._sql.ids import require_ids
 from .control import cancel_one
-from .producer import enqueue_one, is_id
+from .producer import enqueue_one
 from .queries import named_queries
 from .session import Row, Session, Transaction, in_utc, instant, microseconds
 
@@ -84,8 +85,7 @@ class SqliteSchedules:
         return transaction.fetch(self._sql["standing_at"], expected)
 
     def _move_on(self, transaction: Transaction, one: Firing) -> None:
-        if not all(is_id(task.task_id) for task in one.tasks):
-            raise BrokerError("send for schedules: a task id is not a UUID in lower-case canonical form")
+        require_ids("send for schedules", (task.task_id for task in one.tasks))
         answers = [enqueue_one(self._sql, transaction, task) for task in one.tasks]
         sent = [
             task

@@ -11,29 +11,22 @@ import logging
 import re
 import sqlite3
 from collections.abc import Iterator
-from importlib import resources
 
 from horsies import HorsiesError
 from horsies.abc import SchemaState
 
+from .._sql.files import migrations_of, readable_from
 from .queries import read_sql
 
 APPLICATION_ID = 0x486F7273
 """`Hors` in ASCII."""
 
-_FILE = re.compile(r"(\d{3})_[a-z_]+\.sql")
-_READABLE_FROM = re.compile(r"^-- readable_from: (\d+)$", re.MULTILINE)
-
 _logger = logging.getLogger("horsies.sqlite")
 
 
 def migrations() -> dict[int, str]:
-    """The file of each version, in order. Versions count from 1 without a gap."""
-    names = sorted(entry.name for entry in resources.files(__package__).joinpath("migrations").iterdir())
-    found = {int(match[1]): name for name in names if (match := _FILE.fullmatch(name))}
-    if list(found) != list(range(1, len(found) + 1)):
-        raise ValueError(f"the migrations are not numbered from 1 without a gap: {', '.join(found.values())}")
-    return found
+    """The file of each version, in order."""
+    return migrations_of(__package__)
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -81,8 +74,8 @@ def _marks(version: int) -> str:
     """What notes that the migrations after `version` are applied."""
     marks = [f"PRAGMA application_id = {APPLICATION_ID};", f"PRAGMA user_version = {max(migrations())};"]
     for number, name in migrations().items():
-        if number > version and (found := _READABLE_FROM.search(read_sql(f"migrations/{name}"))):
-            marks.append(f"INSERT OR REPLACE INTO migrations (version, readable_from) VALUES ({number}, {found[1]});")
+        if number > version and (oldest := readable_from(read_sql(f"migrations/{name}"))) is not None:
+            marks.append(f"INSERT OR REPLACE INTO migrations (version, readable_from) VALUES ({number}, {oldest});")
     return "\n".join(marks) + "\n"
 
 

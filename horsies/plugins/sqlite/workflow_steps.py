@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from horsies.abc import (
     HEAD,
     MOST_NEWS,
-    BrokerError,
     Decide,
     EndedTask,
     News,
@@ -25,26 +23,11 @@ from horsies.abc import (
     WorkflowRow,
 )
 
+from .._sql.deciding import decided
+from .._sql.ids import require_ids
 from .control import cancel_one
-from .producer import enqueue_one, is_id
+from .producer import enqueue_one
 from .session import Row, Transaction, in_utc, instant, microseconds
-
-
-class _UndecidedError(Exception):
-    """What `decide` raised, on its way out of what would take it for a failure of the database."""
-
-    def __init__(self, why: Exception) -> None:
-        super().__init__(why)
-        self.why = why
-
-
-@contextmanager
-def deciding() -> Iterator[None]:
-    """Around a transaction with an `advance` in it: what `decide` raises leaves as it is."""
-    try:
-        yield
-    except _UndecidedError as undecided:
-        raise undecided.why from None
 
 
 def advance(
@@ -77,10 +60,7 @@ def _decided(sql: Mapping[str, str], transaction: Transaction, decide: Decide, n
     """What follows, once everything is read that this depends on."""
     known = dict(news)
     while True:
-        try:
-            steps = list(decide(list(known.values())))
-        except Exception as error:  # to be told from what the database raises
-            raise _UndecidedError(error) from None
+        steps = decided(decide, list(known.values()))
         reads = [step for step in steps if step.reads]
         if not reads:
             return steps
@@ -147,8 +127,7 @@ def _tell(sql: Mapping[str, str], transaction: Transaction, signal: Signal) -> N
 
 
 def _enqueue(sql: Mapping[str, str], transaction: Transaction, tasks: Sequence[NewTask]) -> None:
-    if not all(is_id(task.task_id) for task in tasks):
-        raise BrokerError("enqueue: a task id is not a UUID in lower-case canonical form")
+    require_ids("enqueue", (task.task_id for task in tasks))
     for task in tasks:
         enqueue_one(sql, transaction, task)
 

@@ -8,7 +8,6 @@ from datetime import datetime
 
 from horsies.abc import (
     HEAD,
-    BrokerError,
     Decide,
     Enqueued,
     EnqueueOutcome,
@@ -21,10 +20,11 @@ from horsies.abc import (
     WorkflowSummary,
 )
 
-from .producer import is_id
+from .._sql.deciding import deciding
+from .._sql.ids import require_ids
 from .queries import named_queries
 from .session import Row, Session, Transaction, in_utc, instant, microseconds
-from .workflow_steps import advance, begin, deciding, slices, workflow_row
+from .workflow_steps import advance, begin, slices, workflow_row
 
 
 class SqliteWorkflows:
@@ -40,8 +40,7 @@ class SqliteWorkflows:
         """See `horsies.abc.Workflows.start`."""
         if connection is not None:
             raise ValueError("this broker takes no part in transactions of the application")
-        if not is_id(new.workflow_id):
-            raise BrokerError("start a workflow: its id is not a UUID in lower-case canonical form")
+        require_ids("start a workflow", [new.workflow_id])
 
         def work(transaction: Transaction) -> EnqueueOutcome:
             if begin(self._sql, transaction, new):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from struct import Struct, error
 from typing import Any
@@ -21,6 +21,7 @@ from psycopg.adapt import AdaptersMap, Buffer, Dumper
 from psycopg.pq import Format
 
 from .errors import TooLargeError
+from .instants import EPOCH
 
 PARAMETER = re.compile(r"%\((\w+)\)s(?:::(\w+)\[\])?")
 """A parameter in a query, and of what its elements are when it is cast to an array."""
@@ -30,7 +31,6 @@ _LENGTH = Struct("!i").pack
 _NULL = _LENGTH(-1)
 _INT8 = Struct("!iq").pack
 _FLOAT8 = Struct("!id").pack
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MOST = 2**30 - 2**20
 """Bytes of one value at most. Postgres ends the connection that sends it a message of 1 GiB."""
 
@@ -66,7 +66,7 @@ def _boolean(value: bool) -> bytes:
 
 
 def _timestamptz(value: datetime) -> bytes:
-    since = value - _EPOCH  # to divide it by a timedelta takes longer than this
+    since = value - EPOCH  # to divide it by a timedelta takes longer than this
     return _INT8(8, (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
 
 

@@ -8,10 +8,11 @@ from struct import Struct
 from psycopg.adapt import AdaptersMap, Buffer, Loader
 from psycopg.pq import Format
 
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+"""From which Postgres counts."""
 _MICROSECOND = timedelta(microseconds=1)
-_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
-_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_FIRST = (datetime.min.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
+_LAST = (datetime.max.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
 _unpack = Struct("!q").unpack
 
 
@@ -22,7 +23,7 @@ class _BoundedInstant(Loader):
 
     def load(self, data: Buffer) -> datetime:
         (micros,) = _unpack(data)
-        return _EPOCH + timedelta(microseconds=min(max(micros, _FIRST), _LAST))
+        return EPOCH + timedelta(microseconds=min(max(micros, _FIRST), _LAST))
 
 
 def register_bounded_instants(adapters: AdaptersMap) -> None:

@@ -1,0 +1,1 @@
+"""What brokers that speak SQL have in common."""

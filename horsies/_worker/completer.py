@@ -32,7 +32,7 @@ from .._core.status import TaskStatus
 from .._declare.context import ContextLogger
 from .._payload.stored_result import encode_result
 from .._send.contact import REMEDY, Backoff
-from ..abc import Consumer, Finish, Lease
+from ..abc import Completion, Finish, Lease
 from .gateway import WorkerGateway
 
 BATCH = 200
@@ -82,7 +82,7 @@ class Completer:
     def __init__(
         self,
         gateway: WorkerGateway,
-        consumer: Consumer,
+        completion: Completion,
         counts: Counter[str],
         log: ContextLogger,
         written: Callable[[], None],
@@ -90,7 +90,7 @@ class Completer:
         until_idle: bool = False,
     ) -> None:
         self._gateway = gateway
-        self._consumer = consumer
+        self._completion = completion
         self._resilience = gateway.app.config.resilience
         self._environment = gateway.environment
         self.freed: Callable[[], None] = lambda: None
@@ -193,9 +193,9 @@ class Completer:
             began = anyio.current_time()
             try:
                 if following is None:
-                    written = await self._consumer.finish(batch)
+                    written = await self._completion.finish(batch)
                 else:
-                    written = await self._consumer.finish(batch, decide=following.decide)
+                    written = await self._completion.finish(batch, decide=following.decide)
             except BrokerError as error:
                 passes = error.retryable and not error.locked
                 if passes:
@@ -323,7 +323,7 @@ class Completer:
         data = encode_result(Err(TaskError(code, message)), None, "", None)
         substitute = Finish(end.lease, TaskStatus.FAILED, data, code, workflow_id=end.workflow_id)
         try:
-            written = await self._consumer.finish([substitute])
+            written = await self._completion.finish([substitute])
         except BrokerError as refusal:
             if self._until_idle and not refusal.retryable:
                 raise

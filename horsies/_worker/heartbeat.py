@@ -14,7 +14,7 @@ from .._core.config import AppConfig
 from .._core.errors import BrokerError
 from .._declare.context import ContextLogger
 from .._send.contact import Contact
-from ..abc import Broker, Consumer, Topic
+from ..abc import Broker, Membership, Topic
 from .intake.dispatcher import Dispatcher
 from .leader import Leader
 
@@ -33,7 +33,7 @@ class Heartbeat:
     def __init__(
         self,
         broker: Broker,
-        consumer: Consumer,
+        membership: Membership,
         dispatcher: Dispatcher,
         leader: Leader,
         contact: Contact,
@@ -44,7 +44,7 @@ class Heartbeat:
         until_idle: bool,
     ) -> None:
         self._broker = broker
-        self._consumer = consumer
+        self._membership = membership
         self._dispatcher = dispatcher
         self._leader = leader
         self._contact = contact
@@ -66,7 +66,7 @@ class Heartbeat:
         backoff = self._contact.backoff()
         while True:
             try:
-                await self._consumer.join()
+                await self._membership.join()
                 await self.beat()
                 backoff.answered()
                 return
@@ -80,7 +80,7 @@ class Heartbeat:
 
     async def beat(self) -> None:
         """Write the heartbeat once, and heed what it answers."""
-        if not await self._consumer.beat():
+        if not await self._membership.beat():
             self._dies("it was silent for recovery.dead_after and was found dead")
             return
         answered_at = anyio.current_time()
@@ -91,13 +91,13 @@ class Heartbeat:
     async def lead(self) -> None:
         """Take or renew the lease of the leader once."""
         asked_at = anyio.current_time()
-        leads = await self._consumer.lead()
+        leads = await self._membership.lead()
         self._leader.leads_until = asked_at + self._recovery.dead_after / 2 if leads else 0.0
 
     async def look(self) -> None:
         """Compare once what the worker holds by the database with what it knows; cancel what it is asked to cancel."""
         known = set(self._dispatcher.known())
-        held = await self._consumer.held()
+        held = await self._membership.held()
         for one in held:
             if one.is_cancelled:
                 self._dispatcher.cancel(one.lease)

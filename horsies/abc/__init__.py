@@ -8,21 +8,11 @@ from .._core.isolate import isolate
 from .._core.names import is_task_id
 from .._core.retry import SupportsDelay
 from .._core.status import CancelOutcome, TaskStatus
-from .broker import (
-    Broker,
-    BrokerFactory,
-    Clock,
-    Consumer,
-    Control,
-    Listener,
-    Maintenance,
-    Migrating,
-    Notice,
-    Producer,
-    Reader,
-    Topic,
-    Transactional,
-)
+from .broker import Broker, BrokerFactory, Clock, Migrating, Transactional
+from .control import Control
+from .listener import Listener, Notice, Topic
+from .maintenance import Maintenance
+from .reader import Reader
 from .records import (
     AttemptRow,
     Claim,
@@ -44,6 +34,8 @@ from .records import (
 )
 from .schedules import Firing, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
 from .serializer import Plain, Serializer
+from .tasks import Completion, Intake, Producer
+from .workers import Consumer, Membership
 from .workflows import (
     HEAD,
     LARGE,
@@ -72,6 +64,7 @@ __all__ = [
     "Claim",
     "ClaimedTask",
     "Clock",
+    "Completion",
     "Consumer",
     "Control",
     "Decide",
@@ -85,10 +78,12 @@ __all__ = [
     "Held",
     "HEAD",
     "LARGE",
+    "Intake",
     "Lease",
     "Listener",
     "MOST_NEWS",
     "Maintenance",
+    "Membership",
     "Migrating",
     "NewSchedule",
     "NewTask",

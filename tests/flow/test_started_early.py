@@ -189,7 +189,7 @@ async def test_a_freed_slot_does_not_wait_for_what_else_the_worker_waits_for(
         worker = rt.start_worker(WorkerConfig(concurrency=2))
         handles = await send_all(rt, slow)
         await until(lambda: is_full(worker))
-        monkeypatch.setattr(dispatcher_of(worker)._consumer, "promote", hang)
+        monkeypatch.setattr(dispatcher_of(worker)._intake, "promote", hang)
         dispatcher_of(worker).notice(["delayed:default"])
         await hanging.wait()
         slow.release()

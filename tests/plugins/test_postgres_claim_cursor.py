@@ -13,7 +13,7 @@ import uuid_utils
 from horsies import AppConfig, Horsies, Runtime
 from horsies.abc import Consumer, NewTask, Producer
 from horsies.plugins.postgres import claim_cursor as floors
-from horsies.plugins.postgres import consumer as consumers
+from horsies.plugins.postgres import intake
 
 pytestmark = pytest.mark.anyio
 
@@ -117,7 +117,7 @@ async def test_each_queue_has_a_floor_of_its_own(postgres_url: str, schema: str)
 async def test_many_expired_at_the_front_are_met_once(
     postgres_url: str, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumers, "_SWEEP", 2)
+    monkeypatch.setattr(intake, "_SWEEP", 2)
     monkeypatch.setattr(floors, "MOST", 3600.0)
     monkeypatch.setattr(floors, "LEAST", 3600.0)
     async with hands(postgres_url, schema) as (producer, consumer):

@@ -39,9 +39,9 @@ pytestmark = pytest.mark.timeout(1800 if DEEP else 120)
 def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes are cancelled at a time, and a row comes with so little of its spec that the rest is read in pieces."""
     monkeypatch.setattr(engine, "PORTION", 2)
-    for place in ("_workflow.stored", "plugins.postgres.workflows", "plugins.postgres.consumer"):
+    for place in ("_workflow.advance.stored_workflow", "plugins.postgres.workflows", "plugins.postgres.completion"):
         monkeypatch.setattr(f"horsies.{place}.HEAD", 64)
-    for place in ("workflows", "advancing"):
+    for place in ("workflows", "workflow_steps"):
         monkeypatch.setattr(f"horsies.plugins.sqlite.{place}.HEAD", 64)
 
 

@@ -16,7 +16,7 @@ import anyio
 
 from ..._core.config import ResilienceConfig
 from ..._core.errors import BrokerError
-from ...abc import ClaimedTask, Consumer, Lease
+from ...abc import ClaimedTask, Intake, Lease
 
 DOUBT = 5.0
 """Seconds beyond the statement timeout for which a call that failed may still be at work on the server."""
@@ -59,9 +59,9 @@ class Claimer:
     """
 
     def __init__(
-        self, consumer: Consumer, resilience: ResilienceConfig, counts: Counter[str], failed: Callable[[], None]
+        self, intake: Intake, resilience: ResilienceConfig, counts: Counter[str], failed: Callable[[], None]
     ) -> None:
-        self._consumer = consumer
+        self._intake = intake
         self._statement_timeout = resilience.statement_timeout
         self._counts = counts
         self._failed = failed
@@ -104,9 +104,9 @@ class Claimer:
         sent_at = anyio.current_time()
         try:
             if room.without:
-                claim = await self._consumer.claim(room.tasks, startable=room.startable, without=room.without)
+                claim = await self._intake.claim(room.tasks, startable=room.startable, without=room.without)
             else:
-                claim = await self._consumer.claim(room.tasks, startable=room.startable)
+                claim = await self._intake.claim(room.tasks, startable=room.startable)
         except BaseException:
             self.doubt()
             raise
@@ -223,7 +223,7 @@ class Claimer:
         """
         if self._is_time_to_look() or (at_once and self.is_in_doubt):
             self._has_looked = True  # a failure brings another doubt
-            let_go = await self._consumer.give_back_unknown(known(), heard_until=self._heard_until)
+            let_go = await self._intake.give_back_unknown(known(), heard_until=self._heard_until)
             self._counts["given_back"] += let_go
             self._look_at = anyio.current_time() + DOUBT_POLL
 

@@ -28,7 +28,7 @@ from ..._declare.context import ContextLogger
 from ..._declare.placement import Place
 from ..._declare.task import Task
 from ..._send.nursery import open_nursery
-from ...abc import Consumer, Finish, GiveBack, Lease, Notice
+from ...abc import Finish, GiveBack, Intake, Lease, Notice
 from ..completer import Completer
 from ..execution.executor import Executor
 from ..execution.job import Job, prepare
@@ -47,7 +47,7 @@ IDLE_RECHECK = 0.05
 
 
 class Dispatcher:
-    """Starts tasks of the queues of `consumer`, at most `config.concurrency` at once.
+    """Starts tasks of its `queues`, at most `config.concurrency` at once.
 
     Args:
         silence: seconds without a heartbeat after which nothing more is claimed.
@@ -60,7 +60,7 @@ class Dispatcher:
     def __init__(
         self,
         gateway: WorkerGateway,
-        consumer: Consumer,
+        intake: Intake,
         completer: Completer,
         executor: Executor,
         config: WorkerConfig,
@@ -72,7 +72,7 @@ class Dispatcher:
         counts: Counter[str],
     ) -> None:
         self._gateway = gateway
-        self._consumer = consumer
+        self._intake = intake
         self._completer = completer
         self._config = config
         self.worker_id = worker_id
@@ -92,8 +92,8 @@ class Dispatcher:
         self.is_retiring = False
         self._wake = anyio.Event()
         self._backoff = gateway.contact.backoff()
-        self.starter = Starter(gateway, consumer, completer, counts, log, until_idle=config.until_idle)
-        self._claimer = Claimer(consumer, self._resilience, counts, self._wake_up)
+        self.starter = Starter(gateway, intake, completer, counts, log, until_idle=config.until_idle)
+        self._claimer = Claimer(intake, self._resilience, counts, self._wake_up)
         self._last_begun = (-math.inf, 0)
         self._startable = frozenset(name for name, task in gateway.app.tasks.items() if self._may_start(task))
         self._next_due = 0.0
@@ -335,7 +335,7 @@ class Dispatcher:
     async def _promote(self) -> None:
         asked_at, self._next_due = self._next_due, float("inf")
         try:
-            promotion = await self._consumer.promote(PROMOTE_BATCH)
+            promotion = await self._intake.promote(PROMOTE_BATCH)
         except BrokerError:
             self._next_due = asked_at
             raise
@@ -416,12 +416,12 @@ class Dispatcher:
     async def _has_due(self) -> bool:
         await self._claimer.give_back_lost(self.known, at_once=True)
         await self._gateway.settle_workflows()
-        return await self._consumer.has_due()
+        return await self._intake.has_due()
 
     async def _give_back(self) -> None:
         gifts = dict(self._gifts)
         if gifts:
-            answers = await self._consumer.give_back(list(gifts.values()))
+            answers = await self._intake.give_back(list(gifts.values()))
             self.counts["given_back"] += sum(answers)  # read now: what is given back beside this counts, too
             for lease in gifts:
                 self._gifts.pop(lease, None)

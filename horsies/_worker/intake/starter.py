@@ -18,7 +18,7 @@ from ..._core.status import TaskStatus
 from ..._declare.context import ContextLogger
 from ..._declare.placement import Place
 from ..._send.contact import REMEDY
-from ...abc import Consumer, Finish, Lease, Start, StartOutcome
+from ...abc import Finish, Intake, Lease, Start, StartOutcome
 from ..completer import Completer
 from ..execution.job import Job, conclude_interrupted
 from ..gateway import WorkerGateway
@@ -43,7 +43,7 @@ class Starter:
     def __init__(
         self,
         gateway: WorkerGateway,
-        consumer: Consumer,
+        intake: Intake,
         completer: Completer,
         counts: Counter[str],
         log: ContextLogger,
@@ -51,7 +51,7 @@ class Starter:
         until_idle: bool,
     ) -> None:
         self._gateway = gateway
-        self._consumer = consumer
+        self._intake = intake
         self._completer = completer
         self._counts = counts
         self._log = log
@@ -121,7 +121,7 @@ class Starter:
         """
 
         async def start(jobs: Sequence[Job]) -> Sequence[StartOutcome | BrokerError]:
-            return await self._consumer.start([Start(job.claimed.lease, job.retry_after_crash) for job in jobs])
+            return await self._intake.start([Start(job.claimed.lease, job.retry_after_crash) for job in jobs])
 
         async def refuse(job: Job, error: BrokerError) -> BrokerError:
             if self._until_idle:

@@ -1,51 +1,20 @@
-"""One worker's claims, and what becomes of them."""
+"""All that one worker does with tasks."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime
-from functools import partial
-from operator import itemgetter
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from horsies import RecoveryConfig
-from horsies.abc import (
-    HEAD,
-    LARGE,
-    BrokerError,
-    Claim,
-    ClaimedTask,
-    Decide,
-    Finish,
-    GiveBack,
-    Held,
-    Lease,
-    Promotion,
-    Start,
-    StartOutcome,
-    TaskStatus,
-    isolate,
-)
 
-from .._sql.deciding import deciding
 from .caps import Caps
-from .claim_cursor import Floors
-from .damaged_rows import Damage, is_damage
-from .driver.session import Fetch, Row, Session, in_utc
-from .workflow_steps import advance_locked
-
-_SWEEP = 5_000
-_BEAT = 1.0
-"""Seconds that a heartbeat may take at least, however short the interval."""
+from .completion import PostgresCompletion
+from .driver.session import Session
+from .intake import PostgresIntake
+from .membership import PostgresMembership
 
 
-class PostgresConsumer:
-    """Takes work over `intake`, starts it over `starts` and hands it back over `outcomes`: none waits for another.
-
-    The heartbeat has a session of its own as well, `beats`, so that a lock which holds up all else does not stop it.
-    `looks` is for the lease and the holdings.
-    """
+class PostgresConsumer(PostgresMembership, PostgresIntake, PostgresCompletion):
+    """See `horsies.abc.Consumer`. No role waits for another: each has sessions of its own."""
 
     def __init__(
         self,
@@ -61,323 +30,18 @@ class PostgresConsumer:
         recovery: RecoveryConfig,
         caps: Caps,
     ) -> None:
-        self._worker_id = worker_id
-        self._ranks = dict(queues)
-        self._floors = Floors(self._ranks)
-        self._intake = intake
-        self._starts = starts
-        self._outcomes = outcomes
-        self._beats = beats
-        self._looks = looks
-        self._sql = sql
-        self._dead_after = float(recovery.dead_after)
-        self._beat_interval = float(recovery.heartbeat_interval)
-        self._caps = caps
-        self._damage = Damage(intake, worker_id, list(self._ranks), sql)
-        self._passed_over = frozenset[str]()
-        """The names of tasks that the last claim passed over."""
-
-    async def join(self, *, now: datetime | None = None) -> None:
-        """See `horsies.abc.Consumer.join`."""
-        await self._beats.fetch("join", self._sql["join"], {"worker": self._worker_id, "now": now})
-
-    async def beat(self, *, now: datetime | None = None) -> bool:
-        """See `horsies.abc.Consumer.beat`. A heartbeat without an answer makes room for the next after an interval."""
-        given = {"worker": self._worker_id, "gap": gap_of(self._beat_interval), "now": now}
-        patience = max(_BEAT, self._beat_interval)
-        return bool(await self._beats.fetch("beat", self._sql["beat"], given, timeout=patience))
-
-    async def lead(self, *, now: datetime | None = None) -> bool:
-        """See `horsies.abc.Consumer.lead`."""
-        given = {"worker": self._worker_id, "dead_after": self._dead_after, "now": now}
-        return bool(await self._looks.fetch("lead", self._sql["lead"], given))
-
-    async def held(self) -> list[Held]:
-        """See `horsies.abc.Consumer.held`."""
-        rows = await self._looks.fetch("look", self._sql["holdings"], {"worker": self._worker_id})
-        return [Held(Lease(task_id, claim_number), is_cancelled) for task_id, claim_number, is_cancelled in rows]
-
-    async def leave(self) -> int:
-        """See `horsies.abc.Consumer.leave`."""
-        rows = await self._outcomes.fetch("leave", self._sql["leave"], {"worker": self._worker_id})
-        returned: int = rows[0][0]
-        return returned
-
-    async def promote(self, limit: int, *, now: datetime | None = None) -> Promotion:
-        """See `horsies.abc.Consumer.promote`."""
-        async with self._passing_over(now):
-            rows = await self._intake.fetch("promote", *self._over("promote", {"limit": limit, "now": now}))
-        promoted, next_due_in, _ = rows[0]
-        return Promotion(promoted, 0.0 if promoted == limit else next_due_in)
-
-    async def claim(
-        self,
-        limit: int,
-        *,
-        startable: Collection[str] = (),
-        without: Collection[str] = (),
-        now: datetime | None = None,
-    ) -> Claim:
-        """See `horsies.abc.Consumer.claim`.
-
-        A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
-        what stands behind a million of them is reached at once, and each claim finds fewer. See `floors` for where it
-        begins; only what looked from the front finds nothing.
-        """
-        before, self._passed_over = self._passed_over, frozenset(without)
-        ask: dict[str, object] = {"startable": startable, "relaxed": not startable, "now": now}
-        ask |= {"without": list(without)} if without else {}
-        async with self._passing_over(now):
-            # Tasks that the last claim passed over may stand before the floors.
-            if self._floors.hold and before.issubset(without):
-                claim = await self._take(limit, ask)
-                if claim.tasks or claim.expired:
-                    return claim
-            self._floors.lift()
-            return await self._take(limit, ask)
-
-    @asynccontextmanager
-    async def _passing_over(self, now: datetime | None) -> AsyncIterator[None]:
-        """Around what may meet a row that it fails on: see `damage`."""
-        has_looked = await self._damage.look(now=now)
-        try:
-            yield
-        except BrokerError as error:
-            raise self._damage.expect(error) from None
-        if has_looked:
-            self._damage.passed()
-
-    def _over(self, name: str, given: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
-        """The query `name` and its parameters, passing over what this worker cannot write."""
-        if skipped := self._damage.skipped:
-            return self._damage.over(self._sql[name]), {**given, "skipped": skipped}
-        return self._sql[name], given
-
-    async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
-        """See `horsies.abc.Consumer.start`.
-
-        A row that is locked, or that the statement fails on, is isolated, and the others are started.
-        """
-
-        async def alone(start: Start, error: BrokerError) -> StartOutcome:
-            if error.locked:
-                return StartOutcome.LOCKED
-            await self._damage.set_aside(start.lease.task_id, error, now=now)
-            return StartOutcome.LOST
-
-        return await isolate(
-            starts, partial(self._start, now=now), alone, lambda error: error.locked or is_damage(error)
+        PostgresMembership.__init__(
+            self, worker_id, beats=beats, looks=looks, outcomes=outcomes, sql=sql, recovery=recovery
         )
-
-    async def finish(
-        self, ends: Sequence[Finish], *, decide: Decide | None = None, now: datetime | None = None
-    ) -> list[bool]:
-        """See `horsies.abc.Consumer.finish`."""
-        if not ends:
-            return []
-        if decide is None:
-            return await self._end(self._outcomes.fetch, ends, now)
-        ids = sorted({end.workflow_id for end in ends if end.workflow_id is not None})
-
-        async def work(fetch: Fetch) -> list[bool]:
-            # Workflows before tasks, as everybody does who locks both.
-            given = {"ids": ids, "head": HEAD, "largest": LARGE, "now": now}
-            rows = await fetch("finish", self._sql["lock_free_workflows"], given)
-            written = await self._end(fetch, ends, now)
-            await advance_locked(fetch, self._sql, rows, decide, now)
-            return written
-
-        with deciding():
-            return await self._outcomes.transact("finish", work)
-
-    async def _end(self, fetch: Fetch, ends: Sequence[Finish], now: datetime | None) -> list[bool]:
-        firsts = list({end.lease: end for end in reversed(ends)}.values())
-        written = await self._finish(fetch, firsts, now)
-        if len(written) == len(ends):
-            return [True] * len(ends)
-        # A request to cancel that came while the statement ran kept a retry from being written; now it is seen.
-        again = [end for end in firsts if end.status is TaskStatus.PENDING and end.lease not in written]
-        if again:
-            written = [*written, *await self._finish(fetch, again, now)]
-        return _used([end.lease for end in ends], set(written))
-
-    async def give_back(self, tasks: Sequence[GiveBack], *, now: datetime | None = None) -> list[bool]:
-        """See `horsies.abc.Consumer.give_back`."""
-        if not tasks:
-            return []
-        leases = [task.lease for task in tasks]
-        given = {
-            **_fences(leases),
-            "delays": [float(task.delay) for task in tasks],
-            "unknown": [task.unknown for task in tasks],
-            "running": [task.is_running for task in tasks],
-            "worker": self._worker_id,
-            "now": now,
-        }
-        rows = await self._outcomes.fetch("give back", self._sql["give_back"], given)
-        return _used(leases, _leases_of(rows))
-
-    async def give_back_unknown(
-        self, known: Sequence[Lease], *, heard_until: datetime | None = None, now: datetime | None = None
-    ) -> int:
-        """See `horsies.abc.Consumer.give_back_unknown`."""
-        ids = [lease.task_id for lease in known]
-        given = {"worker": self._worker_id, "ids": ids, "heard_until": heard_until}
-        ((returned, *_),) = await self._intake.fetch("give back", self._sql["give_back_unknown"], {**given, "now": now})
-        if heard_until is None:
-            return int(returned)
-        lost = await self._intake.fetch("give back", self._sql["begun"], given)
-        if not lost:
-            return int(returned)
-        leases = [Lease(task_id, claim_number) for task_id, claim_number in lost]
-        ((reaped, *_),) = await self._intake.fetch("give back", self._sql["reap"], {**_fences(leases), "now": now})
-        return int(returned) + int(reaped)
-
-    async def has_due(self, *, now: datetime | None = None) -> bool:
-        """See `horsies.abc.Consumer.has_due`."""
-        given = {"queues": list(self._ranks), "now": now}
-        rows = await self._intake.fetch("has_due", *self._over("has_due", given))
-        due: bool = rows[0][0]
-        return due
-
-    async def _take(self, limit: int, ask: Mapping[str, object]) -> Claim:
-        """Claim, from the floors on."""
-        swept = 0
-        rows, expired = await self._claim(limit, ask, step_over=False)
-        if expired and len(rows) < limit:
-            given = {"limit": _SWEEP, "now": ask["now"]}
-            ((swept, _),) = await self._intake.fetch("claim", *self._over("sweep", given))
-            more, _ = await self._claim(limit - len(rows), ask, step_over=True)
-            rows += more
-        rows.sort(key=self._order)
-        places = [(queue, (priority, due_at)) for _, _, queue, priority, due_at, *_ in rows]
-        self._floors.taken(places, obstructed=swept == _SWEEP)
-        claimed_at = in_utc(max(map(_CLAIMED_AT, rows))) if rows else None
-        return Claim(tuple(map(_claimed_task, rows)), expired + swept, claimed_at)
-
-    async def _claim(self, limit: int, ask: Mapping[str, object], *, step_over: bool) -> tuple[list[Row], int]:
-        """The rows that are CLAIMED or RUNNING now, and how many others became EXPIRED."""
-        given: Mapping[str, object] = {
-            "worker": self._worker_id,
-            "dead_after": self._dead_after,
-            "queues": list(self._ranks),
-            "ranks": list(self._ranks.values()),
-            "floors": self._floors.priorities,
-            "sinces": self._floors.due_ats,
-            "limit": limit,
-            "caps": list(self._caps.queues),
-            "cluster_cap": self._caps.cluster,
-            "step_over": step_over,
-            **ask,
-        }
-        query, given = self._over("claim", given)
-        if "without" in ask:
-            query = _leaving_names(query)
-        rows = await self._intake.fetch("claim", query, given, locks=self._caps.locks)
-        claimed = [row for row in rows if row[1] != TaskStatus.EXPIRED]
-        return claimed, len(rows) - len(claimed)
-
-    async def _start(self, starts: Sequence[Start], now: datetime | None) -> list[StartOutcome]:
-        leases = [start.lease for start in starts]
-        delays = [start.retry_after_crash for start in starts]
-        rows = await self._starts.fetch(
-            "start",
-            self._sql["start"],
-            {
-                **_fences(leases),
-                "retries_after_crash": [None if delay is None else float(delay) for delay in delays],
-                "worker": self._worker_id,
-                "now": now,
-            },
+        PostgresIntake.__init__(
+            self,
+            worker_id,
+            queues,
+            intake=intake,
+            starts=starts,
+            outcomes=outcomes,
+            sql=sql,
+            recovery=recovery,
+            caps=caps,
         )
-        status = {Lease(task_id, claim_number): status for task_id, claim_number, status, _ in rows}
-        return [_START[status.pop(lease, None)] for lease in leases]
-
-    async def _finish(self, fetch: Fetch, ends: Sequence[Finish], now: datetime | None) -> list[Lease]:
-        """The leases of those that were written."""
-        leases = [end.lease for end in ends]
-        ((ids, claim_numbers, *_),) = await fetch(
-            "finish",
-            self._sql["finish"],
-            {
-                **_fences(leases),
-                "verbs": list(map(_verb, ends)),
-                "results": [end.result for end in ends],
-                "error_codes": [end.error_code for end in ends],
-                "retry_ins": [float(end.retry_in) for end in ends],
-                "worker": self._worker_id,
-                "capped": list(self._caps.capped),
-                "now": now,
-            },
-        )
-        return leases if ids is None else list(map(Lease, ids, claim_numbers))
-
-    def _order(self, row: Row) -> tuple[Any, ...]:
-        task_id, _, queue, priority, due_at, *_ = row
-        return self._ranks[queue], priority, due_at, task_id
-
-
-_CLAIMED_AT = itemgetter(12)
-_START = {
-    TaskStatus.RUNNING: StartOutcome.STARTED,
-    TaskStatus.EXPIRED: StartOutcome.EXPIRED,
-    None: StartOutcome.LOST,
-}
-
-
-def _claimed_task(row: Row) -> ClaimedTask:
-    (task_id, status, queue, priority, _, claim_number, envelope, sha, name, attempt, retries, good_until,
-     claimed_at, unknown_since, _) = row  # fmt: skip
-    is_running = status == TaskStatus.RUNNING
-    return ClaimedTask(
-        lease=Lease(task_id, claim_number),
-        envelope=envelope,
-        sha=sha,
-        task_name=name,
-        queue=queue,
-        priority=priority,
-        attempt=attempt - is_running,
-        retries=retries,
-        good_until=in_utc(good_until),
-        unknown_for=0.0 if unknown_since is None else (claimed_at - unknown_since).total_seconds(),
-        is_running=is_running,
-    )
-
-
-def _leaving_names(claim: str) -> str:
-    """The query `claim` passing over tasks named in `without`: a query apart, because it looks at each of them."""
-    return claim.replace("WHERE phase = 1 AND", "WHERE phase = 1 AND task_name <> ALL (%(without)s::text[]) AND")
-
-
-def gap_of(heartbeat_interval: float) -> float:
-    """Seconds between two heartbeats beyond which the worker was not steady."""
-    return 2.0 * heartbeat_interval
-
-
-def _verb(end: Finish) -> str:
-    """What `finish` is asked for, in its own words."""
-    if end.status is TaskStatus.COMPLETED:
-        return "COMPLETE"
-    if end.status is TaskStatus.PENDING:
-        return "INTERRUPT" if end.interrupted else "RETRY"
-    return "FAIL" if end.has_begun else "REFUSE"
-
-
-def _fences(leases: Sequence[Lease]) -> dict[str, object]:
-    return {
-        "ids": [lease.task_id for lease in leases],
-        "claim_numbers": [lease.claim_number for lease in leases],
-    }
-
-
-def _leases_of(rows: Sequence[Row]) -> set[Lease]:
-    return {Lease(row[0], row[1]) for row in rows}
-
-
-def _used(leases: Sequence[Lease], used: set[Lease]) -> list[bool]:
-    """Which of `leases` are in `used`; one that was named twice was used once, by its first mention."""
-    answer = []
-    for lease in leases:
-        answer.append(lease in used)
-        used.discard(lease)
-    return answer
+        PostgresCompletion.__init__(self, worker_id, outcomes=outcomes, sql=sql, caps=caps)

@@ -14,8 +14,8 @@ from typing import Any
 from horsies import RecoveryConfig
 from horsies.abc import BrokerError, isolate
 
-from .consumer import gap_of
 from .driver.session import Row, Session
+from .membership import gap_of
 
 logger = logging.getLogger("horsies.postgres")
 

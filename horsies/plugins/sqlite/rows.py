@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from horsies.abc import Notice, TaskStatus, Topic
+from horsies.abc import Lease, Notice, TaskStatus, Topic
 
 from .session import Row, Transaction, after
 
@@ -83,3 +83,10 @@ def take_orphan(sql: Mapping[str, str], transaction: Transaction, orphan: Row) -
 def gap_of(heartbeat_interval: float) -> int:
     """Microseconds between two heartbeats beyond which the worker was not steady."""
     return round(2e6 * heartbeat_interval)
+
+
+def held_row(sql: Mapping[str, str], transaction: Transaction, worker_id: str, lease: Lease) -> Row | None:
+    """What the fence finds of a task that a worker holds by this claim."""
+    given = {"id": lease.task_id, "claim_number": lease.claim_number, "worker": worker_id}
+    rows = transaction.fetch(sql["held"], given)
+    return rows[0] if rows else None

@@ -35,6 +35,7 @@ from .._send.task_function import TaskFunction, TaskSendResult, bind
 from .._send.task_handle import TaskHandle
 from .._send.waiters import Waiters, ended_tasks
 from .._worker.execution.process_main import refuse_while_loading
+from .._worker.intake.decide import Timings
 from .._worker.worker import Worker
 from ..abc import (
     Broker,
@@ -73,6 +74,9 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
     Raises:
         HorsiesError: on entering: HRS-217 for plugins, HRS-203 and HRS-211 for the database, HRS-218 for its schema.
     """
+
+    timings = Timings()
+    """How long workers wait for this and that."""
 
     def __init__(self, app: Horsies, *, environment: Environment | None = None) -> None:
         self.app = app

@@ -10,6 +10,7 @@ from .._declare.gateway import AppGateway
 from .._declare.task import Task
 from .._send.task_handle import TaskResult
 from ..abc import Broker, News, Plain, Step
+from .intake.decide import Timings
 
 
 class UnknownWorkflowError(Exception):
@@ -33,6 +34,11 @@ class WorkerGateway(AppGateway, Protocol):
 
     @property
     def broker(self) -> Broker: ...
+
+    @property
+    def timings(self) -> Timings:
+        """How long its workers wait for this and that."""
+        ...
 
     @property
     def runtime(self) -> object:

@@ -14,8 +14,8 @@ import pytest
 from horsies import AppConfig, Horsies, Ok, Runtime, TaskSendOptions, WorkerConfig
 from horsies._declare.placement import Place
 from horsies._declare.task import Task
-from horsies._worker.intake import scarce_slots as places
 from horsies._worker.intake.claimer import Room
+from horsies._worker.intake.decide import Timings
 from horsies._worker.intake.scarce_slots import NARROW, ScarceSlots
 from horsies.cli.health import health_of
 
@@ -52,7 +52,7 @@ def app(config: AppConfig, go_on: threading.Event) -> Horsies:
 async def test_tasks_without_a_slot_go_to_an_idle_worker(
     app: Horsies, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "PATIENCE", 0.05)
+    monkeypatch.setattr(Runtime, "timings", Timings(patience=0.05))
     async with Runtime(app) as rt:
         worker = rt.start_worker(ONE_THREAD)
         handles = [one.unwrap() for one in await app.tasks["hold"].handle(rt).send_many([(n,) for n in range(50)])]
@@ -69,7 +69,7 @@ async def test_tasks_without_a_slot_go_to_an_idle_worker(
 async def test_async_tasks_do_not_wait_behind_sync_ones(
     app: Horsies, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "PATIENCE", 0.05)
+    monkeypatch.setattr(Runtime, "timings", Timings(patience=0.05))
     async with Runtime(app) as rt:
         blocked = [one.unwrap() for one in await app.tasks["hold"].handle(rt).send_many([(n,) for n in range(200)])]
         handles = [one.unwrap() for one in await app.tasks["quick"].handle(rt).send_many([(n,) for n in range(200)])]
@@ -84,7 +84,7 @@ async def test_a_full_place_is_not_claimed_for(
     app: Horsies, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many notices come: what is given back once does not come again before a slot is free."""
-    monkeypatch.setattr(places, "PATIENCE", 0.05)
+    monkeypatch.setattr(Runtime, "timings", Timings(patience=0.05))
     async with Runtime(app) as rt:
         worker = rt.start_worker(ONE_THREAD)
         for answer in await app.tasks["hold"].handle(rt).send_many([(n,) for n in range(50)]):
@@ -102,7 +102,7 @@ async def test_a_full_place_is_not_claimed_for(
 
 @pytest.mark.parametrize("database_url", ["sqlite-memory"], indirect=True)
 async def test_processes_are_a_place_too(app: Horsies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "PATIENCE", 0.05)
+    monkeypatch.setattr(Runtime, "timings", Timings(patience=0.05))
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     async with Runtime(app) as rt:
         worker = rt.start_worker()
@@ -155,7 +155,9 @@ class TestPlaces:
         async def not_sync() -> None: ...
 
         tasks: list[Task[..., object]] = [*app.tasks.values()]
-        return ScarceSlots({Place.NURSERY: 10, Place.THREAD: 2, Place.PROCESS: 2}, 10, tasks, 10, 0.0)
+        return ScarceSlots(
+            {Place.NURSERY: 10, Place.THREAD: 2, Place.PROCESS: 2}, 10, tasks, ahead=10, patience=0.5, now=0.0
+        )
 
     def bounded(
         self,
@@ -187,7 +189,7 @@ class TestPlaces:
         found = self.places()
         waiting = {Place.THREAD: 5}
         assert found.excess({Place.THREAD: 1}, waiting, 1.0) == {}
-        assert found.next_excess() == 1.0 + places.PATIENCE
+        assert found.next_excess() == 1.0 + 0.5
         assert found.excess({Place.THREAD: 1}, waiting, 1.5) == {Place.THREAD: 4}
         assert self.bounded(found, 1, 0, now=2.0) == (1, frozenset(), True)
         assert self.bounded(found, 1, 0, now=2.0) == (7, {"sync"}, True)
@@ -198,4 +200,4 @@ class TestPlaces:
         assert self.bounded(found, 1, 0, now=2.0 + NARROW) == (7, frozenset(), False)
 
     def test_a_worker_with_as_many_slots_everywhere_has_none(self) -> None:
-        assert not ScarceSlots(dict.fromkeys(Place, 10), 10, [], 10, 0.0)
+        assert not ScarceSlots(dict.fromkeys(Place, 10), 10, [], ahead=10, patience=0.5, now=0.0)

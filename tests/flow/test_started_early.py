@@ -32,6 +32,7 @@ from horsies import (
 )
 from horsies._worker.completer import Completer
 from horsies._worker.intake import dispatcher
+from horsies._worker.intake.decide import Timings
 from horsies._worker.intake.prefetch import LOOKED_BACK, Prefetch
 from horsies.abc import Claim, Consumer, Start, StartOutcome
 
@@ -84,7 +85,7 @@ def slow(config: AppConfig) -> Blocking:
 @pytest.fixture(autouse=True)
 def hopeful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "Prefetch", Hopeful)
-    monkeypatch.setattr(dispatcher, "EARLY", 60.0)
+    monkeypatch.setattr(Runtime, "timings", Timings(early=60.0))
 
 
 async def send_all(rt: Runtime, slow: Blocking, options: TaskSendOptions | None = None) -> list[Any]:
@@ -129,8 +130,7 @@ async def test_what_was_started_early_begins_as_slots_are_free(slow: Blocking) -
 
 
 async def test_behind_slow_tasks_it_goes_to_another_worker(slow: Blocking, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "EARLY", 0.05)
-    monkeypatch.setattr(dispatcher, "PATIENCE", 60.0)
+    monkeypatch.setattr(Runtime, "timings", Timings(early=0.05, patience=60.0))
     async with Runtime(slow.app) as rt:
         worker = rt.start_worker(WorkerConfig(concurrency=2))
         handles = await send_all(rt, slow)
@@ -162,7 +162,7 @@ async def test_one_batch_of_slow_tasks_and_no_slot_is_counted_on(
             self.told.append(super().soon_free(busy))
             return self.told[-1]
 
-    monkeypatch.setattr(dispatcher, "EARLY", 0.05)
+    monkeypatch.setattr(Runtime, "timings", Timings(early=0.05))
     monkeypatch.setattr(dispatcher, "Prefetch", Experienced)
     async with Runtime(slow.app) as rt:
         worker = rt.start_worker(WorkerConfig(concurrency=2))
@@ -206,7 +206,7 @@ async def test_it_does_not_begin_while_there_is_no_room_for_results(
         await until(lambda: is_full(worker))
         with monkeypatch.context() as patch:
             patch.setattr(Completer, "has_room", False)
-            patch.setattr(dispatcher, "EARLY", 0.05)
+            patch.setattr(dispatcher_of(worker), "_timings", Timings(early=0.05))
             slow.release()
             await until(lambda: worker.statistics().given_back == 2)
             assert slow.runs == {0: 1, 1: 1}
@@ -380,7 +380,7 @@ async def test_of_quick_and_slow_tasks_by_turns_each_runs_once_and_no_more_than_
 ) -> None:
     """Each stretch of quick ones makes two workers hopeful, and each stretch of slow ones proves them wrong."""
     monkeypatch.setattr(dispatcher, "Prefetch", Prefetch)
-    monkeypatch.setattr(dispatcher, "EARLY", 0.01)
+    monkeypatch.setattr(Runtime, "timings", Timings(early=0.01))
     app, random = Horsies(config), Random(seed)
     runs, now, most = Counter[int](), Counter[str](), Counter[str]()
 

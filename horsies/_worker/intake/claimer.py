@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import anyio
+import anyio.streams.memory
 
 from ..._core.config import ResilienceConfig
 from ..._core.errors import BrokerError
@@ -42,6 +43,11 @@ class Room(NamedTuple):
     busy: int = 0
     without: Collection[str] = ()
     more: bool = False
+
+
+NOTHING = Room(0)
+Answers: TypeAlias = anyio.streams.memory.MemoryObjectSendStream[Room]
+"""Gets the room of each claim with its answer."""
 
 
 class Claimer:
@@ -125,20 +131,19 @@ class Claimer:
         self._counts["expired"] += claim.expired
         self._came.extend(claim.tasks)
 
-    async def run_on(self, room: Room, ask: Callable[[], Room], came: Callable[[Room], object]) -> None:
+    async def run_on(self, room: Room, ask: Callable[[], Room], answered: Answers) -> None:
         """One claim after the other while each is full and there is room; `raise_failure` tells what fails.
 
         Args:
             room: for the first claim.
             ask: tells the room for the next.
-            came: called with the room there was when something has come in, to have it taken once the next claim is
-                sent.
+            answered: gets the room of each claim with its answer. What came in is to be taken once the next is sent.
         """
         try:
             while room.tasks > 0:
                 await self.run_once(room)
-                came(room)
-                room = ask() if self.full and not self._is_time_to_look() else Room(0)
+                answered.send_nowait(room)
+                room = ask() if self.full and not self.is_time_to_look else NOTHING
         except BrokerError as error:
             self.fail(error)
 
@@ -211,7 +216,8 @@ class Claimer:
         """Until it has looked once, however long that takes, and then for as long as the call may be at work."""
         return not self._has_looked or anyio.current_time() < self._in_doubt_until
 
-    def _is_time_to_look(self) -> bool:
+    @property
+    def is_time_to_look(self) -> bool:
         return self.is_in_doubt and self._look_at <= anyio.current_time()
 
     async def give_back_lost(self, known: Callable[[], list[Lease]], *, at_once: bool = False) -> None:
@@ -221,7 +227,7 @@ class Claimer:
             known: tells all that the worker holds and knows of.
             at_once: look although the last look was a moment ago.
         """
-        if self._is_time_to_look() or (at_once and self.is_in_doubt):
+        if self.is_time_to_look or (at_once and self.is_in_doubt):
             self._has_looked = True  # a failure brings another doubt
             let_go = await self._intake.give_back_unknown(known(), heard_until=self._heard_until)
             self._counts["given_back"] += let_go

@@ -3,7 +3,7 @@
 State of a claimed task: it comes in (see `claims`), then is among the executor's jobs if the claim has started it too
 (RUNNING), or for a moment in `_early`, where slots that were counted on are not free yet. Else it is CLAIMED and waits
 for its start (see `starts`), and then is among the jobs. When it has ended it is in the completer's buffer. A task that
-is to go back is in `_gifts` until the database has answered. Each is in one place only. No more run than the
+is to go back is in `_returns` until the database has answered. Each is in one place only. No more run than the
 concurrency says; what is claimed exceeds it by what `pace` and `places` allow.
 
 A claim may start what leads to no other verdict than FAILED when the worker dies, because the task is not retried for
@@ -20,6 +20,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import anyio.streams.memory
 
 from ..._core.config import WorkerConfig
 from ..._core.errors import BrokerError
@@ -33,17 +34,14 @@ from ..completer import Completer
 from ..execution.executor import Executor
 from ..execution.job import Job, prepare
 from ..gateway import WorkerGateway
-from .claimer import DOUBT_POLL, Claimer, Room
-from .prefetch import PATIENCE, Prefetch, begin_batch
+from .claimer import Answers, Claimer, Room
+from .decide import Orders, Snapshot, decide, pause_of, room_of
+from .prefetch import Prefetch
+from .returns import Returns
 from .scarce_slots import ScarceSlots
 from .starter import Starter
 
 PROMOTE_BATCH = 500
-CLAIM_BATCH = 500
-EARLY = 0.1
-"""Seconds for which what a claim has started may wait for a slot; then it is given back."""
-IDLE_RECHECK = 0.05
-"""Seconds before an `until_idle` worker looks again at due tasks that others hold locked."""
 
 
 class Dispatcher:
@@ -79,11 +77,12 @@ class Dispatcher:
         self._log = log
         self._queues = frozenset(queues)
         self._silence = silence
+        self._timings = gateway.timings
         self._resilience = gateway.app.config.resilience
         self._tasks: anyio.abc.TaskGroup
         self._early: deque[Job] = deque()
         self._early_since = 0.0
-        self._gifts: dict[Lease, GiveBack] = {}
+        self._returns = Returns(intake, counts)
         self._executor = executor
         executor.ended, executor.retrying = self._ended, self._will_be_tried_again
         self.look_soon: Callable[[], None] = lambda: None
@@ -104,7 +103,14 @@ class Dispatcher:
         )
         ahead = 0 if capped else config.concurrency
         self._prefetch = Prefetch(ahead, self.last_beat)
-        self._scarce = ScarceSlots(executor.free, config.concurrency, gateway.app.tasks.values(), ahead, self.last_beat)
+        self._scarce = ScarceSlots(
+            executor.free,
+            config.concurrency,
+            gateway.app.tasks.values(),
+            ahead=ahead,
+            patience=self._timings.patience,
+            now=self.last_beat,
+        )
 
     @property
     def ready(self) -> int:
@@ -171,18 +177,23 @@ class Dispatcher:
         running.start_soon(self._executor.hurry_threads)
         running.start_soon(self._executor.keep_time)
         try:
-            async with open_nursery() as claims:
-                await self._keep_starting(claims)
+            answered, answers = anyio.create_memory_object_stream[Room](math.inf)
+            with answers:  # for longer than there are claims, which may be answered after they are cancelled
+                async with open_nursery() as taking:
+                    taking.start_soon(self._take_in_aside, answers)
+                    with answered:
+                        async with open_nursery() as claims:
+                            await self._keep_starting(claims, answered)
         finally:
             self.is_stopping = True  # also of a worker that is cancelled: what ends now leaves its slot to nobody
 
-    async def _keep_starting(self, claims: anyio.abc.TaskGroup) -> None:
+    async def _keep_starting(self, claims: anyio.abc.TaskGroup, answered: Answers) -> None:
         while not self.is_stopping:
             if self.counts["started"] == self._config.max_tasks:
                 self.retire_nowait(f"it has started {self._config.max_tasks} tasks, which is its max_tasks")
                 return
             try:
-                if await self.run_once(claims):
+                if await self.run_once(claims, answered):
                     self._backoff.answered()
                     continue
                 if self._config.until_idle and not (self.awaited or self.ready or self._claimer.is_under_way):
@@ -190,7 +201,7 @@ class Dispatcher:
                     if not await self._has_due():
                         return
                     self._claimer.hungry = True
-                    await self._wait_woken(IDLE_RECHECK)
+                    await self._wait_woken(self._timings.idle_recheck)
                     continue
             except BrokerError as error:
                 if self._config.until_idle and not error.retryable:
@@ -201,42 +212,27 @@ class Dispatcher:
                 continue
             await self._wait_for_work()
 
-    async def run_once(self, claims: anyio.abc.TaskGroup) -> bool:
-        """One round of promote, claim and start; whether another should follow at once.
+    async def run_once(self, claims: anyio.abc.TaskGroup, answered: Answers) -> bool:
+        """Obey what is decided now; whether to decide again at once.
 
         Args:
             claims: where a claim goes on; its answer brings about another round.
+            answered: where its answer arrives.
         """
         self._claimer.raise_failure()
-        if anyio.current_time() >= self._next_due:
-            await self._promote()
-        if self._early and anyio.current_time() - self._early_since >= EARLY:
-            self._return_early()
-        else:
-            self._run_early()
-        self._return_excess()
-        await self._give_back()
-        if not self._claimer.is_under_way:
-            await self._claimer.give_back_lost(self.known)
-        if not self._completer.has_room:
-            return False  # it goes on when that is written which has ended
-        self.starter.take(self._executor.free, self._config.concurrency - self.running)
-        if self._may_claim() and (room := self._room()).tasks > 0:
-            if not self.starter.starting and not self._executor.jobs:
-                begun_at, tasks = self._last_begun
-                if anyio.current_time() - begun_at <= self._claimer.lasted:
-                    self._prefetch.count_answer(tasks, 0)
-                await self._claimer.run_once(room)
-                await self._take_in()
-                if not self._claimer.full:
-                    await anyio.lowlevel.checkpoint()  # what has begun comes before a claim that may find nothing
+        self._run_early()
+        orders = decide(self._snapshot(), self._timings)
+        if await self._keep_house(orders):
+            orders = decide(self._snapshot(), self._timings)
+        if (room := self._bounded(orders.claim)).tasks > 0:
+            if orders.wait_for_claim:
+                await self._claim_alone(room)
                 return True
             self._claimer.is_under_way = True
-            claims.start_soon(
-                self._claimer.run_on, room, self._room, lambda room: claims.start_soon(self._take_in_aside, room)
-            )
-        if not self.starter.starting:
+            claims.start_soon(self._claimer.run_on, room, self._room, answered)
+        if not orders.start:
             return False
+        self.starter.take(self._executor.free, self._slots, anyio.current_time())
         started = await self.starter.run_once()
         if _is_cancelled():
             self._early.extend(started)  # given back: the parent of the running tasks may have ended
@@ -246,11 +242,66 @@ class Dispatcher:
         self._last_start = anyio.current_time()
         return True
 
-    def _may_claim(self) -> bool:
-        if not self._claimer.hungry or self._claimer.is_under_way:
-            return False
-        # What follows a short claim mostly finds nothing, and need not slow down the start of what was found.
-        return self._claimer.full or not self.starter.starting
+    async def _keep_house(self, orders: Orders) -> bool:
+        """Promote and give back as ordered; whether there was anything to do."""
+        if orders.promote:
+            await self._promote()
+        if orders.return_early:
+            self._return_early()
+        self._return_excess(orders.return_last)
+        has_returns = len(self._returns) > 0
+        await self._returns.run_once()
+        if orders.look:
+            await self._claimer.give_back_lost(self.known)
+        return orders.promote or has_returns or orders.look
+
+    async def _claim_alone(self, room: Room) -> None:
+        """Claim when there is nothing else to do, and wait for the answer."""
+        begun_at, tasks = self._last_begun
+        if anyio.current_time() - begun_at <= self._claimer.lasted:
+            self._prefetch.count_answer(tasks, 0)
+        await self._claimer.run_once(room)
+        await self._take_in()
+        if not self._claimer.full:
+            await anyio.lowlevel.checkpoint()  # what has begun comes before a claim that may find nothing
+
+    def _snapshot(self) -> Snapshot:
+        now, running, ready, has_room = anyio.current_time(), self.running, self.ready, self._completer.has_room
+        return Snapshot(
+            now=now,
+            may_claim=has_room and not self.is_stopping and self.is_alive(),
+            has_room=has_room,
+            concurrency=self._config.concurrency,
+            running=running,
+            ready=ready,
+            starting=self.starter.count(self._executor.free, self._slots, now),
+            early=len(self._early),
+            early_since=self._early_since,
+            put_off_until=self.starter.put_off_until(now),
+            allowance=self._allowance - ready,
+            ahead=self._prefetch.ahead(now),
+            soon_free=self._prefetch.soon_free(running + ready),
+            startable=self._startable,
+            last_start=self._last_start,
+            next_due=self._next_due,
+            next_excess=self._scarce.next_excess() if self._scarce else math.inf,
+            is_hungry=self._claimer.hungry,
+            was_full=self._claimer.full,
+            is_claiming=self._claimer.is_under_way,
+            rests_until=self._claimer.rests_until,
+            is_in_doubt=self._claimer.is_in_doubt,
+            is_time_to_look=self._claimer.is_time_to_look,
+        )
+
+    @property
+    def _slots(self) -> int:
+        """How many slots are free, in all places together."""
+        return self._config.concurrency - self.running
+
+    @property
+    def _allowance(self) -> float:
+        """How many tasks the worker may start yet."""
+        return math.inf if self._config.max_tasks is None else self._config.max_tasks - self.counts["started"]
 
     def _may_start(self, task: Task[Any, Any]) -> bool:
         """Whether a claim may start a task like this one: a free slot is one for it, and no crash leads to a retry."""
@@ -259,7 +310,9 @@ class Dispatcher:
 
     def _room(self) -> Room:
         """What may be claimed now."""
-        room = self._room_in_all()
+        return self._bounded(room_of(self._snapshot()))
+
+    def _bounded(self, room: Room) -> Room:
         if room.tasks <= 0 or not self._scarce:
             return room
         return self._scarce.bounded(room, self._executor.free, self._waiting(), self._claimer, anyio.current_time())
@@ -269,45 +322,24 @@ class Dispatcher:
         names = [job.task.name for job in (*self._early, *self.starter.ready, *self.starter.starting)]
         return self._scarce.count([*names, *self._claimer.names])
 
-    def _room_in_all(self) -> Room:
-        """What may be claimed now if each task could run in any place."""
-        if self.is_stopping or not self.is_alive() or not self._completer.has_room:
-            return Room(0)
-        most = CLAIM_BATCH
-        if self._config.max_tasks is not None:
-            most = min(most, self._config.max_tasks - self.counts["started"] - self.ready)
-        excess, ahead = self._excess(), self._prefetch.ahead(anyio.current_time())
-        busy = self.running + self.ready
-        soon_free = self._prefetch.soon_free(busy)
-        if excess < soon_free and self._startable:
-            batch = begin_batch(self._config.concurrency, soon_free)
-            return Room(min(soon_free - excess, batch, most), self._startable, busy)
-        if excess >= 0 and (ahead - excess) * 2 < ahead:
-            return Room(0)  # there is enough to do: a few at a time would cost a statement each
-        return Room(min(ahead - excess, most), busy=busy)
-
-    def _excess(self) -> int:
-        """How many tasks are claimed beyond the concurrency; below 0: how many slots are free."""
-        return len(self._executor.jobs) + self.ready - self._config.concurrency
-
-    def _return_excess(self) -> None:
-        """Have given back what was claimed ahead and stands behind slow tasks, or has no slot in its place."""
-        last, excess, now = list[Job](), self._excess(), anyio.current_time()
-        if excess > 0 and now - self._last_start >= PATIENCE:
+    def _return_excess(self, count: int) -> None:
+        """Have given back the last `count` that wait for their start, and what has no slot in its place."""
+        now = anyio.current_time()
+        last = list(self.starter.ready)[-count:] if count else []
+        if count:
             self._last_start = now
-            last = list(self.starter.ready)[-excess:]
         over = self._scarce.excess(self._executor.free, self._waiting(), now) if self._scarce else {}
-        for place, count in over.items():
-            last += [job for job in self.starter.ready if job.task.place is place][-count:]
+        for place, extra in over.items():
+            last += [job for job in self.starter.ready if job.task.place is place][-extra:]
         if last:
             leases = {job.claimed.lease for job in last} - self.starter.unsure
-            self._return(map(GiveBack, leases))
+            self._returns.add(map(GiveBack, leases))
             self.starter.ready = deque(job for job in self.starter.ready if job.claimed.lease not in leases)
 
     async def give_back_ready(self) -> None:
         """Give back what was claimed and has not begun."""
         self.starter.settle_unsure()
-        self._return(GiveBack(job.claimed.lease) for job in self.starter.ready)
+        self._returns.add(GiveBack(job.claimed.lease) for job in self.starter.ready)
         self.starter.ready.clear()
         try:
             await self.give_back_lost()
@@ -317,9 +349,9 @@ class Dispatcher:
 
     async def give_back_lost(self) -> None:
         """For a worker that stops: give back what came in and was not taken, and what it never heard of."""
-        self._return(GiveBack(row.lease, is_running=row.is_running) for row in self._claimer.drop())
+        self._returns.add(GiveBack(row.lease, is_running=row.is_running) for row in self._claimer.drop())
         self._return_early()
-        await self._give_back()
+        await self._returns.run_once()
         await self._claimer.give_back_lost(self.known, at_once=True)
 
     async def wait_ended(self) -> None:
@@ -346,13 +378,14 @@ class Dispatcher:
             self._next_due = min(self._next_due, anyio.current_time() + due_in)
         self._claimer.hungry = self._claimer.hungry or promotion.promoted > 0
 
-    async def _take_in_aside(self, room: Room) -> None:
-        """Take in what came while the dispatcher waits for something else: what is RUNNING is not to wait for that."""
-        try:
-            await self._take_in(room.busy)
-        except BrokerError as error:
-            self._claimer.fail(error)
-        self._wake_up()
+    async def _take_in_aside(self, answers: anyio.streams.memory.MemoryObjectReceiveStream[Room]) -> None:
+        """Take in what comes while the dispatcher waits for something else: what is RUNNING is not to wait for that."""
+        async for room in answers:
+            try:
+                await self._take_in(room.busy)
+            except BrokerError as error:
+                self._claimer.fail(error)
+            self._wake_up()
 
     async def _take_in(self, busy: int = 0) -> None:
         """Decode what came in, and run what the claim has started; a worker that stops gives it back.
@@ -380,10 +413,10 @@ class Dispatcher:
                     self.counts["failed"] += 1
                     self._completer.add_nowait(end)
                 case GiveBack() as gift:
-                    self._return([gift])
+                    self._returns.add([gift])
         self._run_early()
         self._return_early(lambda job: job.claimed.good_until is not None)  # which was judged as if it began at once
-        await self._give_back()
+        await self._returns.run_once()
 
     def _run_early(self) -> None:
         """Run what a claim has started, as slots and room for results permit; a worker that stops runs none."""
@@ -397,17 +430,18 @@ class Dispatcher:
 
     def _return_early(self, condition: Callable[[Job], bool] = lambda _: True) -> None:
         """Have given back what a claim has started and there was no slot for."""
-        self._return(GiveBack(job.claimed.lease, is_running=True) for job in self._early if condition(job))
+        self._returns.add(GiveBack(job.claimed.lease, is_running=True) for job in self._early if condition(job))
         self._early = deque(job for job in self._early if not condition(job))
-
-    def _return(self, gifts: Iterable[GiveBack]) -> None:
-        """Have these given back. The worker knows them as its own until the database has answered."""
-        self._gifts.update((gift.lease, gift) for gift in gifts)
 
     def known(self) -> list[Lease]:
         """Everything that the worker knows it holds."""
         jobs = (*self._early, *self.starter.ready, *self.starter.starting, *self._executor.jobs.values())
-        return [*(job.claimed.lease for job in jobs), *self._claimer.leases, *self._gifts, *self._completer.leases]
+        return [
+            *(job.claimed.lease for job in jobs),
+            *self._claimer.leases,
+            *self._returns.leases,
+            *self._completer.leases,
+        ]
 
     def _may_hold(self, task_id: str) -> bool:
         """Whether the worker holds this task, or may hear so from a claim that is under way."""
@@ -417,14 +451,6 @@ class Dispatcher:
         await self._claimer.give_back_lost(self.known, at_once=True)
         await self._gateway.settle_workflows()
         return await self._intake.has_due()
-
-    async def _give_back(self) -> None:
-        gifts = dict(self._gifts)
-        if gifts:
-            answers = await self._intake.give_back(list(gifts.values()))
-            self.counts["given_back"] += sum(answers)  # read now: what is given back beside this counts, too
-            for lease in gifts:
-                self._gifts.pop(lease, None)
 
     def _wake_up(self) -> None:
         self._wake.set()
@@ -446,22 +472,8 @@ class Dispatcher:
         return anyio.current_time() - self.last_beat < self._silence
 
     async def _wait_for_work(self) -> None:
-        """Wait for a notice, a freed slot, the next due time or the poll interval; not for long while in doubt."""
-        now = anyio.current_time()
-        timeout = min(self._resilience.poll_interval, max(0.0, self._next_due - now))
-        if self._excess() > 0:
-            timeout = min(timeout, max(0.0, self._last_start + PATIENCE - now))
-        if self._early:
-            timeout = min(timeout, max(0.0, self._early_since + EARLY - now))
-        if self._scarce:
-            timeout = min(timeout, max(0.0, self._scarce.next_excess() - now))
-        if self._claimer.hungry and self._claimer.rests_until > now:
-            timeout = min(timeout, self._claimer.rests_until - now)
-        for job in self.starter.ready:
-            if job.not_before > now:
-                timeout = min(timeout, job.not_before - now)
-        if self._claimer.is_in_doubt:
-            timeout = min(timeout, DOUBT_POLL)
+        """Wait for a notice, a freed slot, or the time to decide again."""
+        timeout = pause_of(self._snapshot(), self._timings, self._resilience.poll_interval)
         if not await self._wait_woken(timeout):
             self._claimer.hungry = True
             if timeout >= self._resilience.poll_interval:

@@ -19,9 +19,6 @@ WINDOW = 0.05
 """Seconds over which ends are counted; the slower one of the last two windows says how fast the worker is."""
 LOOKED_BACK = 8
 """Claims by which it is told how many slots will be free by the time of an answer; the one with the fewest counts."""
-PATIENCE = 0.5
-"""Seconds without a start after which what was claimed ahead is given back: it stands behind slow tasks."""
-
 BEGIN_BATCH = 100
 """The most tasks to start by one claim: more take longer in the database than the worker has others to run."""
 FEW_SLOTS = 32

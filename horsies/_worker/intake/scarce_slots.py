@@ -3,7 +3,7 @@
 A claim knows names of tasks and no places. So it may bring more tasks of one place than that place has slots, while
 another worker could run them. Three rules follow.
 
-1. Tasks that have waited for a slot of their place for `PATIENCE` are given back, but for those that will begin within
+1. Tasks that have waited for a slot of their place for `patience` are given back, but for those that will begin within
    a tenth of a second.
 2. Once that has happened, a claim passes over the tasks of this place while it has no free slot.
 3. For `NARROW` seconds after that, a claim with tasks of this place takes no more than it has free slots. Every other
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from ..._declare.placement import Place
 from ..._declare.task import Task
 from .claimer import Claimer, Room
-from .prefetch import PATIENCE, Prefetch
+from .prefetch import Prefetch
 
 NARROW = 30.0
 """Seconds. A narrow claim that finds less than it asks for ends them sooner."""
@@ -33,6 +33,7 @@ class ScarceSlots:
         most: of tasks at once, in all places together.
         tasks: those that the worker knows.
         ahead: the largest number of tasks to claim ahead for one place.
+        patience: seconds.
         now: seconds, on the clock that all other times here are from.
 
     Attributes:
@@ -40,8 +41,16 @@ class ScarceSlots:
     """
 
     def __init__(
-        self, slots: Mapping[Place, int], most: int, tasks: Iterable[Task[..., object]], ahead: int, now: float
+        self,
+        slots: Mapping[Place, int],
+        most: int,
+        tasks: Iterable[Task[..., object]],
+        *,
+        ahead: int,
+        patience: float,
+        now: float,
     ) -> None:
+        self._patience = patience
         names: dict[Place, set[str]] = {}
         for task in tasks:
             if slots[task.place] < most:
@@ -109,7 +118,7 @@ class ScarceSlots:
             over = waiting.get(place, 0) - max(free[place], 0) - pace.ahead(now)
             if over <= 0:
                 self._crowded_since.pop(place, None)
-            elif now - self._crowded_since.setdefault(place, now) >= PATIENCE:
+            elif now - self._crowded_since.setdefault(place, now) >= self._patience:
                 gifts[place] = over
                 self._known.add(place)
                 self._crowded_since[place] = now
@@ -118,7 +127,7 @@ class ScarceSlots:
 
     def next_excess(self) -> float:
         """When `excess` may be above 0 next."""
-        return min(self._crowded_since.values(), default=math.inf) + PATIENCE
+        return min(self._crowded_since.values(), default=math.inf) + self._patience
 
     def _of(self, places: Iterable[Place]) -> frozenset[str]:
         return frozenset().union(*(self._names[place] for place in places))

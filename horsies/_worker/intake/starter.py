@@ -6,8 +6,9 @@ the first one was written, and since user code has not run the task goes to anot
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import anyio
 from msgspec.structs import replace
@@ -61,23 +62,33 @@ class Starter:
         self.starting: list[Job] = []
         self.unsure: set[Lease] = set()
 
-    def take(self, free: Mapping[Place, int], together: int) -> None:
-        """Take out of `ready` all for which there is a slot where they run.
+    def count(self, free: Mapping[Place, int], together: int, now: float) -> int:
+        """How many tasks in `ready` have a slot where they run.
 
         Args:
             free: slots by place.
             together: slots in all.
         """
-        waiting, slots = deque[Job](), dict(free)
-        now = anyio.current_time()
-        for job in self.ready:
-            if together > 0 and slots[job.task.place] > 0 and job.not_before <= now:
-                together -= 1
-                slots[job.task.place] -= 1
-                self.starting.append(job)
-            else:
-                waiting.append(job)
+        return sum(self._has_slot(free, together, now))
+
+    def take(self, free: Mapping[Place, int], together: int, now: float) -> None:
+        """Take these out of `ready`."""
+        waiting = deque[Job]()
+        for job, has_slot in zip(self.ready, self._has_slot(free, together, now), strict=True):
+            (self.starting if has_slot else waiting).append(job)
         self.ready = waiting
+
+    def _has_slot(self, free: Mapping[Place, int], together: int, now: float) -> Iterator[bool]:
+        slots = dict(free)
+        for job in self.ready:
+            has_slot = together > 0 and slots[job.task.place] > 0 and job.not_before <= now
+            together -= has_slot
+            slots[job.task.place] -= has_slot
+            yield has_slot
+
+    def put_off_until(self, now: float) -> float:
+        """When the first task can be started again whose start was put off."""
+        return min((job.not_before for job in self.ready if job.not_before > now), default=math.inf)
 
     async def run_once(self) -> list[Job]:
         """Start what was taken; the tasks whose user code is to begin now.

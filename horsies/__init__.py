@@ -129,6 +129,8 @@ __all__ = [
 _FORMER_MODULES = {
     "AttemptInfo": "horsies._task.handle",
     "NodeInfo": "horsies._workflow.infos",
+    "NodeRef": "horsies._task.node",
+    "SuccessCase": "horsies._workflow.draft",
     "TaskInfo": "horsies._task.handle",
     "TaskInterrupted": "horsies._task.context",
     "TaskSendError": "horsies._core.errors",

@@ -1,6 +1,9 @@
 """Sphinx configuration."""
 
+from pathlib import Path
 from typing import Any
+
+from sphinx.pycode import ModuleAnalyzer
 
 import horsies
 
@@ -15,6 +18,12 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_type_aliases = {name: name for name in horsies.__all__}
 myst_heading_anchors = 3
+
+# Sphinx looks for the docstrings of fields in the module that a class names. A public class names `horsies`.
+_sources = sorted(Path(horsies.__file__).parent.glob("_*/*.py"))
+ModuleAnalyzer.cache["module", "horsies"] = ModuleAnalyzer.for_string(
+    "\npass\n".join(source.read_text() for source in [*_sources, Path(horsies.hookspecs.__file__)]), "horsies"
+)
 
 
 def keep_sentences(app: Any, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:

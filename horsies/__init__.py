@@ -1,5 +1,6 @@
 """A task queue and workflow engine on Postgres, native on Trio and asyncio."""
 
+import inspect
 import sys
 import types
 
@@ -143,3 +144,11 @@ _FORMER_MODULES = {
 
 for _name, _module in _FORMER_MODULES.items():
     setattr(sys.modules.setdefault(_module, types.ModuleType(_module)), _name, globals()[_name])
+
+for _name in __all__:
+    _public = globals()[_name]
+    if isinstance(_public, type):
+        # As text they would be looked up in this module, which does not import what they name.
+        _public.__annotations__ = inspect.get_annotations(_public, eval_str=True)
+    if isinstance(_public, (type, types.FunctionType)):
+        _public.__module__ = __name__

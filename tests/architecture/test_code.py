@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +15,6 @@ from horsies import hookspecs
 PACKAGE = Path(horsies.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 500
-
-PROMISED = """
-    Horsies AppConfig QueueConfig PayloadPolicy RecoveryConfig RetentionConfig ResilienceConfig PoolConfig WorkerConfig
-    Runtime Worker task Task TaskFunction TaskHandle TaskContext TaskInfo AttemptInfo TaskStatus TaskSendOptions
-    TaskSendPayload TaskSendError TaskSendErrorCode TaskSendResult TaskResult TaskError BrokerError HorsiesError
-    RetryPolicy CancelOutcome Ok Err Result blocking hookimpl
-"""
 
 
 def imported_by(module: Path) -> Iterator[tuple[str, str]]:
@@ -54,20 +46,6 @@ class TestModule:
 def test_the_modules_are_found() -> None:
     names = {str(path.relative_to(PACKAGE)) for path in MODULES}
     assert {"__init__.py", "_core/result.py", "plugins/postgres/driver/connection.py"} <= names
-
-
-def test_every_promised_name_is_exported() -> None:
-    assert set(PROMISED.split()) - set(horsies.__all__) == set()
-
-
-def test_every_exported_name_exists_once() -> None:
-    assert len(set(horsies.__all__)) == len(horsies.__all__)
-    assert [name for name in horsies.__all__ if not hasattr(horsies, name)] == []
-
-
-def test_nothing_public_is_left_out_of_all() -> None:
-    public = {name for name, value in vars(horsies).items() if not name.startswith("_") and not inspect.ismodule(value)}
-    assert public == set(horsies.__all__)
 
 
 PRIVATE = {

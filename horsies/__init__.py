@@ -28,16 +28,18 @@ from ._declare.workflow import BindsWorkflows, Workflow
 from ._payload.envelope import TaskSendPayload
 from ._payload.send_error import TaskSendError
 from ._payload.start_payload import WorkflowStartPayload
-from ._runtime.blocking import BlockingRuntime, blocking
+from ._runtime.blocking import BlockingRuntime, BlockingWorker, blocking
 from ._runtime.queues import QueueInfo
 from ._runtime.runtime import Runtime, TaskContext
 from ._runtime.schedules import BackfillInfo, ScheduleInfo
 from ._schedule.patterns import Cron, Daily, Every, Hourly, Monthly, Weekly
+from ._send.blocking import BlockingTaskFunction, BlockingTaskHandle
 from ._send.gateway import Environment
 from ._send.options import TaskSendOptions
 from ._send.task_function import TaskFunction, TaskSendResult
 from ._send.task_handle import AttemptInfo, TaskHandle, TaskInfo, TaskResult
 from ._worker.worker import Worker, WorkerStatistics
+from ._workflow.blocking import BlockingWorkflowFunction, BlockingWorkflowHandle
 from ._workflow.definition.builder import WorkflowBuilder
 from ._workflow.definition.draft import SuccessCase, WorkflowSpec
 from ._workflow.view.diagram import WorkflowGraph
@@ -85,6 +87,11 @@ __all__ = [
     "Environment",
     "blocking",
     "BlockingRuntime",
+    "BlockingTaskFunction",
+    "BlockingTaskHandle",
+    "BlockingWorkflowFunction",
+    "BlockingWorkflowHandle",
+    "BlockingWorker",
     "Binds",
     "BindsWorkflows",
     "Worker",

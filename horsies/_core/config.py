@@ -40,18 +40,19 @@ def _counts(place: str, code: str, owner: object, *names: str, least: int = 1) -
 
 @dataclass(frozen=True)
 class QueueConfig:
-    """A queue.
+    """A queue of an application.
 
-    Args:
-        name: 1..255 bytes, no NUL.
-        priority: 1 (claimed first) to 100 (last), against the other queues of a worker.
-        max_concurrency: how many of its tasks may be claimed or running in the whole cluster; None: no cap.
+    Raises:
+        HorsiesError: HRS-200, with every problem found.
     """
 
     name: str
+    """Name of the queue: 1 to 255 bytes without NUL."""
     _: KW_ONLY
     priority: int = PRIORITY_DEFAULT
+    """1 (claimed first) to 100 (last), compared with the other queues of a worker."""
     max_concurrency: int | None = None
+    """Maximum number of its tasks that are claimed or running in the whole cluster; None: no limit."""
 
     def __post_init__(self) -> None:
         problems = list(_counts(f"queue {self.name!r}", "HRS-200", self, "max_concurrency"))
@@ -64,10 +65,16 @@ class QueueConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PayloadPolicy:
-    """Sizes of one encoded send: `warn_bytes` logs a warning, `reject_bytes` refuses it (None: never)."""
+    """Limits on the size of one encoded send.
+
+    Raises:
+        HorsiesError: HRS-214, with every problem found.
+    """
 
     warn_bytes: int | None = 1024 * 1024
+    """Bytes above which a send logs a warning; None: never."""
     reject_bytes: int | None = None
+    """Bytes above which a send is VALIDATION_FAILED; None: never."""
 
     def __post_init__(self) -> None:
         raise_all(list(_counts("payload", "HRS-214", self, "warn_bytes", "reject_bytes")))
@@ -75,17 +82,24 @@ class PayloadPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class RecoveryConfig:
-    """How the death of a worker is noticed, in seconds.
+    """How soon the death of a worker is noticed, and what follows. All values are seconds above 0.
 
-    A worker writes its heartbeat every `heartbeat_interval`; one silent for `dead_after` (at least four intervals) is
-    dead. `reap_interval` is how often overdue and orphaned tasks are looked for. A task that no worker knows is
-    passed on for `resolution_grace` after its due time, so that a rolling deployment fails nothing.
+    Raises:
+        HorsiesError: HRS-204, with every problem found.
     """
 
     heartbeat_interval: float = 5.0
+    """Seconds between two heartbeats of a worker."""
     dead_after: float = 20.0
+    """Seconds without a heartbeat after which a worker is dead: at least four times `heartbeat_interval`."""
     reap_interval: float = 5.0
+    """Seconds between two searches for expired tasks and for tasks of dead workers."""
     resolution_grace: float = 60.0
+    """Seconds for which a task that a worker does not know is left to other workers.
+
+    They count from the first such worker. After that the task fails with WORKER_RESOLUTION_ERROR. A rolling deployment
+    should take less time than this.
+    """
 
     def __post_init__(self) -> None:
         names = ("heartbeat_interval", "dead_after", "reap_interval", "resolution_grace")
@@ -103,9 +117,14 @@ class RecoveryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionConfig:
-    """How long a finished task is kept; None keeps it for ever. A send older than this is not replayed."""
+    """How long the database keeps what has ended.
+
+    Raises:
+        HorsiesError: HRS-216.
+    """
 
     finished_after: timedelta | None = timedelta(days=30)
+    """Time for which a finished task is kept; None keeps it for ever. A send older than this is not replayed."""
 
     def __post_init__(self) -> None:
         value = self.finished_after
@@ -116,16 +135,20 @@ class RetentionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResilienceConfig:
-    """Waiting for and on the database, in seconds.
+    """How long horsies waits for the database. All values are seconds above 0.
 
-    `poll_interval` is the backstop of notifications; after a failure the next try comes `retry_initial` later,
-    doubling up to `retry_max`; `statement_timeout` bounds every statement.
+    Raises:
+        HorsiesError: HRS-208, with every problem found.
     """
 
     poll_interval: float = 5.0
+    """Seconds after which a waiter or worker looks for itself, in case a notification was lost."""
     retry_initial: float = 0.2
+    """Seconds before the first retry after a failure. Each further wait is twice as long."""
     retry_max: float = 5.0
+    """Longest wait between two retries, in seconds: at least `retry_initial`."""
     statement_timeout: float = 30.0
+    """Seconds that one statement may take: at most 2,000,000."""
 
     def __post_init__(self) -> None:
         problems = list(_positive("resilience", "HRS-208", self, "poll_interval", "retry_initial", "retry_max"))
@@ -139,15 +162,16 @@ class ResilienceConfig:
 class PoolConfig:
     """The pool for short borrows. Workers, senders and waiters hold connections of their own beside it.
 
-    Args:
-        min_size: connections kept open.
-        max_size: the most there can be.
-        timeout: seconds to wait for a connection, and for the database when a runtime opens.
+    Raises:
+        HorsiesError: HRS-213, with every problem found.
     """
 
     min_size: int = 1
+    """Number of connections that the pool keeps open."""
     max_size: int = 10
+    """Maximum number of connections in the pool."""
     timeout: float = 30.0
+    """Seconds to wait for a connection, and for the database when a runtime opens: at most 2,000,000."""
 
     def __post_init__(self) -> None:
         problems = list(_positive("pool", "HRS-213", self, "timeout", most=LONGEST_TIMEOUT))
@@ -164,25 +188,26 @@ class PoolConfig:
 class WorkerConfig:
     """One worker.
 
-    Args:
-        queues: the queues it serves; None: all of the application's.
-        concurrency: how many tasks it runs at once, async and sync together.
-        threads: how many of them may be sync; None: all.
-        drain_timeout: seconds that running tasks get when the worker is asked to stop.
-        until_idle: stop by itself as soon as nothing is due and every result is written.
-        name: shown in `TaskInfo.worker_id` and in logs; None: the host's.
-        max_tasks: stop by itself after so many tasks have been started; None: never.
-        max_memory: stop by itself when the process holds more than so many MiB of memory; None: never.
+    Raises:
+        HorsiesError: HRS-215, with every problem found.
     """
 
     queues: tuple[str, ...] | None = None
+    """Names of the queues that the worker serves; None: all of the application's."""
     concurrency: int = 100
+    """Maximum number of tasks that run at once, async and sync together."""
     threads: int | None = None
+    """Maximum number of sync tasks that run in threads at once; None: `concurrency`."""
     drain_timeout: float = 30.0
+    """Seconds that running tasks get to end when the worker is asked to stop."""
     until_idle: bool = False
+    """Stop the worker as soon as no task is due and every result is written."""
     name: str | None = None
+    """First part of the worker's id, as in `TaskInfo.worker_id` and in logs; None: the name of the host."""
     max_tasks: int | None = None
+    """Stop the worker after this number of started tasks, once they have ended; None: never."""
     max_memory: int | None = None
+    """Stop the worker when its process holds more than this many MiB, once running tasks have ended; None: never."""
 
     def __post_init__(self) -> None:
         problems = list(_counts("worker", "HRS-215", self, "threads", "max_tasks", "max_memory"))
@@ -206,32 +231,40 @@ class WorkerConfig:
 class AppConfig:
     """What an application is configured with.
 
-    Args:
-        url: `postgresql://...` (every libpq form), `sqlite:///relative.db`, `sqlite:////absolute.db` or
-            `sqlite://:memory:`; the scheme chooses the broker.
-        schema: where the tables live (Postgres), and a prefix of every channel name.
-        listen_url: a session connection for notifications when `url` goes through a transaction pooler.
-        serializer: the plugin that encodes arguments and results.
-        queues: empty means one queue, `default`.
-        cluster_wide_cap: how many tasks may be claimed or running in the whole cluster; None: no cap.
-        resend_on_transient_err: let a send retry a retryable failure up to 3 times before it answers.
-
     Raises:
         HorsiesError: with every problem found.
     """
 
     url: str = field(repr=False)
+    """URL of the database; its scheme chooses the broker.
+
+    `postgresql://...` (every libpq form), `sqlite:///relative.db`, `sqlite:////absolute.db` or `sqlite://:memory:`.
+    """
     schema: str = "horsies"
+    """Schema of the tables (Postgres), and prefix of every channel name.
+
+    At most 48 lower-case letters, digits and `_`. It does not begin with a digit or with `pg_`.
+    """
     listen_url: str | None = field(default=None, repr=False)
+    """URL of a session connection for notifications, if `url` leads through a transaction pooler."""
     serializer: str = "msgpack"
+    """Name of the plugin that encodes arguments and results."""
     queues: tuple[QueueConfig, ...] = ()
+    """Queues of the application; empty means one queue, `default`."""
     cluster_wide_cap: int | None = None
+    """Maximum number of tasks that are claimed or running in the whole cluster; None: no limit."""
     resend_on_transient_err: bool = False
+    """Let a send retry a retryable failure up to 3 times before it answers."""
     payload: PayloadPolicy = field(default_factory=PayloadPolicy)
+    """Limits on the size of a send."""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    """How soon the death of a worker is noticed."""
     retention: RetentionConfig = field(default_factory=RetentionConfig)
+    """How long finished tasks are kept."""
     resilience: ResilienceConfig = field(default_factory=ResilienceConfig)
+    """How long horsies waits for the database."""
     pool: PoolConfig = field(default_factory=PoolConfig)
+    """Size of the pool of connections."""
 
     def __post_init__(self) -> None:
         queues = tuple(self.queues) or (QueueConfig("default"),)
@@ -271,7 +304,7 @@ class AppConfig:
 
     @property
     def masked_url(self) -> str:
-        """`url` fit to be shown."""
+        """`url` with `***` in place of all that may be secret."""
         return masked(self.url)
 
     def __str__(self) -> str:
@@ -279,12 +312,16 @@ class AppConfig:
 
     @classmethod
     def for_database_url(cls, url: str, **fields: Any) -> AppConfig:
-        """The configuration for `url`, everything else by default or from `fields`."""
+        """Make the configuration for `url`. Other fields come from `fields`, or have their defaults."""
         return cls(url=url, **fields)
 
     @classmethod
     def from_env(cls, **fields: Any) -> AppConfig:
-        """From HORSIES_DATABASE_URL (needed), HORSIES_SCHEMA and HORSIES_LISTEN_URL; `fields` go first."""
+        """Read HORSIES_DATABASE_URL (required), HORSIES_SCHEMA and HORSIES_LISTEN_URL. `fields` take precedence.
+
+        Raises:
+            HorsiesError: HRS-203 if the URL is missing, or every problem found.
+        """
         read = {
             name: variable for name, variable in _VARIABLES.items() if name not in fields and variable in os.environ
         }

@@ -26,7 +26,10 @@ class ComparableError(Exception):
 class HorsiesError(ComparableError):
     """A definition, configuration or start-up problem. Raised, never returned: the program has to change.
 
-    `problems` lists every single problem when several were found together, else it holds just this one.
+    Args:
+        code: `HRS-` and three digits; the page about errors lists them all.
+        message: what is wrong.
+        notes: the place of the problem, and what to do.
     """
 
     def __init__(self, code: str, message: str, notes: Sequence[str] = ()) -> None:
@@ -50,17 +53,19 @@ class HorsiesError(ComparableError):
 
     @property
     def message(self) -> str:
+        """What is wrong, in one sentence."""
         message: str = self.args[1]
         return message
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Where it is, and what to do."""
+        """The place of the problem, and what to do. Empty if the message says all of it."""
         notes: tuple[str, ...] = self.args[2]
         return notes
 
     @property
     def problems(self) -> tuple[HorsiesError, ...]:
+        """Every problem that was found together with this one; just this one if it is the only one."""
         return self._problems or (self,)
 
     def __str__(self) -> str:
@@ -81,8 +86,11 @@ class ErrorCause:
     """
 
     type: str
+    """Name of the class of the exception, without its module."""
     message: str
+    """Text of the exception."""
     traceback: str
+    """Traceback as Python prints it, with the exceptions that led to this one."""
 
 
 class TaskError(ComparableError):
@@ -123,11 +131,13 @@ class TaskError(ComparableError):
 
     @property
     def message(self) -> str:
+        """Text for people; empty if there is none."""
         message: str = self.args[1]
         return message
 
     @property
     def data(self) -> Any:
+        """Plain builtins that travel with the error, or None."""
         return self._data
 
     @property
@@ -140,12 +150,13 @@ class TaskError(ComparableError):
 
 
 class BrokerError(ComparableError):
-    """The broker or its database failed.
+    """The broker or its database failed. Brokers raise it; the public API returns it in `Err`.
 
-    Brokers raise it; at the edge of the public API it is returned in `Err`. `retryable` is true for what passes by
-    itself (connection lost, server starting or full, serialisation failure), false for what somebody must mend
-    (missing table, no permission). `code` is the SQLSTATE where there is one. `lost` is true where the connection was
-    lost, so that the database may be away; unless it is given, a retryable error without a code means that.
+    Args:
+        message: what failed.
+        retryable: the error passes by itself.
+        code: the SQLSTATE, if the database gave one.
+        lost: the connection was lost. Default: True for a retryable error without a code.
     """
 
     def __init__(
@@ -158,25 +169,31 @@ class BrokerError(ComparableError):
 
     @property
     def message(self) -> str:
+        """What failed, in one sentence."""
         message: str = self.args[0]
         return message
 
     @property
     def retryable(self) -> bool:
+        """True if the error passes by itself (connection lost, server starting or full, serialization failure).
+
+        False if a person must act, for example after a missing table or a missing permission.
+        """
         return self._retryable
 
     @property
     def locked(self) -> bool:
-        """Whether somebody's open transaction holds what was needed, and waiting for its end took too long."""
+        """True if another transaction held a lock on the rows for too long (SQLSTATE 55P03)."""
         return self._code == "55P03"
 
     @property
     def lost(self) -> bool:
-        """Whether the connection was lost: the database may be away. False where the database has answered."""
+        """True if the connection was lost, so that the database may be away. False if the database answered."""
         return self._lost
 
     @property
     def code(self) -> str | None:
+        """SQLSTATE of the error, or None if the database gave none."""
         return self._code
 
 

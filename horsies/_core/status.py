@@ -18,13 +18,17 @@ class TaskStatus(StrEnum):
     RUNNING = "RUNNING"
     """User code has started."""
     COMPLETED = "COMPLETED"
+    """User code returned a result."""
     FAILED = "FAILED"
+    """The last attempt ended with an error, and no retry follows."""
     CANCELLED = "CANCELLED"
+    """The task was cancelled before it had a result."""
     EXPIRED = "EXPIRED"
     """`good_until` passed before user code could start."""
 
     @property
     def is_terminal(self) -> bool:
+        """True if the task has ended: the status never changes again."""
         return self in TERMINAL
 
 
@@ -36,7 +40,9 @@ class CancelOutcome(StrEnum):
     REQUESTED = "REQUESTED"
     """The task is running. It is told to stop; however it ends without a result, it ends CANCELLED."""
     ALREADY_FINISHED = "ALREADY_FINISHED"
+    """The task had ended before. Nothing was changed."""
     NOT_FOUND = "NOT_FOUND"
+    """No such task: never sent, or removed by retention."""
 
 
 TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.EXPIRED})
@@ -63,15 +69,21 @@ class WorkflowStatus(StrEnum):
     """Where a workflow stands. All but the first two are terminal."""
 
     RUNNING = "RUNNING"
+    """Nodes are enqueued as soon as the nodes that they wait for have ended."""
     PAUSED = "PAUSED"
     """What runs goes on, and nothing is enqueued until it is resumed."""
     COMPLETED = "COMPLETED"
+    """The workflow met its success policy. Without one, every node is COMPLETED."""
     FAILED = "FAILED"
+    """A node failed, or the success policy was not met."""
     CANCELLED = "CANCELLED"
+    """The workflow was cancelled before it ended."""
     EXPIRED = "EXPIRED"
+    """`good_until` passed before the workflow ended."""
 
     @property
     def is_terminal(self) -> bool:
+        """True if the workflow has ended: the status never changes again."""
         return not WORKFLOW_TRANSITIONS[self]
 
 
@@ -97,12 +109,15 @@ class NodeStatus(StrEnum):
     RUNNING = "RUNNING"
     """User code has started."""
     COMPLETED = "COMPLETED"
+    """The task, or the workflow that the node stands for, has a value."""
     FAILED = "FAILED"
+    """The task, or the workflow that the node stands for, failed, expired or was cancelled."""
     SKIPPED = "SKIPPED"
     """It does not run: what it waits for did not come, or nobody waits for it any more."""
 
     @property
     def is_terminal(self) -> bool:
+        """True if the node has ended. A rerun takes this back."""
         return self in NODE_ENDS
 
 

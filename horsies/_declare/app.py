@@ -26,11 +26,18 @@ L = TypeVar("L", bound=Lifespan)
 class Horsies:
     """An application: its configuration, tasks, workflows, schedules and plugins.
 
-    Args:
-        config: where and how.
-        plugins: plugin objects beside the installed ones.
-        block_plugins: names of installed plugins to leave out.
+    Raises:
+        HorsiesError: HRS-200 if `config` is not an `AppConfig`.
     """
+
+    config: AppConfig
+    """Configuration of the application."""
+    plugins: tuple[object, ...]
+    """Plugin objects, beside the installed plugins."""
+    block_plugins: tuple[str, ...]
+    """Names of the installed plugins that are not loaded."""
+    queues: Mapping[str, QueueConfig]
+    """Queues by name."""
 
     def __init__(self, config: AppConfig, *, plugins: Iterable[object] = (), block_plugins: Iterable[str] = ()) -> None:
         if not isinstance(config, AppConfig):
@@ -42,7 +49,7 @@ class Horsies:
         self._schedules: dict[str, Schedule] = {}
         self._workflows: dict[str, Workflow[Any, Any]] = {}
         self._lifespan: Lifespan | None = None
-        self.queues: Mapping[str, QueueConfig] = {queue.name: queue for queue in config.queues}
+        self.queues = {queue.name: queue for queue in config.queues}
 
     @property
     def tasks(self) -> Mapping[str, Task[Any, Any]]:
@@ -61,7 +68,7 @@ class Horsies:
 
     @property
     def lifespan_factory(self) -> Lifespan | None:
-        """What `lifespan` was given."""
+        """Context manager that `lifespan` registered; None: the application has none."""
         return self._lifespan
 
     if TYPE_CHECKING:
@@ -69,7 +76,11 @@ class Horsies:
     else:
 
         def task(self, name_or_fn: Any = None, /, **options: Any) -> Any:
-            """Declare a task and register it; see `horsies.task` for the options.
+            """Declare a task and register it.
+
+            Args:
+                name_or_fn: name of the task; without one, or as a bare decorator, that of the function.
+                **options: as for `horsies.task`.
 
             Raises:
                 HorsiesError: HRS-101..105 for the declaration, HRS-301 for a name that is taken.
@@ -120,9 +131,16 @@ class Horsies:
 
         Args:
             name: 1..200 bytes. It is the schedule's identity in the database: under another one it begins anew.
+            task: a task that this application has registered.
             pattern: Every, Hourly, Daily, Weekly, Monthly, Cron, or a `Pattern` of your own.
-            args, kwargs: the arguments of each call.
-            queue, priority, timeout, retry, unique_key, metadata: as in `TaskSendOptions`.
+            args: positional arguments of each call.
+            kwargs: keyword arguments of each call.
+            queue: as in `TaskSendOptions`.
+            priority: as in `TaskSendOptions`.
+            timeout: as in `TaskSendOptions`.
+            retry: as in `TaskSendOptions`.
+            unique_key: as in `TaskSendOptions`.
+            metadata: as in `TaskSendOptions`.
             good_until: how long after its slot a task may begin.
             catch_up: what becomes of slots that are more than a minute late, because nobody was there to send: "none"
                 leaves them out; "latest" sends for the last of them, unless a later slot is on time; "all" for each,
@@ -130,7 +148,8 @@ class Horsies:
             overlap: when the task of an earlier slot has not ended: "allow" both, "skip" the new one, or
                 "cancel_previous".
             jitter: seconds; each task falls due up to so long after its slot, always as long after the same slot.
-            start, end: aware; the first and last instant at which a slot can be. `Every` counts from `start`.
+            start: first instant at which a slot can be, aware. `Every` counts from it.
+            end: last instant at which a slot can be, aware.
             enabled: False keeps the schedule and sends nothing.
 
         Raises:

@@ -25,16 +25,36 @@ class ContextLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 class AttemptContext(Generic[R]):
-    """`TaskContext`, for a runtime of type `R`.
+    """`TaskContext`, for a runtime of type `R`."""
 
-    Attributes:
-        attempt: 1 for the first.
-        sent_at: by the sender's clock, aware UTC; what comes from a schedule was sent at its slot.
-        state: what the application's `lifespan` yielded, else None.
-        logger: a stdlib logger that knows the task.
-        workflow_id, node_id: of the workflow and its node that the task runs for, else None.
-        results: what became of the nodes that `TaskNode.ctx_from` named, by node id; values as plain builtins.
-    """
+    task_id: str
+    """Id of the task: a UUID in lower case."""
+    task_name: str
+    """Name that the task was declared with."""
+    queue: str
+    """Queue that the task was sent to."""
+    attempt: int
+    """Number of the attempt, from 1."""
+    sent_at: datetime
+    """When the task was sent, by the sender's clock, aware UTC. A schedule sends at its slot."""
+    good_until: datetime | None
+    """Last instant at which the task may begin, aware UTC; None: no limit."""
+    worker_id: str
+    """Id of the worker that runs the task."""
+    metadata: Mapping[str, str]
+    """Metadata of the send."""
+    runtime: R
+    """Runtime that the worker belongs to."""
+    state: Any
+    """Value that the application's `lifespan` yielded; None: the application has none."""
+    workflow_id: str | None
+    """Id of the workflow that the task runs for; None: it runs for none."""
+    node_id: str | None
+    """Id of the node that the task runs for; None: it runs for none."""
+    results: Mapping[str, Ok[Any] | Err[TaskError]]
+    """Results of the nodes that `TaskNode.ctx_from` named, by node id. Values are plain builtins."""
+    logger: logging.LoggerAdapter[logging.Logger]
+    """Logger of the standard library that adds the ids of task and worker to each record."""
 
     def __init__(
         self,
@@ -64,7 +84,7 @@ class AttemptContext(Generic[R]):
         self.state = state
         self.workflow_id = workflow_id
         self.node_id = node_id
-        self.results: Mapping[str, Ok[Any] | Err[TaskError]] = {}
+        self.results = {}
         self.logger = ContextLogger(
             _logger,
             {"task_id": task_id, "task_name": task_name, "queue": queue, "attempt": attempt, "worker_id": worker_id},

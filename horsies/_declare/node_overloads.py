@@ -174,7 +174,7 @@ class MakesNodes:
         """This as a node of a workflow: `wf.task(my_task.node(...))`, or `wf.subworkflow(my_workflow.node(...))`.
 
         Args:
-            args, kwargs: the arguments, or in the place of some what `wf.task(...)` returned for other nodes: this one
-                waits for those and gets their values. Nothing is checked here, but when the workflow is built.
+            *args: arguments. A `NodeRef` in place of an argument makes the node wait for that one, and take its value.
+            **kwargs: arguments by keyword, likewise. Everything is checked when the workflow is built.
         """
         return TaskNode(NodeParts(self, args, kwargs))

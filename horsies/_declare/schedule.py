@@ -37,21 +37,34 @@ class Pattern(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A declared schedule; `Horsies.schedule` makes it and says what its fields mean. `start` and `end` are in UTC."""
+    """A declared schedule; `Horsies.schedule` makes it."""
 
     name: str
+    """Identity of the schedule in the database."""
     task: Task[Any, Any]
+    """Task that is sent once for each slot."""
     pattern: Pattern
+    """When the slots are."""
     args: tuple[Any, ...]
+    """Positional arguments of each call."""
     kwargs: Mapping[str, Any]
+    """Keyword arguments of each call."""
     options: TaskSendOptions
+    """Options of each send. `good_until` and `unique_key` have fields or properties of their own."""
     good_until: timedelta | None
+    """Time after its slot within which a task may begin; None: no limit."""
     catch_up: CatchUp
+    """Which late slots are sent for; see `Horsies.schedule`."""
     overlap: Overlap
+    """What happens if the task of an earlier slot has not ended; see `Horsies.schedule`."""
     jitter: float
+    """Maximum delay of a task after its slot, in seconds."""
     start: datetime | None
+    """First instant at which a slot can be, in UTC; None: no limit."""
     end: datetime | None
+    """Last instant at which a slot can be, in UTC; None: no limit."""
     enabled: bool
+    """False if the schedule sends nothing."""
 
     @property
     def timing(self) -> str:

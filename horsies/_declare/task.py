@@ -31,19 +31,28 @@ Context = TypeVar("Context", bound=AttemptContext[Any])
 
 
 class RunningRuntime(Protocol):
-    """An open `Runtime`, as `Task.handle` takes it."""
+    """Type of an open `Runtime`, as `Task.handle` takes it."""
 
-    def bind(self, task: Task[P, T], /) -> TaskFunction[P, T]: ...
+    def bind(self, task: Task[P, T], /) -> TaskFunction[P, T]:
+        """Bind `task` to this runtime."""
+        ...
 
 
 class Binds(Protocol[P, T, Bound_co]):
-    """Whatever else can be given a task, such as a `BlockingRuntime`, and makes a `Bound_co` of it."""
+    """Type of other objects that `Task.handle` takes, such as a `BlockingRuntime`."""
 
-    def bind(self, task: Task[P, T], /) -> Bound_co: ...
+    def bind(self, task: Task[P, T], /) -> Bound_co:
+        """Bind `task` to this object."""
+        ...
 
 
 class Task(Generic[P, T], MakesNodes):
     """A declared task. Calling it runs the function in place, without any queue."""
+
+    name: str
+    """Name of the task: 1 to 255 bytes without NUL."""
+    fn: Callable[..., Any]
+    """Function that runs the task."""
 
     def __init__(self, name: str, fn: Callable[..., Any], settings: TaskSettings, signature: Signature) -> None:
         functools.update_wrapper(self, fn)
@@ -66,7 +75,7 @@ class Task(Generic[P, T], MakesNodes):
     @overload
     def handle(self, rt: Binds[P, T, Bound]) -> Bound: ...
     def handle(self, rt: Any) -> Any:
-        """This task bound to `rt`.
+        """Bind this task to `rt`, so that it can be sent.
 
         Raises:
             HorsiesError: HRS-300 when the runtime's application has not registered it.
@@ -77,17 +86,30 @@ class Task(Generic[P, T], MakesNodes):
         return bind(current_runtime(f"task {self.name!r} without a handle"), self)
 
     async def send(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskSendResult[TaskHandle[T]]:
-        """`TaskFunction.send` through the ambient runtime."""
+        """Send the task through the runtime that is open in this context; see `TaskFunction.send`.
+
+        Raises:
+            HorsiesError: HRS-300 if no runtime is open, if several are and none of them is the context's, or if the
+                application has not registered the task.
+        """
         return await self._ambient().send(*args, **kwargs)
 
     async def schedule(
         self, delay: float | timedelta, /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskSendResult[TaskHandle[T]]:
-        """`TaskFunction.schedule` through the ambient runtime."""
+        """Send the task with a delay through the runtime that is open in this context; see `TaskFunction.schedule`.
+
+        Raises:
+            HorsiesError: as `send`.
+        """
         return await self._ambient().schedule(delay, *args, **kwargs)
 
     def with_options(self, options: TaskSendOptions) -> TaskFunction[P, T]:
-        """`TaskFunction.with_options` through the ambient runtime."""
+        """Bind the task to the runtime that is open in this context, with `options`; see `TaskFunction.with_options`.
+
+        Raises:
+            HorsiesError: as `send`.
+        """
         return self._ambient().with_options(options)
 
     def __repr__(self) -> str:

@@ -25,9 +25,11 @@ LAST_VERSION = 2**31 - 1
 
 
 class BindsWorkflows(Protocol[P, T, Bound_co]):
-    """What can be given a workflow, such as a `Runtime`, and makes a `Bound_co` of it."""
+    """Type of the objects that `Workflow.handle` takes: an open `Runtime` or a `BlockingRuntime`."""
 
-    def bind_workflow(self, workflow: Workflow[P, T], /) -> Bound_co: ...
+    def bind_workflow(self, workflow: Workflow[P, T], /) -> Bound_co:
+        """Bind `workflow` to this object."""
+        ...
 
 
 class AddsNodes(Protocol):
@@ -43,6 +45,17 @@ class AddsNodes(Protocol):
 class Workflow(Generic[P, T], MakesNodes):
     """A declared workflow. Calling it runs the function with a builder of yours, as a part of another workflow, say."""
 
+    name: str
+    """Name of the workflow: 1 to 255 bytes without NUL."""
+    fn: Callable[..., Any]
+    """Function that adds the nodes to a `WorkflowBuilder`."""
+    version: int
+    """Version of the definition, from 1."""
+    on_error: OnError
+    """What a failed node does to the workflow: "fail" or "pause"."""
+    signature: Signature
+    """Parameters of `fn` without the builder."""
+
     def __init__(
         self, name: str, fn: Callable[..., Any], version: int, on_error: OnError, signature: Signature
     ) -> None:
@@ -52,7 +65,6 @@ class Workflow(Generic[P, T], MakesNodes):
         self.version = version
         self.on_error = on_error
         self.signature = signature
-        """Of what the function takes beside the builder."""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
@@ -63,7 +75,7 @@ class Workflow(Generic[P, T], MakesNodes):
             """What `node` knows the arguments' types by."""
 
     def handle(self, rt: BindsWorkflows[P, T, Bound]) -> Bound:
-        """This workflow bound to `rt`.
+        """Bind this workflow to `rt`, so that it can be started.
 
         Raises:
             HorsiesError: HRS-300 when the runtime's application has not registered it.

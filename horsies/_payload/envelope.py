@@ -305,17 +305,15 @@ def policy_of(delays: Sequence[int], jitter: bool) -> RetryPolicy:
 
 @dataclass(frozen=True)
 class TaskSendPayload:
-    """What a send consists of, fit to be stored anywhere and replayed by any process.
+    """A send as bytes, fit to be stored anywhere and replayed by any process.
 
-    Attributes:
-        envelope: every field that decides what runs.
-        enqueue_sha: lower-case hex SHA-256 of `envelope`. It proves identity, not authorship.
-
-    The decoded fields are read-only properties; they raise ValueError when the envelope cannot be read.
+    The decoded fields are properties. They raise ValueError if the envelope cannot be read.
     """
 
     envelope: bytes
+    """Every field that decides what runs, encoded."""
     enqueue_sha: str
+    """SHA-256 of `envelope`, in lower-case hexadecimal. It proves identity, not authorship."""
 
     @classmethod
     def seal(cls, envelope: Envelope) -> TaskSendPayload:
@@ -327,16 +325,16 @@ class TaskSendPayload:
         return payload
 
     def is_intact(self) -> bool:
-        """Whether the bytes are those that the SHA was made of."""
+        """Return True if `envelope` has the SHA-256 of `enqueue_sha`."""
         return isinstance(self.envelope, bytes) and sha_of(self.envelope).hex() == self.enqueue_sha
 
     def to_bytes(self) -> bytes:
-        """For storing; `from_bytes` reads it."""
+        """Encode the payload, so that a program can store it; `from_bytes` decodes it."""
         return _encoder.encode((VERSION, self.enqueue_sha, self.envelope))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> TaskSendPayload:
-        """The payload that `to_bytes` wrote.
+        """Decode a payload that `to_bytes` encoded.
 
         Raises:
             ValueError: `data` is something else, or has been changed.
@@ -362,51 +360,62 @@ class TaskSendPayload:
 
     @property
     def task_id(self) -> str:
+        """Id of the task: a UUID in lower case."""
         return self._decoded.task_id
 
     @property
     def task_name(self) -> str:
+        """Name that the task was declared with."""
         return self._decoded.task_name
 
     @property
     def queue(self) -> str:
+        """Queue that the task goes to."""
         return self._decoded.queue
 
     @property
     def priority(self) -> int:
+        """1 (first) to 100 (last)."""
         return self._decoded.priority
 
     @property
     def serializer(self) -> str:
+        """Name of the serializer that encoded the arguments."""
         return self._decoded.serializer
 
     @property
     def sent_at(self) -> datetime:
-        """By the sender's clock, aware UTC."""
+        """When the task was sent, by the sender's clock, aware UTC."""
         return self._decoded.sent_at
 
     @property
     def delay(self) -> timedelta:
+        """Time from `sent_at` to the due time; 0 for a send without delay."""
         return self._decoded.delay
 
     @property
     def good_until(self) -> datetime | None:
+        """Last instant at which the task may begin, aware UTC; None: no limit."""
         return self._decoded.good_until
 
     @property
     def timeout(self) -> timedelta | None:
+        """Time that user code may run; None: no limit."""
         return self._decoded.timeout
 
     @property
     def retry(self) -> RetryPolicy | str | None:
+        """Retry policy, or the name of a registered one; None: no retries."""
         return self._decoded.retry
 
     @property
     def unique_key(self) -> str | None:
+        """Key that at most one unfinished task of this name has; None: the task has no key."""
         return self._decoded.unique_key
 
     @property
     def metadata(self) -> dict[str, str]:
+        """Metadata of the send."""
         return dict(self._decoded.metadata)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -11,8 +11,7 @@ from .start_payload import WorkflowStartPayload
 class TaskSendError(ComparableError):
     """A task was not enqueued, or a workflow not started, or it is not known whether it was.
 
-    `payload`, where present, is what `retry_send` replays: the identical bytes. Neither `message` nor `repr` ever
-    shows an argument.
+    `retry_send` and `retry_start` replay it with the identical bytes. Neither `message` nor `repr` shows an argument.
     """
 
     def __init__(
@@ -33,29 +32,34 @@ class TaskSendError(ComparableError):
 
     @property
     def code(self) -> TaskSendErrorCode:
+        """Why the send or start failed."""
         code: TaskSendErrorCode = self.args[0]
         return code
 
     @property
     def message(self) -> str:
+        """Text for people. It never shows an argument."""
         message: str = self.args[1]
         return message
 
     @property
     def retryable(self) -> bool:
+        """True if the identical payload may succeed later."""
         return self._retryable
 
     @property
     def task_id(self) -> str | None:
+        """Id of the task, or of the workflow after a failed start; None if the call got none."""
         return self._task_id
 
     @property
     def payload(self) -> TaskSendPayload | None:
+        """Payload that `TaskFunction.retry_send` and `TaskFunction.retry_schedule` replay, or None if there is none."""
         return self._payload
 
     @property
     def start(self) -> WorkflowStartPayload | None:
-        """Of a workflow that was not started: what `retry_start` replays. Its id is `task_id`."""
+        """Payload that `WorkflowFunction.retry_start` replays, or None if it was no start of a workflow."""
         return self._start
 
     def __str__(self) -> str:

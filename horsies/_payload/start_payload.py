@@ -31,11 +31,15 @@ def arguments_sha(name: str, version: int, arguments: dict[str, Any], good_until
 
 @dataclass(frozen=True, repr=False)
 class WorkflowStartPayload:
-    """A start that failed, as `retry_start` replays it. Its bytes hold arguments; its repr does not."""
+    """A start that failed, as `retry_start` replays it. Its bytes hold arguments; its repr does not.
+
+    The decoded fields are properties. They raise ValueError if the bytes cannot be read.
+    """
 
     data: bytes
+    """The start, encoded."""
     start_sha: str
-    """SHA-256 of `data`, in hexadecimal."""
+    """SHA-256 of `data`, in lower-case hexadecimal."""
 
     @classmethod
     def seal(
@@ -54,16 +58,20 @@ class WorkflowStartPayload:
         return cls(data, hashlib.sha256(data).hexdigest())
 
     def is_intact(self) -> bool:
-        """Whether the bytes are those that the SHA was made of."""
+        """Return True if `data` has the SHA-256 of `start_sha`."""
         return hashlib.sha256(self.data).hexdigest() == self.start_sha
 
     def to_bytes(self) -> bytes:
-        """For storing; `from_bytes` reads it."""
+        """Encode the payload, so that a program can store it; `from_bytes` decodes it."""
         return _encode((_FORMAT, self.start_sha, self.data))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> WorkflowStartPayload:
-        """The payload that `to_bytes` wrote. Raises: ValueError, `data` is something else, or has been changed."""
+        """Decode a payload that `to_bytes` encoded.
+
+        Raises:
+            ValueError: `data` is something else, or has been changed.
+        """
         try:
             version, sha, start = _stored.decode(data)
         except UNDECODABLE as error:
@@ -86,32 +94,37 @@ class WorkflowStartPayload:
 
     @property
     def workflow_id(self) -> str:
+        """Id of the workflow: a UUID in lower case."""
         return self._fields()[1]
 
     @property
     def sha(self) -> bytes:
-        """What tells this start from another one under the same id."""
+        """SHA-256 that tells this start from another one with the same id."""
         return self._fields()[2]
 
     @property
     def name(self) -> str:
+        """Name that the workflow was declared with."""
         return self._fields()[3]
 
     @property
     def version(self) -> int:
+        """Version of the definition, from 1."""
         return self._fields()[4]
 
     @property
     def spec(self) -> bytes:
+        """Nodes and arguments of the workflow, encoded."""
         return self._fields()[5]
 
     @property
     def sent_at(self) -> datetime:
-        """By the sender's clock, aware UTC."""
+        """When the workflow was started, by the caller's clock, aware UTC."""
         return _read_instant(self._fields()[6])
 
     @property
     def good_until(self) -> datetime | None:
+        """Deadline of the workflow, aware UTC; None: it has none."""
         deadline = self._fields()[7]
         return None if deadline is None else _read_instant(deadline)
 

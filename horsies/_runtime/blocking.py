@@ -60,10 +60,11 @@ class BlockingRuntime:
 
     @property
     def app(self) -> Horsies:
+        """The application."""
         return self._runtime.app
 
     def bind(self, task: Task[P, T]) -> BlockingTaskFunction[P, T]:
-        """What `task.handle(rt)` returns. Raises as `Runtime.bind`."""
+        """Bind `task` to this runtime; see `Runtime.bind`."""
         return BlockingTaskFunction(self._portal, self._runtime.bind(task))
 
     def handle(self, task_id: str) -> BlockingTaskHandle[Any]:
@@ -72,7 +73,10 @@ class BlockingRuntime:
 
     @contextmanager
     def as_completed(self, handles: Iterable[BlockingTaskHandle[T]]) -> Iterator[Iterator[BlockingTaskHandle[T]]]:
-        """See `Runtime.as_completed`."""
+        """Give handles in the order in which their tasks end: `with rt.as_completed(handles) as done:`.
+
+        See `Runtime.as_completed`.
+        """
         inner = self._runtime.as_completed([handle._handle for handle in handles])
         with self._portal.wrap_async_context_manager(inner) as done:
             yield self._each(done)
@@ -128,7 +132,7 @@ class BlockingRuntime:
         return self._portal.call(self._runtime.backfill_schedule, name, start, end)
 
     def bind_workflow(self, workflow: Workflow[P, T]) -> BlockingWorkflowFunction[P, T]:
-        """What `workflow.handle(rt)` returns. Raises as `Runtime.bind_workflow`."""
+        """Bind `workflow` to this runtime; see `Runtime.bind_workflow`."""
         return BlockingWorkflowFunction(self._portal, self._runtime.bind_workflow(workflow))
 
     def start(
@@ -171,7 +175,7 @@ class BlockingRuntime:
 
 @contextmanager
 def blocking(app: Horsies, *, backend: str = "asyncio") -> Iterator[BlockingRuntime]:
-    """Open a runtime for a synchronous program.
+    """Open a runtime for a synchronous program: `with blocking(app) as rt:`.
 
     Args:
         app: the application.

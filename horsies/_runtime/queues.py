@@ -14,26 +14,26 @@ from ..abc import QueueRow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueInfo:
-    """One queue as it stands in the database.
-
-    Attributes:
-        priority, max_concurrency: as this application declares them; None where it does not.
-        paused_at: since when nothing of it is claimed; None: it is not paused.
-        ready: tasks that are due and wait for a worker.
-        delayed: tasks that are due later, retries included.
-        claimed, running: tasks that workers hold, before and after user code has started.
-        oldest_due_at: when the first of those ready was due.
-    """
+    """A queue as it stands in the database."""
 
     name: str
+    """Name of the queue."""
     priority: int | None
+    """1 (first) to 100 (last), as this application declares it; None: it does not declare the queue."""
     max_concurrency: int | None
+    """Limit of this application's declaration; None: no limit, or it does not declare the queue."""
     paused_at: datetime | None
+    """When the queue was paused, aware UTC; None: it is not paused."""
     ready: int
+    """Number of tasks that are due and wait for a worker."""
     delayed: int
+    """Number of tasks that are due later, retries among them."""
     claimed: int
+    """Number of tasks that workers hold and whose user code has not started."""
     running: int
+    """Number of tasks whose user code runs."""
     oldest_due_at: datetime | None
+    """When the first of the ready tasks was due, aware UTC; None: no task is ready."""
 
 
 def queue_infos(app: Horsies, rows: Iterable[QueueRow]) -> list[QueueInfo]:

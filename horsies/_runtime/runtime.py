@@ -64,6 +64,9 @@ T = TypeVar("T")
 class TaskContext(AttemptContext["Runtime"]):
     """The first parameter of a task that wants it; not part of its arguments."""
 
+    runtime: Runtime
+    """Runtime that the worker belongs to, for further sends."""
+
 
 class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
     """An application, open, in whichever event loop is running.
@@ -77,6 +80,10 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
 
     timings = Timings()
     """How long workers wait for this and that."""
+    app: Horsies
+    """The application."""
+    environment: Environment
+    """Clock, chance and ids of the runtime."""
 
     def __init__(self, app: Horsies, *, environment: Environment | None = None) -> None:
         self.app = app
@@ -141,7 +148,11 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
 
     @property
     def broker(self) -> Broker:
-        """The open broker."""
+        """The open broker.
+
+        Raises:
+            HorsiesError: HRS-211 if the runtime is not open.
+        """
         self.refuse_in_fork()
         if self._broker is None or self._group is None:
             raise _not_open()
@@ -173,7 +184,7 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         return TaskContext
 
     def bind(self, task: Task[P, T]) -> TaskFunction[P, T]:
-        """What `task.handle(rt)` returns.
+        """Bind `task` to this runtime, as `task.handle(rt)` does.
 
         Raises:
             HorsiesError: HRS-300 when the application has not registered `task`.
@@ -182,7 +193,10 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         return bind(self, task)
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
-        """A handle for a task sent by anybody, by its id. No I/O; whether the task exists shows when it is used."""
+        """Make a handle for a task by its id, whichever process sent it. No I/O.
+
+        Whether the task exists is known when the handle is used.
+        """
         self.refuse_in_fork()
         return TaskHandle(self, task_id)
 
@@ -204,7 +218,11 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         await self._run_known(worker, task_status=task_status)
 
     def start_worker(self, config: WorkerConfig | None = None) -> Worker:
-        """Run a worker in the runtime's own task group; it drains when the runtime closes. Raises as `run_worker`."""
+        """Run a worker in the runtime's own task group. It drains when the runtime closes.
+
+        Raises:
+            HorsiesError: HRS-215 for a queue the application lacks.
+        """
         self.refuse_in_fork()
         if self._group is None:
             raise _not_open()
@@ -230,7 +248,10 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         check(self.app)
 
     async def check_live(self) -> str:
-        """`check`, then reach the database; what answered, in one line.
+        """Validate the application as `check` does, then reach the database.
+
+        Returns:
+            What answered, in one line.
 
         Raises:
             HorsiesError: HRS-211 when the database does not answer.
@@ -254,14 +275,21 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         return broker.transaction()
 
     async def queues(self) -> Result[list[QueueInfo], BrokerError]:
-        """What stands in each queue: those of the application in their order, then others that have tasks."""
+        """Count the tasks of each queue.
+
+        Returns:
+            The application's queues in their order, then others that have tasks; `Err` if the database failed.
+        """
         try:
             return Ok(queue_infos(self.app, await self.broker.reader.queues()))
         except BrokerError as error:
             return Err(error)
 
     async def pause_queue(self, name: str) -> Result[bool, BrokerError]:
-        """Let no worker claim from a queue any more; what runs goes on. Whether it was not paused before.
+        """Let no worker claim from a queue any more. Running tasks go on.
+
+        Returns:
+            True if the queue was not paused before; `Err` if the database failed.
 
         Raises:
             HorsiesError: HRS-200, the application has no such queue.
@@ -273,7 +301,14 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
             return Err(error)
 
     async def resume_queue(self, name: str) -> Result[bool, BrokerError]:
-        """Let workers claim from a queue again, at once. Whether it was paused. Raises as `pause_queue`."""
+        """Let workers claim from a queue again, at once.
+
+        Returns:
+            True if the queue was paused; `Err` if the database failed.
+
+        Raises:
+            HorsiesError: HRS-200, the application has no such queue.
+        """
         require_queue(self.app, name)
         try:
             return Ok(await self.broker.control.resume(name))
@@ -281,10 +316,13 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
             return Err(error)
 
     async def schedules(self) -> Result[list[ScheduleInfo], BrokerError]:
-        """Where each schedule stands: those of the application in their order, then others that the database has.
+        """Read where each schedule stands.
+
+        Returns:
+            The application's schedules in their order, then others that the database has; `Err` if the database failed.
 
         Raises:
-            HorsiesError: HRS-205, the broker keeps no schedules. So do the methods below.
+            HorsiesError: HRS-205, the broker keeps no schedules.
         """
         try:
             return Ok(schedules.schedule_infos(self.app, await require_store(self.broker).read()))
@@ -292,15 +330,25 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
             return Err(error)
 
     async def pause_schedule(self, name: str) -> Result[bool, BrokerError]:
-        """Send nothing for a schedule any more; what was sent goes on. Whether it was not paused before.
+        """Send nothing for a schedule any more. Tasks that were sent go on.
+
+        Returns:
+            True if the schedule was not paused before; `Err` if the database failed.
 
         Raises:
-            HorsiesError: HRS-205, the application has no such schedule. So do the methods below.
+            HorsiesError: HRS-205, the application has no such schedule, or the broker keeps none.
         """
         return await self._with_schedule(schedules.pause, name)
 
     async def resume_schedule(self, name: str) -> Result[bool, BrokerError]:
-        """Send for a schedule again, from its first slot after now on. Whether it was paused."""
+        """Send for a schedule again, from its first slot after now on.
+
+        Returns:
+            True if the schedule was paused; `Err` if the database failed.
+
+        Raises:
+            HorsiesError: HRS-205, the application has no such schedule, or the broker keeps none.
+        """
         return await self._with_schedule(schedules.resume, name)
 
     async def _with_schedule(
@@ -313,9 +361,13 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
             return Err(error)
 
     async def trigger_schedule(self, name: str) -> TaskSendResult[TaskHandle[Any]]:
-        """Send a schedule's task now, beside its slots, paused or not; returns as `TaskFunction.send` does.
+        """Send a schedule's task now, beside its slots, whether it is paused or not.
 
-        With overlap="skip" and an unfinished task, the handle is that one's.
+        Returns:
+            As `TaskFunction.send`. With overlap="skip" and an unfinished task, the handle is that task's.
+
+        Raises:
+            HorsiesError: HRS-205, the application has no such schedule.
         """
         return await schedules.trigger(self, require_schedule(self.app, name))
 
@@ -328,9 +380,15 @@ class Runtime(RunsWorkflows, anyio.AsyncContextManagerMixin):
         simply run again. `good_until` counts from now; overlap and jitter do not apply.
 
         Args:
-            start, end: aware; a range that reaches into the future ends now.
+            name: name of the schedule.
+            start: first instant of the range, aware.
+            end: last instant of the range, aware. A range that reaches into the future ends now.
+
+        Returns:
+            How many slots were sent for; `Err` if a send or the database failed.
 
         Raises:
+            HorsiesError: HRS-205, the application has no such schedule, or the broker keeps none.
             ValueError: an instant is not aware.
         """
         schedule, store = require_schedule(self.app, name), require_store(self.broker)

@@ -29,35 +29,36 @@ _INSTANT = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleInfo:
-    """One schedule as it stands in the database.
-
-    Attributes:
-        task_name: of the task it sends; None: this application does not declare it, and leaves it alone.
-        timing: its pattern, with what bounds it.
-        enabled: as this application declares it; None where it does not.
-        paused_at: since when it sends nothing; None: it is not paused.
-        next_slot: the first that has not been dealt with; None: there is none, or it is not enabled.
-        last_slot, last_task_id: of the last task sent.
-        problem: why nothing was sent for the slot last dealt with; None: there was nothing wrong.
-    """
+    """A schedule as it stands in the database. Instants are aware UTC."""
 
     name: str
+    """Name of the schedule."""
     task_name: str | None
+    """Name of the task that it sends; None: this application does not declare the schedule."""
     timing: str
+    """Pattern of the schedule and its bounds, as text."""
     enabled: bool | None
+    """As this application declares it; None: it does not declare the schedule."""
     paused_at: datetime | None
+    """When the schedule was paused; None: it is not paused."""
     next_slot: datetime | None
+    """First slot that a scheduler has not handled; None: there is none, or the schedule is not enabled."""
     last_slot: datetime | None
+    """Slot of the last task that was sent; None: none was."""
     last_task_id: str | None
+    """Id of the last task that was sent; None: none was."""
     problem: str | None
+    """Why the last handled slot has no task; None: it has one."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillInfo:
-    """What a backfill did: for how many slots it sent, and how many had their task already."""
+    """Outcome of a backfill."""
 
     sent: int
+    """Number of slots that a task was sent for."""
     present: int
+    """Number of slots that had a task already."""
 
 
 def schedule_infos(app: Horsies, book: ScheduleBook) -> list[ScheduleInfo]:

@@ -90,7 +90,7 @@ class RunsWorkflows:
         return broker.workflows
 
     def bind_workflow(self, workflow: Workflow[P, T]) -> WorkflowFunction[P, T]:
-        """What `workflow.handle(rt)` returns.
+        """Bind `workflow` to this runtime, as `workflow.handle(rt)` does.
 
         Raises:
             HorsiesError: HRS-300 when the application has not registered `workflow`.
@@ -117,7 +117,7 @@ class RunsWorkflows:
     async def retry_start(
         self, failed: TaskSendError | WorkflowStartPayload
     ) -> Ok[WorkflowHandle[Any]] | Err[TaskSendError]:
-        """Replay a start of any workflow; see `WorkflowFunction.retry_start`."""
+        """Replay the start of a workflow of any name; see `WorkflowFunction.retry_start`."""
         return await retry_start(self._gateway, failed)
 
     async def list_workflows(
@@ -128,11 +128,16 @@ class RunsWorkflows:
         statuses: Collection[WorkflowStatus] | None = None,
         before: WorkflowInfo | None = None,
     ) -> Result[list[WorkflowInfo], BrokerError]:
-        """The newest workflows that are no part of another, those sent last first.
+        """List the newest workflows that are not part of another one, the newest first.
 
         Args:
-            name, statuses: only those.
-            before: the last one of the portion before.
+            limit: maximum number of workflows.
+            name: only workflows of this name; None: of every name.
+            statuses: only workflows of these statuses; None: of every status.
+            before: last workflow of the previous page; None: the first page.
+
+        Returns:
+            The workflows; `Err` if the database failed.
 
         Raises:
             HorsiesError: HRS-211, the broker keeps no workflows.
@@ -145,7 +150,7 @@ class RunsWorkflows:
         return Ok(list(map(info_of, found)))
 
     def workflow(self, workflow_id: str) -> WorkflowHandle[Any]:
-        """A handle for a workflow started by anybody, by its id. No I/O."""
+        """Make a handle for a workflow by its id, whichever process started it. No I/O."""
         self.refuse_in_fork()
         return WorkflowHandle(self._gateway, workflow_id)
 

@@ -42,13 +42,14 @@ class Every:
     """Every `interval`, counted from the schedule's `start`, or without one from 1970-01-01 00:00 UTC.
 
     Args:
-        interval: a timedelta, or seconds; 0.1 s at least.
+        interval: a timedelta or seconds; at least 0.1 s.
 
     Raises:
         HorsiesError: HRS-205.
     """
 
     interval: timedelta
+    """Time between two slots."""
 
     def __init__(self, interval: float | timedelta) -> None:
         span = interval
@@ -62,7 +63,7 @@ class Every:
         object.__setattr__(self, "interval", span)
 
     def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
-        """The first slot later than `after`."""
+        """Return the first slot later than `after` and not before `start`; None at the end of the calendar."""
         # In UTC, because between two datetimes of one zone Python counts by the wall clock.
         try:
             anchor, after = (start or EPOCH).astimezone(UTC), after.astimezone(UTC)
@@ -80,22 +81,20 @@ class Every:
 class Hourly:
     """Whenever the clock shows `minute`.
 
-    Args:
-        minute: 0..59.
-        tz: IANA time zone; it matters where offsets are no whole hours.
-
     Raises:
         HorsiesError: HRS-205.
     """
 
     minute: int = 0
+    """Minute of the hour: 0 to 59."""
     tz: str = "UTC"
+    """IANA time zone. It matters if its offset from UTC is not a whole number of hours."""
 
     def __post_init__(self) -> None:
         raise_all([*_number("Hourly", "minute", self.minute, 0, 59), *_zone("Hourly", self.tz)])
 
     def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
-        """The first slot later than `after`."""
+        """Return the first slot later than `after` and not before `start`; None at the end of the calendar."""
         return _next(next_each, after, start, self.tz, self._times)
 
     def _times(self, wall: datetime) -> Iterator[datetime]:
@@ -110,22 +109,20 @@ class Hourly:
 class Daily:
     """Every day at one time.
 
-    Args:
-        at: wall-clock time, without a time zone of its own.
-        tz: IANA time zone.
-
     Raises:
         HorsiesError: HRS-205.
     """
 
     at: time
+    """Wall-clock time, without a time zone of its own."""
     tz: str = "UTC"
+    """IANA time zone of `at`."""
 
     def __post_init__(self) -> None:
         raise_all([*_time("Daily", self.at), *_zone("Daily", self.tz)])
 
     def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
-        """The first slot later than `after`."""
+        """Return the first slot later than `after` and not before `start`; None at the end of the calendar."""
         return _next(next_once, after, start, self.tz, lambda wall: _days(wall, self.at))
 
     def __str__(self) -> str:
@@ -139,15 +136,18 @@ class Weekly:
     Args:
         days: "mon" or "monday", or several of them, in any order.
         at: wall-clock time, without a time zone of its own.
-        tz: IANA time zone.
+        tz: IANA time zone of `at`.
 
     Raises:
         HorsiesError: HRS-205.
     """
 
     days: tuple[str, ...]
+    """Days of the week from Monday on, three letters each, for example `("mon", "fri")`."""
     at: time
+    """Wall-clock time."""
     tz: str
+    """IANA time zone of `at`."""
 
     def __init__(self, days: str | Iterable[str], at: time = time(0), tz: str = "UTC") -> None:
         given = [days] if isinstance(days, str) else list(days) if isinstance(days, Iterable) else []
@@ -161,7 +161,7 @@ class Weekly:
         object.__setattr__(self, "tz", tz)
 
     def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
-        """The first slot later than `after`."""
+        """Return the first slot later than `after` and not before `start`; None at the end of the calendar."""
         wanted = {_WEEKDAYS.index(day) for day in self.days}
 
         def times(wall: datetime) -> Iterator[datetime]:
@@ -177,20 +177,18 @@ class Weekly:
 class Monthly:
     """On one day of every month at one time.
 
-    Args:
-        day: 1..31.
-        at: wall-clock time, without a time zone of its own.
-        tz: IANA time zone.
-        short_months: where a month has no such day: "skip" the month, or take its "last" day.
-
     Raises:
         HorsiesError: HRS-205.
     """
 
     day: int
+    """Day of the month: 1 to 31."""
     at: time = time(0)
+    """Wall-clock time, without a time zone of its own."""
     tz: str = "UTC"
+    """IANA time zone of `at`."""
     short_months: ShortMonths = "skip"
+    """In a month without this day: "skip" the month, or use its "last" day."""
 
     def __post_init__(self) -> None:
         problems = [*_number("Monthly", "day", self.day, 1, 31), *_time("Monthly", self.at), *_zone("Monthly", self.tz)]
@@ -199,7 +197,7 @@ class Monthly:
         raise_all(problems)
 
     def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
-        """The first slot later than `after`."""
+        """Return the first slot later than `after` and not before `start`; None at the end of the calendar."""
         return _next(next_once, after, start, self.tz, self._times)
 
     def _times(self, wall: datetime) -> Iterator[datetime]:
@@ -230,16 +228,14 @@ class Cron:
 
     The grammar is that of crontab(5); cronsim steps through the dates.
 
-    Args:
-        expression: for example `*/15 9-17 * * mon-fri`.
-        tz: IANA time zone.
-
     Raises:
-        HorsiesError: HRS-205: a field breaks a rule, or no date that the expression names ever comes.
+        HorsiesError: HRS-205 if a field breaks a rule, or if no date that the expression names ever comes.
     """
 
     expression: str
+    """The five fields, for example `*/15 9-17 * * mon-fri`."""
     tz: str = "UTC"
+    """IANA time zone of the fields."""
     _text: str = field(init=False, repr=False, compare=False, default="")
 
     def __post_init__(self) -> None:
@@ -265,7 +261,7 @@ class Cron:
         return [_bad("Cron", f"{shown} names no date that ever comes")]
 
     def next_after(self, after: datetime, *, start: datetime | None = None) -> datetime | None:
-        """The first slot later than `after`."""
+        """Return the first slot later than `after` and not before `start`; None at the end of the calendar."""
         minute, hour, *_ = self.expression.split()
         reading = next_each if minute.startswith("*") or hour.startswith("*") else next_once
         return _next(reading, after, start, self.tz, lambda wall: CronSim(self._text, wall))

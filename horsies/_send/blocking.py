@@ -32,10 +32,12 @@ class BlockingTaskHandle(Generic[T]):
 
     @property
     def task_id(self) -> str:
+        """See `TaskHandle.task_id`."""
         return self._handle.task_id
 
     @property
     def deduplicated(self) -> bool:
+        """See `TaskHandle.deduplicated`."""
         return self._handle.deduplicated
 
     def get(self, timeout: float | timedelta | None = None) -> TaskResult[T]:
@@ -65,14 +67,17 @@ class BlockingTaskFunction(Generic[P, T]):
 
     @property
     def task_name(self) -> str:
+        """See `TaskFunction.task_name`."""
         return self._function.task_name
 
     @property
     def queue_name(self) -> str:
+        """See `TaskFunction.queue_name`."""
         return self._function.queue_name
 
     @property
     def priority(self) -> int:
+        """See `TaskFunction.priority`."""
         return self._function.priority
 
     def with_options(self, options: TaskSendOptions) -> BlockingTaskFunction[P, T]:

@@ -53,22 +53,20 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What differs from run to run enters here and nowhere else, so that a simulation can replace it.
-
-    Args:
-        clock: the current instant, aware UTC.
-        new_id: a new task id: a UUID in lower case, growing with time.
-        random: chance: jitter.
-        inline: sync tasks run on the event loop's own thread, for simulations.
-        host, pid: the place, for the ids of workers.
-    """
+    """What differs from run to run enters here and nowhere else, so that a simulation can replace it."""
 
     clock: Clock = utc_now
+    """Function that returns the current instant, aware UTC. Default: the system's clock."""
     new_id: Callable[[], str] = new_task_id
+    """Function that returns a new task id: a UUID in lower case that grows with time. Default: version 7."""
     random: Random = field(default_factory=Random)
+    """Source of chance, for example for jitter. Default: one of its own, seeded by the system."""
     inline: bool = False
+    """Run sync tasks in the thread of the event loop. For simulations."""
     host: str = field(default_factory=lambda: platform.node() or "worker")
+    """Name of the machine, for the ids of workers. Default: the system's network name."""
     pid: int = field(default_factory=os.getpid)
+    """Id of the process, for the ids of workers. Default: this process."""
 
 
 class DeclaredTask(Protocol[P, T_co]):

@@ -32,29 +32,31 @@ class TaskSendOptions:
     """Options of one send; None leaves what the task's definition says.
 
     Nothing is checked here: a bad value is VALIDATION_FAILED at the send.
-
-    Args:
-        good_until: aware; the last instant at which the task may begin. One that has passed is accepted and expires.
-            In UTC it is within the years 1..9999.
-        queue: one of the application's.
-        priority: 1 (first) to 100 (last).
-        timeout: seconds or a timedelta that user code may run, 1,000 years at most.
-        retry: a `RetryPolicy`, stored with the task, or the name of a registered policy.
-        unique_key: 1..255 bytes without NUL. Of the tasks of this name that have not ended at most one has it: another
-            send returns that one's handle, with `deduplicated` set. Arguments are not compared.
-        metadata: strings by strings, handed to the task in `TaskContext.metadata`.
     """
 
     good_until: datetime | None = None
+    """Last instant at which the task may begin, aware, within the years 1 to 9999 in UTC.
+
+    A send with an instant that has passed is accepted, and its task expires.
+    """
     queue: str | None = None
+    """Name of one of the application's queues."""
     priority: int | None = None
+    """1 (first) to 100 (last)."""
     timeout: float | timedelta | None = None
+    """Time that user code may run, in seconds or as a timedelta: at most 1,000 years."""
     retry: RetryPolicy | str | None = None
+    """A `RetryPolicy`, which is stored with the task, or the name of a registered policy."""
     unique_key: str | None = None
+    """Key that at most one unfinished task of this name has: 1 to 255 bytes without NUL.
+
+    Another send with the key returns that task's handle, with `deduplicated` set. Arguments are not compared.
+    """
     metadata: Mapping[str, str] | None = None
+    """Strings by strings. The task finds them in `TaskContext.metadata`."""
 
     def updated(self, other: TaskSendOptions) -> TaskSendOptions:
-        """These options, with whatever `other` names replaced."""
+        """Return these options, with each option that `other` sets in its place."""
         named = {f.name: value for f in fields(other) if (value := getattr(other, f.name)) is not None}
         return replace(self, **named)
 

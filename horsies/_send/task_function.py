@@ -29,7 +29,7 @@ T = TypeVar("T")
 X = TypeVar("X")
 
 TaskSendResult: TypeAlias = Ok[X] | Err[TaskSendError]
-"""Whether a send enqueued."""
+"""The outcome of a send: a value of type `X` such as a `TaskHandle`, or the error that kept the task from the queue."""
 
 RESENDS = 3
 RESEND_FIRST = 0.2
@@ -55,11 +55,12 @@ class TaskFunction(Generic[P, T]):
 
     @property
     def task_name(self) -> str:
+        """Name of the task."""
         return self._task.name
 
     @property
     def queue_name(self) -> str:
-        """The queue a send goes to."""
+        """Queue that a send goes to."""
         return getattr(self._options, "queue", None) or self._gateway.app.queue_of(self._task)
 
     @property
@@ -90,8 +91,8 @@ class TaskFunction(Generic[P, T]):
         """Enqueue now.
 
         Returns:
-            `Ok` with a handle once the task is committed (after `using`: once it is inserted); `Err` with a
-            `TaskSendError`, whose payload `retry_send` replays when it is `retryable`.
+            `Ok` with a handle once the task is committed, or after `using` once it is inserted. `Err` with a
+            `TaskSendError`; `retry_send` replays its payload if it is `retryable`.
         """
         return await self._send(NOW, args, kwargs)
 

@@ -24,7 +24,7 @@ from .gateway import Gateway
 T = TypeVar("T")
 
 TaskResult: TypeAlias = Ok[T] | Err[TaskError]
-"""How a task ended."""
+"""The result of a task with a value of type `T`, or the error that it failed with."""
 
 
 ERROR_CODES = {TaskStatus.CANCELLED: TaskErrorCode.TASK_CANCELLED, TaskStatus.EXPIRED: TaskErrorCode.TASK_EXPIRED}
@@ -38,45 +38,66 @@ class AttemptInfo:
     """An attempt that ended and was followed by another."""
 
     attempt: int
+    """Number of the attempt, from 1."""
     worker_id: str
+    """Id of the worker that ran it."""
     started_at: datetime
+    """When user code started, aware UTC."""
     finished_at: datetime
+    """When the attempt ended, aware UTC."""
     error: TaskError
+    """What it failed with."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """What is stored of a task. Instants are aware UTC.
-
-    `attempt` counts the starts of user code. `result`, `failed_reason` and `attempts` are filled only when asked for.
-    """
+    """A task as it is stored in the database. Instants are aware UTC."""
 
     task_id: str
+    """Id of the task: a UUID in lower case."""
     task_name: str
+    """Name that the task was declared with."""
     queue: str
+    """Queue that it was sent to."""
     priority: int
+    """1 (first) to 100 (last)."""
     status: TaskStatus
+    """Where the task stands."""
     attempt: int
+    """How many times user code has started."""
     sent_at: datetime
+    """When it was sent, by the sender's clock."""
     due_at: datetime
+    """When it can be claimed: the due time of the send, or of the next retry."""
     claimed_at: datetime | None
+    """When the worker of `worker_id` claimed it; None: the task waits, or no worker ran it."""
     started_at: datetime | None
+    """When user code of the last attempt started; None: it has not."""
     finished_at: datetime | None
+    """When it ended; None: it has not."""
     good_until: datetime | None
+    """Last instant at which it may begin; None: no limit."""
     worker_id: str | None
+    """Id of the worker that holds it or ended it; None: the task waits, or no worker ran it."""
     error_code: str | None
+    """Code of the error that it ended with; None: it has not ended, or has a value."""
     metadata: Mapping[str, str]
+    """Metadata of the send."""
     result: TaskResult[Any] | None = None
+    """Result of a task that has ended, if `include_result` asked for it."""
     failed_reason: str | None = None
+    """Error and traceback of a task that failed, as text, if `include_failed_reason` asked for it."""
     attempts: tuple[AttemptInfo, ...] = ()
+    """Attempts before the last one, if `include_attempts` asked for them."""
 
 
 class TaskHandle(Generic[T]):
-    """A task that was sent. Handles are cheap, and can be made anywhere with `rt.handle(task_id)`.
+    """A task that was sent. Handles are cheap, and can be made anywhere with `rt.handle(task_id)`."""
 
-    Attributes:
-        deduplicated: whether the send found an unfinished task with the same unique key.
-    """
+    task_id: str
+    """Id of the task: a UUID in lower case."""
+    deduplicated: bool
+    """True if the send found an unfinished task with the same unique key, and this handle is that task's."""
 
     def __init__(self, gateway: Gateway, task_id: str, *, deduplicated: bool = False) -> None:
         self._gateway = gateway
@@ -120,7 +141,16 @@ class TaskHandle(Generic[T]):
     async def info(
         self, include_result: bool = False, include_failed_reason: bool = False, include_attempts: bool = False
     ) -> Result[TaskInfo | None, BrokerError]:
-        """What is stored of the task now; None when there is no such task."""
+        """Read the task from the database.
+
+        Args:
+            include_result: also decode the result, if the task has ended.
+            include_failed_reason: also give error and traceback as text, if the task has failed.
+            include_attempts: also give the attempts before the last one.
+
+        Returns:
+            The task as it is stored, or `Ok(None)` if there is no such task; `Err` if the database failed.
+        """
         try:
             row = await self._gateway.read(self.task_id)
         except BrokerError as error:

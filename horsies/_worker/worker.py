@@ -24,21 +24,34 @@ from .incarnation import Incarnation
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
-    """Counts since the worker started; `ready` and `running` are now."""
+    """Numbers of tasks since the worker started. `ready` and `running` are those of now."""
 
     worker_id: str
+    """Id of the worker."""
     ready: int = 0
+    """Tasks that the worker holds and whose user code has not started."""
     running: int = 0
+    """Tasks whose user code runs."""
     claimed: int = 0
+    """Tasks that the worker claimed."""
     started: int = 0
+    """Attempts whose user code started."""
     completed: int = 0
+    """Attempts that ended with a result."""
     failed: int = 0
+    """Attempts that ended with an error and have no retry."""
     retried: int = 0
+    """Attempts that ended with an error and have a retry."""
     cancelled: int = 0
+    """Running tasks that were cancelled on request."""
     expired: int = 0
+    """Tasks that the worker found after their `good_until`, before user code started."""
     given_back: int = 0
+    """Tasks that the worker returned to their queue without having run them."""
     lost: int = 0
+    """Results that were not written, because the task was no longer the worker's."""
     abandoned: int = 0
+    """Tasks that did not end when they were cancelled."""
 
 
 class Worker:
@@ -56,10 +69,11 @@ class Worker:
 
     @property
     def worker_id(self) -> str:
-        """The identity it lives under. A worker that was found dead goes on under another one."""
+        """Id of the worker. A worker that was declared dead goes on with another id."""
         return self._incarnation.worker_id
 
     def statistics(self) -> WorkerStatistics:
+        """Count the tasks of this worker since it started."""
         dispatcher = self._incarnation.dispatcher
         return WorkerStatistics(
             self.worker_id,
@@ -71,25 +85,25 @@ class Worker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it may claim: registered, its heartbeat younger than `recovery.dead_after`, and not draining."""
+        """True if the worker may claim: it is registered, its heartbeat is recent, and it does not drain."""
         return self._incarnation.is_ready
 
     @property
     def is_draining(self) -> bool:
-        """Whether it is on its way out: told to, or at its `max_tasks` or `max_memory`."""
+        """True if the worker stops, on request or because it reached `max_tasks` or `max_memory`."""
         return self._draining or self._incarnation.is_retiring
 
     @property
     def held(self) -> dict[str, list[str]]:
-        """The places, "nursery" or "thread", all of whose slots are held by tasks that go on after their timeout.
+        """Names of the tasks that go on after their timeout and hold every slot of a place, by place.
 
-        The names of these tasks, by place. The worker runs nothing else there until one of them ends.
+        A place is "nursery" (async tasks) or "thread" (sync tasks). Nothing else runs there until one of them ends.
         """
         return {place.value: list(names) for place, names in self._incarnation.held.items()}
 
     @property
     def left_behind(self) -> bool:
-        """Whether it stopped without having written, or given back, all there was; others will find it."""
+        """True if the worker stopped with tasks that it neither ended nor returned. Other workers recover these."""
         return self._incarnation.left_behind
 
     async def drain(self) -> None:

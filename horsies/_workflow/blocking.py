@@ -31,6 +31,7 @@ class BlockingWorkflowHandle(Generic[T]):
 
     @property
     def workflow_id(self) -> str:
+        """See `WorkflowHandle.workflow_id`."""
         return self._handle.workflow_id
 
     def get(self, timeout: float | timedelta | None = None) -> TaskResult[T]:

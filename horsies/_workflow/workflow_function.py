@@ -70,13 +70,14 @@ class WorkflowFunction(Generic[P, T]):
         of nodes; their arguments must not be changed before the call has returned.
 
         Args:
-            workflow_id: as for `with_id`, unless the workflow has a parameter of that name.
+            *args: arguments of the workflow's function.
+            **kwargs: arguments by keyword. `workflow_id` is as for `with_id`, unless the function has this parameter.
 
         Returns:
-            `Ok` with a handle once it is committed (after `using`: once it is inserted), or where it had been started
-            under that id with the same arguments, version and deadline, whatever its function makes of them today;
-            `Err` with VALIDATION_FAILED (everything that is wrong with it), PAYLOAD_MISMATCH (another one has the id)
-            or ENQUEUE_FAILED, whose `start` can be replayed with `retry_start`.
+            `Ok` with a handle once it is committed, or after `using` once it is inserted. `Ok` also if it was started
+            before under that id with the same arguments, version and deadline, whatever its function adds today.
+            `Err` with VALIDATION_FAILED (everything that is wrong with it), PAYLOAD_MISMATCH (another workflow has the
+            id) or ENQUEUE_FAILED, which `retry_start` replays.
         """
         workflow, workflow_id = self._workflow, self._workflow_id
         if "workflow_id" in kwargs and "workflow_id" not in workflow.signature.codecs:

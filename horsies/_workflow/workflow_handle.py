@@ -50,7 +50,10 @@ def _drawn(row: WorkflowRow, spec: Spec, running: Collection[str]) -> WorkflowGr
 
 
 class WorkflowHandle(Generic[T]):
-    """A workflow by its id."""
+    """A workflow that was started. Handles are cheap, and can be made anywhere with `rt.workflow(workflow_id)`."""
+
+    workflow_id: str
+    """Id of the workflow: a UUID in lower case."""
 
     def __init__(self, gateway: WorkflowGateway, workflow_id: str) -> None:
         self._gateway = gateway

@@ -17,6 +17,7 @@ class SuccessCase:
     """Nodes that together are a success: with one such case fulfilled the workflow is COMPLETED."""
 
     refs: tuple[NodeRef[Any], ...]
+    """Nodes that must all be COMPLETED."""
 
     def __init__(self, *refs: NodeRef[Any]) -> None:
         object.__setattr__(self, "refs", refs)
@@ -67,10 +68,12 @@ class WorkflowSpec:
 
     @property
     def name(self) -> str:
+        """Name of the workflow."""
         return self._spec.name
 
     @property
     def version(self) -> int:
+        """Version of the definition, from 1."""
         return self._spec.version
 
     @property
@@ -80,7 +83,7 @@ class WorkflowSpec:
 
     @property
     def node_ids(self) -> tuple[str, ...]:
-        """In the order in which the nodes were added."""
+        """Ids of the nodes, in the order in which they were added."""
         return tuple(node.node_id for node in self._spec.nodes)
 
     def graph(self) -> WorkflowGraph:

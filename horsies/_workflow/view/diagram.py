@@ -41,10 +41,12 @@ class DrawnNode:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowGraph:
-    """A workflow, drawn. As text it is its Mermaid."""
+    """A workflow as a picture. `str()` of it is `mermaid`."""
 
     mermaid: str
+    """Source of a Mermaid diagram."""
     svg: str
+    """An SVG document, with colours by status."""
 
     def __str__(self) -> str:
         return self.mermaid

@@ -82,7 +82,6 @@ check: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/architecture
-	$(BIN)/sphinx-build -q -W -b html docs docs/_build
 
 docs: $(STAMP)
 	$(BIN)/sphinx-build -W -b html docs docs/_build

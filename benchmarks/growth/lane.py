@@ -90,6 +90,6 @@ async def open_lane(place: Place, name: str, fills: Sequence[Fill], *, queues: i
         place.autovacuum(name, on=False)
         for fill in fills:
             place.fill(name, fill)
-        async with rt.broker.consumer("growth", served) as consumer, rt.broker.producer() as producer:
+        async with rt._engine.broker.consumer("growth", served) as consumer, rt._engine.broker.producer() as producer:
             yield Lane(name, rt, consumer, producer)
     place.clear(name)

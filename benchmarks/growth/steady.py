@@ -39,7 +39,7 @@ class Sample:
 async def steady(place: Place, tasks: int, *, samples: int = 20) -> list[Sample]:
     """Send, run and remove `tasks` tasks, as fast as one connection for each does."""
     found: list[Sample] = []
-    async with open_lane(place, "steady", ()) as lane, lane.rt.broker.maintenance("growth") as maintenance:
+    async with open_lane(place, "steady", ()) as lane, lane.rt._engine.broker.maintenance("growth") as maintenance:
         place.autovacuum(lane.name, on=True)
         began, every = time.perf_counter(), max(BATCH, tasks // samples)
         for sent in range(BATCH, tasks + 1, BATCH):

@@ -18,6 +18,14 @@ PROMISED = """
     RetryPolicy CancelOutcome Ok Err Result blocking hookimpl
 """
 
+RUNTIME = """
+    app environment check check_live broker_factory handle bind bind_workflow transaction as_completed
+    run_worker start_worker run_scheduler queues pause_queue resume_queue
+    schedules pause_schedule resume_schedule trigger_schedule backfill_schedule
+    workflow start retry_start list_workflows settle_workflows
+"""
+"""What users need of a `Runtime`; what its own layers need is the engine's."""
+
 CLASSES = [value for name in horsies.__all__ if isinstance(value := getattr(horsies, name), type)]
 
 
@@ -43,6 +51,11 @@ def test_every_exported_name_exists_once() -> None:
 def test_nothing_public_is_left_out_of_all() -> None:
     public = {name for name, value in vars(horsies).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert public == set(horsies.__all__)
+
+
+def test_a_runtime_has_the_names_that_users_need_and_no_others() -> None:
+    runtime = horsies.Runtime(horsies.Horsies(horsies.AppConfig.for_database_url("sqlite://:memory:")))
+    assert {name for name in dir(runtime) if not name.startswith("_")} == set(RUNTIME.split())
 
 
 @pytest.mark.parametrize("name", horsies.__all__)

@@ -27,11 +27,6 @@ FOR_HORSIES_ITSELF = {
     "TaskSendPayload": "seal",
     "Workflow": "signature",
     "WorkflowStartPayload": "seal",
-    "Runtime": """
-        cancel contact context_type following keep_schedules nodes_ended own_tasks read recover_workflows refuse_in_fork
-        require_workflow results runtime settle_workflows start_workflow submit timings wait_finished wait_workflow
-        workflow_results workflows
-    """,
 }
 """Members that only horsies' own layers use. Their types are private, and the reference leaves them out."""
 

@@ -57,7 +57,7 @@ class Ground:
             with closing(sqlite3.connect(self._path)) as connection:
                 return connection.execute(query).fetchall()
         assert rt is not None
-        rows: list[tuple[Any, ...]] = rt.broker._session._connection.execute(query).fetchall()
+        rows: list[tuple[Any, ...]] = rt._engine.broker._session._connection.execute(query).fetchall()
         return rows
 
     def remove(self) -> None:

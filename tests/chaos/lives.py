@@ -126,7 +126,7 @@ class Script:
         """Run a worker that is found dead while it runs tasks and goes on as somebody else; `begin` marks the death."""
         async with anyio.create_task_group() as group:
             await group.start(rt.run_worker, WORKER)
-            (worker,) = rt._workers
+            (worker,) = rt._engine._workers
             self.handles = [
                 (await self.endless.handle(rt).send()).unwrap(),
                 (await self.threaded.handle(rt).send()).unwrap(),
@@ -139,7 +139,7 @@ class Script:
             begin()
             # A worker whose heartbeat is just being written is passed over.
             while worker.worker_id == before:
-                await bury(rt.broker, QUICK)
+                await bury(rt._engine.broker, QUICK)
                 await anyio.lowlevel.checkpoint()
             # The dead one claims nothing more.
             assert (await (await self.quick.handle(rt).send()).unwrap().get(timeout=20)).is_ok()

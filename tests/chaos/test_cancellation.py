@@ -194,7 +194,7 @@ def test_a_cancelled_scope_leaves_nothing(name: str, loop: str, config: AppConfi
 async def hanging(rt: Runtime, call: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[anyio.Event]:
     """`call` of every consumer never returns; the event tells that it was called."""
     called = anyio.Event()
-    consumer = rt.broker.consumer
+    consumer = rt._engine.broker.consumer
 
     async def hang(*_: object, **__: object) -> None:
         called.set()
@@ -206,7 +206,7 @@ async def hanging(rt: Runtime, call: str, monkeypatch: pytest.MonkeyPatch) -> As
             monkeypatch.setattr(real, call, hang)
             yield real
 
-    monkeypatch.setattr(rt.broker, "consumer", hung)
+    monkeypatch.setattr(rt._engine.broker, "consumer", hung)
     yield called
 
 
@@ -225,7 +225,7 @@ async def test_who_is_stopped_while_signing_on_is_not_registered(
                 if stop == "cancel":
                     group.cancel_scope.cancel()
                 else:
-                    rt._workers[0].drain_nowait()
+                    rt._engine._workers[0].drain_nowait()
             assert list(ground.held(rt)) == []
 
 
@@ -242,7 +242,7 @@ async def test_a_start_that_was_cut_short_and_not_written_is_no_lost_result(
                     async with anyio.create_task_group() as group:
                         group.start_soon(rt.run_worker)
                         await called.wait()
-                        (worker,) = rt._workers
+                        (worker,) = rt._engine._workers
                         scope.cancel()
             assert list(ground.held(rt)) == []
             assert (worker.statistics().given_back, worker.statistics().lost) == (1, 0)
@@ -275,7 +275,7 @@ async def test_who_is_cancelled_along_with_the_runtime_hears_of_that_alone(
                 else:
                     scope.cancel()
                     with anyio.move_on_after(20, shield=True):
-                        while not (rt._waiters._closed and rt._batcher._closed):
+                        while not (rt._engine._waiters._closed and rt._engine._batcher._closed):
                             await anyio.lowlevel.checkpoint()
                 answers.append(await (quick.send() if call == "send" else handle.get()))
     assert scope.cancelled_caught

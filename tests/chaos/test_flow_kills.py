@@ -104,17 +104,19 @@ class Cancellations(Murders):
                 (await run.cancel()).unwrap()
             rt.start_worker()
             with anyio.move_on_after(30):
-                while await self._statuses(rt, run) != {TaskStatus.CANCELLED} or await rt.workflows.unadvanced(1):
+                while await self._statuses(rt, run) != {TaskStatus.CANCELLED} or await rt._engine.workflows.unadvanced(
+                    1
+                ):
                     await anyio.sleep(0.05)
-            found = await rt.workflows.tasks(run.workflow_id)
+            found = await rt._engine.workflows.tasks(run.workflow_id)
             if len(found) != WIDE or await self._statuses(rt, run) != {TaskStatus.CANCELLED} or ran:
                 self.faults.append(f"{number}: it was {status}, its tasks are {found}, and there ran {ran}")
             nodes = {node.status for node in (await run.tasks()).unwrap()}
-            if nodes != {"FAILED"} or await rt.workflows.unadvanced(1):
+            if nodes != {"FAILED"} or await rt._engine.workflows.unadvanced(1):
                 self.faults.append(f"{number}: its nodes are {nodes}, or there are marks left")
 
     async def _statuses(self, rt: Runtime, run: WorkflowHandle[int]) -> set[TaskStatus]:
-        return {status for _, status, _ in await rt.workflows.tasks(run.workflow_id)}
+        return {status for _, status, _ in await rt._engine.workflows.tasks(run.workflow_id)}
 
 
 @pytest.fixture(scope="module")

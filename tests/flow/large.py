@@ -81,4 +81,4 @@ def lone(shop: Shop, nodes: int = MANY) -> WorkflowBuilder:
 
 
 async def statuses(rt: Runtime, run: WorkflowHandle[Any]) -> set[TaskStatus]:
-    return {status for _, status, _ in await rt.workflows.tasks(run.workflow_id)}
+    return {status for _, status, _ in await rt._engine.workflows.tasks(run.workflow_id)}

@@ -65,7 +65,7 @@ def place_for(config: AppConfig, **fields: Any) -> Place:
 
 
 def store_of(rt: Runtime) -> Schedules:
-    return cast("Any", rt.broker).schedules
+    return cast("Any", rt._engine.broker).schedules
 
 
 async def row_of(rt: Runtime, schedule: Schedule) -> ScheduleRow:
@@ -101,14 +101,14 @@ class At:
 
 async def look(rt: Runtime, now: datetime, *, goes_first: bool = True) -> float:
     """One round of a scheduler that has not looked before."""
-    return await Scheduler(rt, cast("Schedules", At(rt, now)), lambda: goes_first).run_once()
+    return await Scheduler(rt._engine, cast("Schedules", At(rt, now)), lambda: goes_first).run_once()
 
 
 class With:
     """A runtime with another version of its application."""
 
     def __init__(self, rt: Runtime, app: Horsies) -> None:
-        self._rt = rt
+        self._rt = rt._engine
         self.app = app
 
     def __getattr__(self, name: str) -> Any:
@@ -128,7 +128,7 @@ async def work(rt: Runtime) -> None:
 
 
 async def have_tasks(rt: Runtime, schedule: Schedule, slots: Iterable[datetime]) -> list[bool]:
-    return [await rt.read(slot_task_id(schedule.name, slot)) is not None for slot in slots]
+    return [await rt._engine.read(slot_task_id(schedule.name, slot)) is not None for slot in slots]
 
 
 @asynccontextmanager
@@ -136,7 +136,7 @@ async def refusing(rt: Runtime, task_name: str) -> AsyncIterator[None]:
     """In the block the database refuses tasks of one name."""
     config = rt.app.config
     if config.url.startswith("sqlite"):
-        session = cast("Any", rt.broker)._session
+        session = cast("Any", rt._engine.broker)._session
         trigger = (
             f"CREATE TRIGGER refuse BEFORE INSERT ON tasks WHEN NEW.task_name = '{task_name}'"
             " BEGIN SELECT RAISE(ABORT, 'refused'); END"

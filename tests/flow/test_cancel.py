@@ -239,7 +239,7 @@ async def test_a_request_that_comes_while_a_task_is_being_started_keeps_it_from_
 
     async with Runtime(app) as rt:
         handle = (await never.handle(rt).send()).unwrap()
-        consumer = rt.broker.consumer
+        consumer = rt._engine.broker.consumer
 
         @asynccontextmanager
         async def slow_to_start(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
@@ -257,7 +257,7 @@ async def test_a_request_that_comes_while_a_task_is_being_started_keeps_it_from_
                 monkeypatch.setattr(real, "start", slow)
                 yield real
 
-        monkeypatch.setattr(rt.broker, "consumer", slow_to_start)
+        monkeypatch.setattr(rt._engine.broker, "consumer", slow_to_start)
         worker = rt.start_worker()
         assert (await handle.get(timeout=10)).unwrap_err().code == "TASK_CANCELLED"
     assert signals.runs == 0

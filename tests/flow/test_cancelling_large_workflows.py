@@ -66,7 +66,7 @@ async def test_cancel_ends_many_tasks_in_portions(shop: Shop, cancelled: list[in
             await rt.settle_workflows()
         assert await statuses(rt, run) == {TaskStatus.CANCELLED}
         assert {node.status for node in (await run.tasks()).unwrap()} == {NodeStatus.FAILED}
-        assert await rt.workflows.unadvanced(5) == []
+        assert await rt._engine.workflows.unadvanced(5) == []
     assert cancelled == [2] * (MANY // 2) + [1]
 
 
@@ -83,7 +83,7 @@ async def test_leader_goes_on_when_the_canceller_has_died(
     async with Runtime(shop.app) as rt:
         rt.start_worker()
         with anyio.fail_after(20):
-            while await statuses(rt, run) != {TaskStatus.CANCELLED} or await rt.workflows.unadvanced(5):
+            while await statuses(rt, run) != {TaskStatus.CANCELLED} or await rt._engine.workflows.unadvanced(5):
                 await anyio.sleep(0.05)
         assert {node.status for node in (await rt.workflow(run.workflow_id).tasks()).unwrap()} == {NodeStatus.FAILED}
     assert shop.ran == {}
@@ -102,7 +102,7 @@ async def test_task_that_starts_before_its_portion_changes_nothing(
         assert nodes.keys() <= {NodeStatus.COMPLETED, NodeStatus.FAILED}
         assert nodes[NodeStatus.COMPLETED] == len(shop.ran) == sum(shop.ran.values())
         assert await run.status() == Ok(WorkflowStatus.CANCELLED)
-        assert await rt.workflows.unadvanced(5) == []
+        assert await rt._engine.workflows.unadvanced(5) == []
 
 
 async def test_running_tasks_of_later_portions_are_cancelled_as_well(shop: Shop, cancelled: list[int]) -> None:
@@ -113,10 +113,10 @@ async def test_running_tasks_of_later_portions_are_cancelled_as_well(shop: Shop,
         run = await begin(rt, wf)
         rt.start_worker()
         with anyio.fail_after(20):
-            while len(await rt.workflows.running(run.workflow_id)) < 5:
+            while len(await rt._engine.workflows.running(run.workflow_id)) < 5:
                 await anyio.sleep(0.02)
             assert await run.cancel() == Ok(True)
-            while await statuses(rt, run) != {TaskStatus.CANCELLED} or await rt.workflows.unadvanced(5):
+            while await statuses(rt, run) != {TaskStatus.CANCELLED} or await rt._engine.workflows.unadvanced(5):
                 await anyio.sleep(0.02)
         assert {node.error_code for node in (await run.tasks()).unwrap()} == {"TASK_CANCELLED"}
 
@@ -128,7 +128,7 @@ async def test_deadline_ends_many_tasks_in_portions(shop: Shop, cancelled: list[
         run = (await rt.start(lone(shop).build(), good_until=soon)).unwrap()
         rt.start_worker()
         with anyio.fail_after(20):
-            while await statuses(rt, run) != {TaskStatus.CANCELLED} or await rt.workflows.unadvanced(5):
+            while await statuses(rt, run) != {TaskStatus.CANCELLED} or await rt._engine.workflows.unadvanced(5):
                 await anyio.sleep(0.05)
         assert await run.status() == Ok(WorkflowStatus.EXPIRED)
     assert max(cancelled) == 2
@@ -148,7 +148,7 @@ async def test_losers_are_cancelled_in_portions_and_nothing_else_is(shop: Shop, 
         nodes = [node.status for node in (await run.tasks()).unwrap()]
         assert nodes == [NodeStatus.FAILED] * 6 + [NodeStatus.COMPLETED] * 3
         assert bystander is not None
-        assert await rt.workflows.unadvanced(5) == []
+        assert await rt._engine.workflows.unadvanced(5) == []
 
 
 async def test_parts_are_cancelled_in_portions(shop: Shop, cancelled: list[int]) -> None:
@@ -165,13 +165,13 @@ async def test_parts_are_cancelled_in_portions(shop: Shop, cancelled: list[int])
             assert part is not None
             assert await rt.workflow(part).status() == Ok(WorkflowStatus.CANCELLED)
             assert await statuses(rt, rt.workflow(part)) == {TaskStatus.CANCELLED}
-        assert await rt.workflows.unadvanced(5) == []
+        assert await rt._engine.workflows.unadvanced(5) == []
     assert max(cancelled) == 2
 
 
 async def opened(rt: Runtime, run: WorkflowHandle[Any]) -> bool:
     (part,) = [node.workflow_id for node in (await run.tasks()).unwrap() if node.kind == "map"]
-    return part is not None and await rt.workflows.read_standing(part) is not None
+    return part is not None and await rt._engine.workflows.read_standing(part) is not None
 
 
 async def test_map_of_more_than_a_portion_is_cancelled(shop: Shop) -> None:
@@ -191,7 +191,7 @@ async def test_map_of_more_than_a_portion_is_cancelled(shop: Shop) -> None:
             await rt.settle_workflows()
         (part,) = [node.workflow_id for node in (await run.tasks()).unwrap() if node.kind == "map"]
         assert part is not None
-        found = Counter(status for _, status, _ in await rt.workflows.tasks(part))
+        found = Counter(status for _, status, _ in await rt._engine.workflows.tasks(part))
         assert found.keys() <= {TaskStatus.CANCELLED, TaskStatus.COMPLETED}
         assert found.total() == count
-        assert await rt.workflows.unadvanced(5) == []
+        assert await rt._engine.workflows.unadvanced(5) == []

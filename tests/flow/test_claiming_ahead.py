@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from horsies import AppConfig, Horsies, Ok, QueueConfig, RetryPolicy, Runtime, WorkerConfig
+from horsies._runtime.engine import Engine
 from horsies._worker.intake import dispatcher
 from horsies._worker.intake.decide import Timings
 from horsies._worker.intake.prefetch import Prefetch
@@ -53,7 +54,7 @@ class Blocking:
 async def test_what_stands_behind_slow_tasks_goes_to_another_worker(
     config: AppConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Runtime, "timings", Timings(patience=0.05))
+    monkeypatch.setattr(Engine, "timings", Timings(patience=0.05))
     slow = Blocking(config)
     async with Runtime(slow.app) as rt:
         worker = rt.start_worker(WorkerConfig(concurrency=2))
@@ -109,7 +110,7 @@ async def test_a_claim_that_a_crash_of_the_server_undid_is_not_run_twice(
     postgres_url: str, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Quick, "wanted", 1)
-    monkeypatch.setattr(Runtime, "timings", Timings(patience=60.0))
+    monkeypatch.setattr(Engine, "timings", Timings(patience=60.0))
     blocking = Blocking(AppConfig.for_database_url(postgres_url, schema=schema))
     block = blocking.block
     async with Runtime(blocking.app) as rt:

@@ -151,7 +151,7 @@ async def test_a_transaction_of_the_application_passes_at_its_second_try(server:
 async def test_another_limit_with_the_same_code_is_a_refusal(postgres_url: str, schema: str) -> None:
     """Neither is it worth another try, nor does it make anything quiet."""
     app = Horsies(AppConfig.for_database_url(postgres_url, schema=schema))
-    async with Runtime(app) as rt, rt.broker.producer() as producer:
+    async with Runtime(app) as rt, rt._engine.broker.producer() as producer:
         with psycopg.connect(postgres_url, autocommit=True) as owner:
             owner.execute(
                 f"""

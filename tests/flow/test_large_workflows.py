@@ -66,7 +66,7 @@ async def test_large_workflow_runs_to_its_end(shop: Shop) -> None:
         assert len((await large.results()).unwrap()) == LARGE // 10
         assert await large.result_for("number-7") == Ok(7)
         assert "number-7" in str((await large.graph()).unwrap())
-        assert await rt.workflows.unadvanced(5) == []
+        assert await rt._engine.workflows.unadvanced(5) == []
     assert set(shop.ran.values()) == {1}
     assert len(shop.ran) == count + LARGE // 10
 
@@ -75,9 +75,9 @@ async def test_results_of_a_worker_do_not_wait_for_large_workflows(shop: Shop) -
     """Neither one that is large, nor one that becomes large by what has been opened."""
     async with Runtime(shop.app) as rt:
         run = await begin(rt, lone(shop, 1))
-        row = await rt.workflows.read(run.workflow_id)
+        row = await rt._engine.workflows.read(run.workflow_id)
         assert row is not None
-        following = rt.following()
+        following = rt._engine.following()
         assert isinstance(following, Following)
         large = News(changed(row, state=bytes(LARGE + 1)))
         opens = News(row, (EndedTask(new_task_id(), TaskStatus.COMPLETED, None, bytes(LARGE + 1)),))
@@ -122,7 +122,7 @@ async def test_workflow_that_always_fails_by_itself_holds_up_no_other(
     async with Runtime(shop.app) as rt:
         runs = [await begin(rt, lone(shop, 1)) for _ in range(5)]
         guilty = runs[0].workflow_id
-        store = type(rt.workflows)
+        store = type(rt._engine.workflows)
         advance = store.advance
 
         async def failing(self: Any, ids: Sequence[str], *args: Any, **kwargs: Any) -> list[Step]:
@@ -132,10 +132,10 @@ async def test_workflow_that_always_fails_by_itself_holds_up_no_other(
             return steps
 
         ids = [node.task_id for run in runs for node in (await run.tasks()).unwrap() if node.task_id]
-        await rt.broker.control.cancel(ids)
+        await rt._engine.broker.control.cancel(ids)
         with monkeypatch.context() as slow:
             slow.setattr(store, "advance", failing)
-            rt.nodes_ended([run.workflow_id for run in runs])
+            rt._engine.nodes_ended([run.workflow_id for run in runs])
             with anyio.fail_after(20):
                 await rt.settle_workflows()
             assert [(await run.status()).unwrap() for run in runs] == [WorkflowStatus.RUNNING] + [
@@ -147,9 +147,9 @@ async def test_workflow_that_always_fails_by_itself_holds_up_no_other(
             assert "it took too long" in info.problem
             assert f"workflow {guilty} is left alone for 60 s" in caplog.text
         # In time it is tried again.
-        assert rt._advancer is not None
-        monkeypatch.setattr(rt._advancer, "_aside", {guilty: anyio.current_time()})
-        await rt.recover_workflows()
+        assert rt._engine._advancer is not None
+        monkeypatch.setattr(rt._engine._advancer, "_aside", {guilty: anyio.current_time()})
+        await rt._engine.recover_workflows()
         with anyio.fail_after(20):
             await rt.settle_workflows()
         assert await runs[0].status() == Ok(WorkflowStatus.FAILED)
@@ -165,9 +165,9 @@ async def test_workflows_are_advanced_at_once_after_an_outage(shop: Shop, monkey
     async with Runtime(shop.app) as rt:
         runs = [await begin(rt, lone(shop, 1)) for _ in range(2)]
         ids = [node.task_id for run in runs for node in (await run.tasks()).unwrap() if node.task_id]
-        await rt.broker.control.cancel(ids)
+        await rt._engine.broker.control.cancel(ids)
         for name in ("advance", "note_problem"):
-            call = getattr(type(rt.workflows), name)
+            call = getattr(type(rt._engine.workflows), name)
 
             async def away(self: Any, *args: Any, call: Any = call, name: str = name, **given: Any) -> Any:
                 if len(failures) < 40:
@@ -175,8 +175,8 @@ async def test_workflows_are_advanced_at_once_after_an_outage(shop: Shop, monkey
                     raise BrokerError("the server is away", retryable=True)
                 return await call(self, *args, **given)
 
-            monkeypatch.setattr(type(rt.workflows), name, away)
-        rt.nodes_ended([run.workflow_id for run in runs])
+            monkeypatch.setattr(type(rt._engine.workflows), name, away)
+        rt._engine.nodes_ended([run.workflow_id for run in runs])
         with anyio.fail_after(20):
             await rt.settle_workflows()
         assert set(failures) == {"advance", "note_problem"}
@@ -267,14 +267,14 @@ async def test_workflow_that_an_older_release_has_stored_goes_on(shop: Shop) -> 
     async with Runtime(shop.app) as rt:
         new = begun(rt, spec, new_task_id())
         assert new.spec != data
-        await rt.workflows.start(changed(new, spec=data))
+        await rt._engine.workflows.start(changed(new, spec=data))
         run = rt.workflow(new.workflow_id)
         assert [node.status for node in (await run.tasks()).unwrap()] == [NodeStatus.ENQUEUED, NodeStatus.PENDING]
         await rt.run_worker(UNTIL_IDLE)
         assert await run.get(timeout=20) == Ok(4 * HEAD)
         task_id = (await run.tasks()).unwrap()[1].task_id
         assert task_id is not None
-        row = await rt.read(task_id)
+        row = await rt._engine.read(task_id)
         assert row is not None
         assert b"y" * HEAD in decode_envelope(row.envelope).arguments
 
@@ -291,7 +291,7 @@ async def test_start_of_many_nodes_is_the_same_as_of_few(shop: Shop) -> None:
         again = (await rt.start(spec, workflow_id=run.workflow_id)).unwrap()
         assert again.workflow_id == run.workflow_id
         assert (await rt.start(other, workflow_id=run.workflow_id)).unwrap_err().code == "PAYLOAD_MISMATCH"
-        assert len(await rt.workflows.tasks(run.workflow_id)) == MANY_NODES
+        assert len(await rt._engine.workflows.tasks(run.workflow_id)) == MANY_NODES
 
 
 async def test_collector_is_left_as_it_was(shop: Shop) -> None:

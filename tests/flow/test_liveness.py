@@ -74,7 +74,7 @@ async def test_who_was_found_dead_cancels_its_tasks_and_goes_on_as_somebody_else
         await until(lambda: len(seen) == 1)
         before = worker.worker_id
         # It may hear that it is dead, and write how its task ended, before that is taken from it.
-        taken = await bury(rt.broker, QUICK)
+        taken = await bury(rt._engine.broker, QUICK)
         await until(lambda: worker.is_ready and worker.worker_id != before)
         assert seen[:2] == [f"began 1 {before}", "cancelled"]
         result = await handle.get(timeout=20)
@@ -133,7 +133,7 @@ async def test_a_worker_in_which_a_thread_does_not_return_is_reborn_all_the_same
             handle = (await stuck.handle(rt).send()).unwrap()
             await until(lambda: bool(begun))
             before = worker.worker_id
-            await bury(rt.broker, QUICK)
+            await bury(rt._engine.broker, QUICK)
             assert (await handle.get(timeout=20)).unwrap_err().code == "WORKER_CRASHED"
             await until(lambda: worker.is_ready and worker.worker_id != before)
             assert await (await quick.handle(rt).send()).unwrap().get(timeout=20) == Ok(1)
@@ -146,7 +146,7 @@ async def test_a_worker_in_which_a_thread_does_not_return_is_reborn_all_the_same
 async def beats_lost(rt: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[bool]]:
     """Every heartbeat fails as long as the list holds something."""
     losing: list[bool] = []
-    consumer = rt.broker.consumer
+    consumer = rt._engine.broker.consumer
 
     @asynccontextmanager
     async def lossy(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
@@ -161,7 +161,7 @@ async def beats_lost(rt: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
             monkeypatch.setattr(real, "beat", lose)
             yield real
 
-    monkeypatch.setattr(rt.broker, "consumer", lossy)
+    monkeypatch.setattr(rt._engine.broker, "consumer", lossy)
     yield losing
 
 
@@ -251,9 +251,9 @@ async def test_clocks_that_differ_decide_nothing(config: AppConfig, minutes: int
         assert time.monotonic() - begin >= 0.3
         # For longer than `dead_after`, beside a leader whose clock is right.
         other = right.start_worker()
-        names = [worker.worker_id for worker in (*rt._workers, other)]
+        names = [worker.worker_id for worker in (*rt._engine._workers, other)]
         await anyio.sleep(2 * recovery.dead_after)
-        assert [worker.worker_id for worker in (*rt._workers, other)] == names
+        assert [worker.worker_id for worker in (*rt._engine._workers, other)] == names
 
 
 async def test_what_ended_long_ago_is_removed(config: AppConfig) -> None:

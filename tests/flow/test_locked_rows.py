@@ -96,7 +96,7 @@ async def test_a_task_whose_row_is_locked_when_it_is_to_start_starts_later(
 
     async with Runtime(app) as rt:
         handles = [answer.unwrap() for answer in await note.handle(rt).send_many([(n,) for n in range(5)])]
-        consumer = rt.broker.consumer
+        consumer = rt._engine.broker.consumer
         with psycopg.connect(postgres_url) as locker:
 
             @asynccontextmanager
@@ -115,7 +115,7 @@ async def test_a_task_whose_row_is_locked_when_it_is_to_start_starts_later(
                     monkeypatch.setattr(real, "claim", lock)
                     yield real
 
-            monkeypatch.setattr(rt.broker, "consumer", locking)
+            monkeypatch.setattr(rt._engine.broker, "consumer", locking)
             rt.start_worker()
             for n in (0, 1, 3, 4):
                 assert await handles[n].get(timeout=20) == Ok(n)

@@ -77,7 +77,7 @@ async def test_a_cap_without_notices_does_not_wait_for_polls(
     app, work = capped(config, gauge, **QUEUE_CAP)
     async with Runtime(app) as rt:
         await work.handle(rt).send_many([()] * 30)
-        listen = rt.broker.listen
+        listen = rt._engine.broker.listen
 
         def deaf(topic: Topic) -> Any:
             return listen(topic) if topic is Topic.FINISHED else _Nothing()
@@ -88,7 +88,7 @@ async def test_a_cap_without_notices_does_not_wait_for_polls(
 
             async def __aexit__(self, *_: object) -> None: ...
 
-        monkeypatch.setattr(rt.broker, "listen", deaf)
+        monkeypatch.setattr(rt._engine.broker, "listen", deaf)
         rt.start_worker()
         with anyio.fail_after(20):
             while gauge.done < 30:

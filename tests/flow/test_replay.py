@@ -60,7 +60,7 @@ async def lossy(bench: Bench, *script: str, **fields: Any) -> AsyncIterator[Runt
     for task in bench.app.tasks.values():
         app.include(task)
     rt, steps = Runtime(app), list(script)
-    factory = rt.broker_factory()
+    factory = rt._engine.broker_factory()
 
     class LossyFactory:
         @asynccontextmanager
@@ -76,7 +76,7 @@ async def lossy(bench: Bench, *script: str, **fields: Any) -> AsyncIterator[Runt
                 broker.producer = lossy_producer
                 yield broker
 
-    rt.broker_factory = LossyFactory
+    rt._engine.broker_factory = LossyFactory
     async with rt:
         yield rt
 

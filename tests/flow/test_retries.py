@@ -191,7 +191,7 @@ async def test_the_verdict_for_a_crash_is_stored_at_the_start(config: AppConfig)
                 while len(started) < 2:
                     await anyio.sleep(0.002)
             # As if the worker's last heartbeat were long ago.
-            assert await bury(rt.broker, app.config.recovery) == 2
+            assert await bury(rt._engine.broker, app.config.recovery) == 2
             failed = await handles[1].get(timeout=20)
             assert isinstance(failed, Err)
             assert failed.error.code == "WORKER_CRASHED"

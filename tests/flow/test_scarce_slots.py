@@ -14,6 +14,7 @@ import pytest
 from horsies import AppConfig, Horsies, Ok, Runtime, TaskSendOptions, WorkerConfig
 from horsies._declare.placement import Place
 from horsies._declare.task import Task
+from horsies._runtime.engine import Engine
 from horsies._worker.intake.claimer import Room
 from horsies._worker.intake.decide import Timings
 from horsies._worker.intake.scarce_slots import NARROW, ScarceSlots
@@ -52,7 +53,7 @@ def app(config: AppConfig, go_on: threading.Event) -> Horsies:
 async def test_tasks_without_a_slot_go_to_an_idle_worker(
     app: Horsies, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Runtime, "timings", Timings(patience=0.05))
+    monkeypatch.setattr(Engine, "timings", Timings(patience=0.05))
     async with Runtime(app) as rt:
         worker = rt.start_worker(ONE_THREAD)
         handles = [one.unwrap() for one in await app.tasks["hold"].handle(rt).send_many([(n,) for n in range(50)])]
@@ -69,7 +70,7 @@ async def test_tasks_without_a_slot_go_to_an_idle_worker(
 async def test_async_tasks_do_not_wait_behind_sync_ones(
     app: Horsies, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Runtime, "timings", Timings(patience=0.05))
+    monkeypatch.setattr(Engine, "timings", Timings(patience=0.05))
     async with Runtime(app) as rt:
         blocked = [one.unwrap() for one in await app.tasks["hold"].handle(rt).send_many([(n,) for n in range(200)])]
         handles = [one.unwrap() for one in await app.tasks["quick"].handle(rt).send_many([(n,) for n in range(200)])]
@@ -84,7 +85,7 @@ async def test_a_full_place_is_not_claimed_for(
     app: Horsies, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many notices come: what is given back once does not come again before a slot is free."""
-    monkeypatch.setattr(Runtime, "timings", Timings(patience=0.05))
+    monkeypatch.setattr(Engine, "timings", Timings(patience=0.05))
     async with Runtime(app) as rt:
         worker = rt.start_worker(ONE_THREAD)
         for answer in await app.tasks["hold"].handle(rt).send_many([(n,) for n in range(50)]):
@@ -102,7 +103,7 @@ async def test_a_full_place_is_not_claimed_for(
 
 @pytest.mark.parametrize("database_url", ["sqlite-memory"], indirect=True)
 async def test_processes_are_a_place_too(app: Horsies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Runtime, "timings", Timings(patience=0.05))
+    monkeypatch.setattr(Engine, "timings", Timings(patience=0.05))
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     async with Runtime(app) as rt:
         worker = rt.start_worker()

@@ -68,7 +68,7 @@ class TestChanges:
         async with Runtime(place.app) as rt:
             slot = await begun(rt, old, HOUR)
             at = At(rt, slot - timedelta(minutes=1))
-            scheduler = Scheduler(rt, cast("Schedules", at), lambda: True)
+            scheduler = Scheduler(rt._engine, cast("Schedules", at), lambda: True)
             await scheduler.run_once()
             newer = NewSchedule("hourly", "every 2 hours", slot)
             assert await store_of(rt).declare([newer]) == [True]

@@ -106,7 +106,7 @@ class TestSending:
         async with Runtime(place.app) as rt:
             slot = await begun(rt, schedule, 2 * HOUR)
             at = At(rt, slot + LAG)
-            scheduler = Scheduler(rt, cast("Schedules", at), lambda: False)
+            scheduler = Scheduler(rt._engine, cast("Schedules", at), lambda: False)
             await scheduler.run_once()
             at.now = slot + HOUR
             await scheduler.run_once()
@@ -117,7 +117,7 @@ class TestSending:
         async with Runtime(place.app) as rt:
             slot = await begun(rt, schedule, 3 * HOUR)
             at = At(rt, slot)
-            scheduler = Scheduler(rt, cast("Schedules", at), lambda: True)
+            scheduler = Scheduler(rt._engine, cast("Schedules", at), lambda: True)
             await scheduler.run_once()
             at.now = slot - timedelta(minutes=50)
             assert await scheduler.run_once() > HOUR.total_seconds()
@@ -159,7 +159,7 @@ class TestLate:
         async with Runtime(place.app) as rt:
             slot = await begun(rt, schedule, timedelta(days=2))
             now = slot + timedelta(days=1)
-            scheduler = Scheduler(rt, cast("Schedules", At(rt, now)), lambda: True)
+            scheduler = Scheduler(rt._engine, cast("Schedules", At(rt, now)), lambda: True)
             while await scheduler.run_once() == 0.0:
                 pass
             slots = [slot + number * timedelta(minutes=1) for number in range(24 * 60 + 1)]
@@ -376,7 +376,7 @@ class TestFailures:
         async with Runtime(place.app) as rt:
             slot = await begun(rt, schedule, HOUR)
             fails = _Failing(rt, slot)
-            scheduler = Scheduler(rt, cast("Schedules", fails), lambda: True)
+            scheduler = Scheduler(rt._engine, cast("Schedules", fails), lambda: True)
             with pytest.raises(BrokerError):
                 await scheduler.run_once()
             assert (await row_of(rt, schedule)).next_slot == slot
@@ -392,7 +392,7 @@ class TestFailures:
         schedule = hourly(place)
         async with Runtime(place.app) as rt:
             slot = await begun(rt, schedule, HOUR)
-            scheduler = Scheduler(rt, cast("Schedules", _Failing(rt, slot, after=True)), lambda: True)
+            scheduler = Scheduler(rt._engine, cast("Schedules", _Failing(rt, slot, after=True)), lambda: True)
             with pytest.raises(BrokerError):
                 await scheduler.run_once()
             assert await scheduler.run_once() > 0.0

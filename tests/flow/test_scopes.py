@@ -63,7 +63,7 @@ async def test_no_connection_outlives_the_runtime(bench: Bench, leave_by: str) -
             if leave_by == "cancellation":
                 scope.cancel()
                 await anyio.sleep_forever()
-            rt._workers[0].cut_short()
+            rt._engine._workers[0].cut_short()
 
     with anyio.CancelScope() as scope:
         if leave_by == "exception":
@@ -94,7 +94,7 @@ async def test_a_runtime_forgets_the_workers_that_have_stopped(bench: Bench) -> 
         for _ in range(3):
             await rt.start_worker(WorkerConfig(until_idle=True)).wait_stopped()
             await rt.run_worker(WorkerConfig(until_idle=True))
-        await until(lambda: rt._workers == [])
+        await until(lambda: rt._engine._workers == [])
 
 
 async def test_claims_of_a_cancelled_worker_are_given_back(bench: Bench) -> None:
@@ -238,7 +238,7 @@ async def test_a_start_whose_answer_is_lost_still_runs_the_task_once(
 ) -> None:
     async with Runtime(bench.app) as rt:
         handles = [(await bench.tasks["in_thread"].handle(rt).send(text)).unwrap() for text in "ab"]
-        consumer = rt.broker.consumer
+        consumer = rt._engine.broker.consumer
 
         @asynccontextmanager
         async def lossy(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
@@ -254,7 +254,7 @@ async def test_a_start_whose_answer_is_lost_still_runs_the_task_once(
                 monkeypatch.setattr(real, "start", lose)
                 yield real
 
-        monkeypatch.setattr(rt.broker, "consumer", lossy)
+        monkeypatch.setattr(rt._engine.broker, "consumer", lossy)
         await rt.run_worker(WorkerConfig(until_idle=True, concurrency=4, threads=2))
         assert [await handle.get(timeout=10) for handle in handles] == [Ok("A"), Ok("B")]
     assert len([seen for seen in bench.seen if isinstance(seen, tuple)]) == 2

@@ -431,4 +431,4 @@ async def test_a_withdrawn_send_was_never_there(bench: Bench, monkeypatch: pytes
         info = (await handle.info()).unwrap()
         assert info is not None
         assert info.status is TaskStatus.COMPLETED
-        assert rt._batcher._orders == set()
+        assert rt._engine._batcher._orders == set()

@@ -71,7 +71,7 @@ def on_claim(
 
     The answer holds the consumers that there will be.
     """
-    consumer, consumers, numbers = rt.broker.consumer, list[Consumer](), count(1)
+    consumer, consumers, numbers = rt._engine.broker.consumer, list[Consumer](), count(1)
 
     @asynccontextmanager
     async def watched(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
@@ -89,7 +89,7 @@ def on_claim(
             consumers.append(real)
             yield real
 
-    monkeypatch.setattr(rt.broker, "consumer", watched)
+    monkeypatch.setattr(rt._engine.broker, "consumer", watched)
     return consumers
 
 
@@ -299,7 +299,7 @@ async def test_a_worker_that_is_found_dead_while_a_claim_is_under_way_runs_none_
     async def die(_: Claim) -> None:
         # A worker whose heartbeat is just being written is passed over.
         with anyio.fail_after(20):
-            while not await bury(rt.broker, counting.app.config.recovery):
+            while not await bury(rt._engine.broker, counting.app.config.recovery):
                 await anyio.lowlevel.checkpoint()
 
     async with Runtime(counting.app) as rt:

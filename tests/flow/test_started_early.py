@@ -30,6 +30,7 @@ from horsies import (
     Worker,
     WorkerConfig,
 )
+from horsies._runtime.engine import Engine
 from horsies._worker.completer import Completer
 from horsies._worker.intake import dispatcher
 from horsies._worker.intake.decide import Timings
@@ -85,7 +86,7 @@ def slow(config: AppConfig) -> Blocking:
 @pytest.fixture(autouse=True)
 def hopeful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "Prefetch", Hopeful)
-    monkeypatch.setattr(Runtime, "timings", Timings(early=60.0))
+    monkeypatch.setattr(Engine, "timings", Timings(early=60.0))
 
 
 async def send_all(rt: Runtime, slow: Blocking, options: TaskSendOptions | None = None) -> list[Any]:
@@ -130,7 +131,7 @@ async def test_what_was_started_early_begins_as_slots_are_free(slow: Blocking) -
 
 
 async def test_behind_slow_tasks_it_goes_to_another_worker(slow: Blocking, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Runtime, "timings", Timings(early=0.05, patience=60.0))
+    monkeypatch.setattr(Engine, "timings", Timings(early=0.05, patience=60.0))
     async with Runtime(slow.app) as rt:
         worker = rt.start_worker(WorkerConfig(concurrency=2))
         handles = await send_all(rt, slow)
@@ -162,7 +163,7 @@ async def test_one_batch_of_slow_tasks_and_no_slot_is_counted_on(
             self.told.append(super().soon_free(busy))
             return self.told[-1]
 
-    monkeypatch.setattr(Runtime, "timings", Timings(early=0.05))
+    monkeypatch.setattr(Engine, "timings", Timings(early=0.05))
     monkeypatch.setattr(dispatcher, "Prefetch", Experienced)
     async with Runtime(slow.app) as rt:
         worker = rt.start_worker(WorkerConfig(concurrency=2))
@@ -224,7 +225,7 @@ async def test_the_slot_of_a_task_that_is_being_started_is_not_free(
         slow.most = max(slow.most, slow.now + 1)
 
     async with Runtime(slow.app) as rt:
-        consumer = rt.broker.consumer
+        consumer = rt._engine.broker.consumer
 
         @asynccontextmanager
         async def slowed(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
@@ -238,7 +239,7 @@ async def test_the_slot_of_a_task_that_is_being_started_is_not_free(
                 monkeypatch.setattr(real, "start", hold)
                 yield real
 
-        monkeypatch.setattr(rt.broker, "consumer", slowed)
+        monkeypatch.setattr(rt._engine.broker, "consumer", slowed)
         first = TaskSendOptions(priority=1)
         handles = [(await slow.block.handle(rt).with_options(first).send(0)).unwrap()]
         handles.append((await stubborn.handle(rt).with_options(first).send()).unwrap())
@@ -380,7 +381,7 @@ async def test_of_quick_and_slow_tasks_by_turns_each_runs_once_and_no_more_than_
 ) -> None:
     """Each stretch of quick ones makes two workers hopeful, and each stretch of slow ones proves them wrong."""
     monkeypatch.setattr(dispatcher, "Prefetch", Prefetch)
-    monkeypatch.setattr(Runtime, "timings", Timings(early=0.01))
+    monkeypatch.setattr(Engine, "timings", Timings(early=0.01))
     app, random = Horsies(config), Random(seed)
     runs, now, most = Counter[int](), Counter[str](), Counter[str]()
 
@@ -427,7 +428,7 @@ async def test_of_tasks_that_never_wait_claims_come_to_take_as_many_as_there_are
         now -= 1
 
     async with Runtime(app) as rt:
-        consumer = rt.broker.consumer
+        consumer = rt._engine.broker.consumer
 
         @asynccontextmanager
         async def watched(worker_id: str, queues: Sequence[tuple[str, int]]) -> AsyncIterator[Consumer]:
@@ -447,7 +448,7 @@ async def test_of_tasks_that_never_wait_claims_come_to_take_as_many_as_there_are
                 monkeypatch.setattr(real, "claim", watch)
                 yield real
 
-        monkeypatch.setattr(rt.broker, "consumer", watched)
+        monkeypatch.setattr(rt._engine.broker, "consumer", watched)
         await quick.handle(rt).send_many([()] * 40 * concurrency)
         await rt.run_worker(WorkerConfig(concurrency=concurrency, until_idle=True))
     assert max(asked) == concurrency

@@ -127,7 +127,7 @@ async def test_wrong_arguments(desk: Desk) -> None:
 async def lossy(app: Horsies, script: list[str]) -> AsyncIterator[Runtime]:
     """A runtime on the real database, whose starts are lost as `script` says: before they are written, or after."""
     async with Runtime(app) as rt:
-        write: Callable[..., Any] = rt.workflows.start
+        write: Callable[..., Any] = rt._engine.workflows.start
 
         async def start(*args: Any, **kwargs: Any) -> Any:
             step = script.pop(0) if script else "fine"
@@ -138,7 +138,7 @@ async def lossy(app: Horsies, script: list[str]) -> AsyncIterator[Runtime]:
                 raise BrokerError("lost", retryable=True)
             return answer
 
-        rt.workflows.start = start
+        rt._engine.workflows.start = start
         yield rt
 
 

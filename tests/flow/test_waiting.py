@@ -118,7 +118,7 @@ async def test_ten_thousand_waiters_share_one_subscription(bench: Bench) -> None
             async with anyio.create_task_group() as group:
                 for handle in handles:
                     group.start_soon(wait, handle)
-                while rt._waiters._unchecked or len(rt._waiters._waiting) < len(handles):
+                while rt._engine._waiters._unchecked or len(rt._engine._waiters._waiting) < len(handles):
                     await anyio.sleep(0.01)
                 while not listeners():  # it is still connecting
                     await anyio.sleep(0.01)
@@ -156,7 +156,7 @@ async def test_handles_come_as_their_tasks_end(config: AppConfig) -> None:
                     with anyio.fail_after(1):
                         assert (await handle.get()).is_ok() is (n != 2)
             # Left early: the fifth is still waited for by nobody, and ends like any other.
-            assert rt._waiters._waiting == {}
+            assert rt._engine._waiters._waiting == {}
             async with rt.as_completed([]) as none:
                 assert [handle async for handle in none] == []
             with pytest.raises(KeyError):
@@ -207,7 +207,7 @@ async def test_the_callers_own_scope_ends_a_wait(bench: Bench) -> None:
         with anyio.move_on_after(0.05) as scope:
             await handle.get()
         assert scope.cancelled_caught
-        assert rt._waiters._waiting == {}
+        assert rt._engine._waiters._waiting == {}
 
 
 async def test_get_without_time_gives_the_result_of_what_has_ended(bench: Bench) -> None:
@@ -270,7 +270,7 @@ async def test_get_without_time_is_bounded_while_the_database_is_away(
         async def away(task_ids: Any) -> Any:
             raise BrokerError("away", retryable=True)
 
-        monkeypatch.setattr(rt.broker.reader, "results", away)
+        monkeypatch.setattr(rt._engine.broker.reader, "results", away)
         with anyio.fail_after(QUICKLY):
             assert (await rt.handle(str(uuid4())).get(timeout=0)).unwrap_err().code == "WAIT_TIMEOUT"
 

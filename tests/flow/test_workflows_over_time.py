@@ -60,19 +60,19 @@ async def test_who_has_no_workflows_looks_for_forgotten_ones_now_and_then(
     app.include(number)
     async with Runtime(app) as rt:
         for _ in range(3):
-            await rt.recover_workflows()
+            await rt._engine.recover_workflows()
         assert looks == [0]
         monkeypatch.setattr("horsies._workflow.advance.advancer.SELDOM", 0.0)
         forgotten = by_hand(rt, app)
-        await rt.workflows.start(forgotten)
-        await rt.broker.control.cancel([node_task_id(forgotten.workflow_id, 0, 1)])
+        await rt._engine.workflows.start(forgotten)
+        await rt._engine.broker.control.cancel([node_task_id(forgotten.workflow_id, 0, 1)])
     async with Runtime(app) as rt:
-        await rt.recover_workflows()
+        await rt._engine.recover_workflows()
         assert looks == [0, 1]
         assert (await rt.workflow(forgotten.workflow_id).get(timeout=10)).unwrap_err().code == "WORKFLOW_FAILED"
         monkeypatch.setattr("horsies._workflow.advance.advancer.SELDOM", 60.0)
         for _ in range(3):
-            await rt.recover_workflows()
+            await rt._engine.recover_workflows()
         assert looks == [0, 1, 0, 0, 0]
 
 
@@ -88,11 +88,11 @@ async def test_who_has_workflows_looks_each_time(config: AppConfig, looks: list[
             wf.task(number.node(1))
             (await rt.start(wf.build())).unwrap()
         if how == "run here":
-            await rt.workflows.start(by_hand(rt, app))
+            await rt._engine.workflows.start(by_hand(rt, app))
             await rt.run_worker(UNTIL_IDLE)
         looks.clear()
         for _ in range(3):
-            await rt.recover_workflows()
+            await rt._engine.recover_workflows()
     assert looks == [0, 0, 0]
 
 
@@ -193,13 +193,13 @@ async def test_what_nobody_can_read_holds_up_no_other(config: AppConfig, caplog:
                 spoilt(rt, app, state=b"\xc1 no state"),
             ]
             for new in poison:
-                await rt.workflows.start(new)
+                await rt._engine.workflows.start(new)
             await rt.run_worker(UNTIL_IDLE)
             assert [await run.get() for run in sound] == [Ok(n + 1) for n in range(100)]
             said = caplog.text
             for new in poison:
                 assert said.count(f"workflow {new.workflow_id} is left as it is") == 1
-                row = await rt.workflows.read(new.workflow_id)
+                row = await rt._engine.workflows.read(new.workflow_id)
                 assert row is not None
                 assert (row.status, row.state) == ("RUNNING", new.state)
                 assert row.problem is not None
@@ -208,6 +208,6 @@ async def test_what_nobody_can_read_holds_up_no_other(config: AppConfig, caplog:
                 assert "cannot go on" in error.message
             found = (await rt.list_workflows(3)).unwrap()
             assert [info.problem is not None for info in found] == [True] * 3
-            await rt.recover_workflows()
+            await rt._engine.recover_workflows()
             await rt.settle_workflows()
             assert caplog.text == said

@@ -32,8 +32,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def hands(url: str, schema: str, *queues: str) -> AsyncIterator[tuple[Producer, Consumer]]:
     async with (
         Runtime(Horsies(AppConfig(url=url, schema=schema))) as rt,
-        rt.broker.producer() as producer,
-        rt.broker.consumer("worker", [(queue, 1) for queue in queues or ("default",)]) as consumer,
+        rt._engine.broker.producer() as producer,
+        rt._engine.broker.consumer("worker", [(queue, 1) for queue in queues or ("default",)]) as consumer,
     ):
         await consumer.join()
         yield producer, consumer

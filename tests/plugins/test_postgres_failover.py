@@ -175,10 +175,10 @@ async def test_nobody_listens_where_nothing_is_written(fenced: str, schema: str)
     fence(fenced, False)
     app = Horsies(AppConfig(url=fenced, schema=schema))
     async with Runtime(app) as rt:
-        async with rt.broker.listen(Topic.WORK):
+        async with rt._engine.broker.listen(Topic.WORK):
             fence(fenced, True)
         with pytest.raises(BrokerError, match="takes no writes") as caught:
-            async with rt.broker.listen(Topic.WORK):
+            async with rt._engine.broker.listen(Topic.WORK):
                 pytest.fail("listens to a server that has nothing to say")
         assert (caught.value.code, caught.value.retryable) == ("25006", True)
 

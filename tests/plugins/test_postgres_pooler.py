@@ -232,10 +232,10 @@ class TestEverythingWorks:
                 assert await all_done([ours, theirs]) == [Ok(1), Ok(2)]
 
     async def test_a_key_behind_an_open_transaction_is_waited_for_only_so_long(self, bench: Bench) -> None:
-        async with Runtime(bench.app) as rt, rt.broker.producer(lock_wait=0.05) as producer:
-            assert isinstance(rt.broker, Transactional)
+        async with Runtime(bench.app) as rt, rt._engine.broker.producer(lock_wait=0.05) as producer:
+            assert isinstance(rt._engine.broker, Transactional)
             async with rt.transaction() as connection:
-                await rt.broker.joining(connection).enqueue([new_task(1, unique_key="k")])
+                await rt._engine.broker.joining(connection).enqueue([new_task(1, unique_key="k")])
                 with anyio.fail_after(QUICKLY), pytest.raises(BrokerError, match="55P03"):
                     await producer.enqueue([new_task(2, unique_key="k")])
                 await connection.execute(f"DELETE FROM {bench.app.config.schema}.tasks")
@@ -268,7 +268,11 @@ class TestWhatIsInBetween:
         self, pgbouncer: PgBouncer, schema: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         bench = bench_on(AppConfig(url=pgbouncer.url, schema=schema))
-        async with Runtime(bench.app) as rt, rt.broker.listen(Topic.WORK), rt.broker.listen(Topic.FINISHED):
+        async with (
+            Runtime(bench.app) as rt,
+            rt._engine.broker.listen(Topic.WORK),
+            rt._engine.broker.listen(Topic.FINISHED),
+        ):
             pass
         (warning,) = warnings(caplog)
         assert warning.startswith("url goes through a pooler")

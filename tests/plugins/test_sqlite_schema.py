@@ -166,7 +166,7 @@ async def test_another_broker_on_the_file_is_noticed(tmp_path: Path) -> None:
 async def test_a_change_between_two_receives_is_not_missed(tmp_path: Path) -> None:
     path = tmp_path / "file.db"
     app = Horsies(AppConfig.for_database_url(f"sqlite:///{path}"))
-    async with Runtime(app) as rt, rt.broker.listen(Topic.WORK) as listener:
+    async with Runtime(app) as rt, rt._engine.broker.listen(Topic.WORK) as listener:
         for n in range(2):
             with closing(sqlite3.connect(path)) as other, other:
                 other.execute("INSERT INTO workers (worker_id, seen_at) VALUES (?, 0)", (f"w{n}",))

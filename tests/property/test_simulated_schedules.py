@@ -78,7 +78,7 @@ def test_a_year_of_slots_each_once_and_on_time() -> None:
         async with Runtime(app, environment=simulation.environment) as rt:
             with anyio.move_on_after(timedelta(days=366, seconds=-1).total_seconds()):
                 await rt.run_scheduler()
-            rows = {task_id: await rt.read(task_id) for task_id in year.expected(simulation.now())}
+            rows = {task_id: await rt._engine.read(task_id) for task_id in year.expected(simulation.now())}
             (queue,) = (await rt.queues()).unwrap()
             assert queue.ready == len(rows)
         return {task_id: row and row.due_at for task_id, row in rows.items()}

@@ -211,7 +211,7 @@ async def played(config: AppConfig, flow: Flow, history: Sequence[Action], check
         for action in history:
             await play.act(*action)
         await play.finish()
-        assert await rt.workflows.unadvanced(10) == []
+        assert await rt._engine.workflows.unadvanced(10) == []
         assert set(play.ran.values()) <= {1}, "user code ran twice in one attempt"
         await check(play)
 

@@ -20,7 +20,7 @@ async def main() -> None:
         handle = (await greet.handle(rt).send("world")).unwrap()
         await rt.run_worker(WorkerConfig(until_idle=True))
         print((await handle.get(timeout=10)).unwrap())
-        row = await rt.broker.reader.read(handle.task_id)
+        row = await rt._engine.broker.reader.read(handle.task_id)
         assert row is not None
         assert row.result is not None
         print("stored", b"uryyb jbeyq" in row.result, b"jbeyq" in row.envelope)

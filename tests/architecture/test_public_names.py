@@ -81,5 +81,5 @@ def test_the_annotations_of_a_public_method_can_be_read(cls: type) -> None:
 
 def test_the_methods_are_found() -> None:
     assert {"handle", "node", "__call__"} <= functions_of(horsies.Task).keys()
-    assert {"broker", "start", "check"} <= functions_of(horsies.Runtime).keys()
+    assert {"start", "check"} <= functions_of(horsies.Runtime).keys()
     assert "from_env" in functions_of(horsies.AppConfig)

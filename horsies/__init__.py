@@ -23,8 +23,8 @@ from ._declare.app import Horsies
 from ._declare.context import TaskInterrupted
 from ._declare.node import NodeRef, TaskNode
 from ._declare.schedule import Pattern, Schedule
-from ._declare.task import Binds, RunningRuntime, Task, task
-from ._declare.workflow import BindsWorkflows, Workflow
+from ._declare.task import RunningBlockingRuntime, RunningRuntime, Task, task
+from ._declare.workflow import BindsAnyWorkflow, BindsWorkflows, Workflow
 from ._payload.envelope import TaskSendPayload
 from ._payload.send_error import TaskSendError
 from ._payload.start_payload import WorkflowStartPayload
@@ -92,8 +92,9 @@ __all__ = [
     "BlockingWorkflowFunction",
     "BlockingWorkflowHandle",
     "BlockingWorker",
-    "Binds",
+    "RunningBlockingRuntime",
     "BindsWorkflows",
+    "BindsAnyWorkflow",
     "Worker",
     "WorkerStatistics",
     "QueueInfo",

@@ -14,6 +14,7 @@ from .._core.result import Err, Ok
 from .._core.retry import RetryPolicy, is_retryable_code
 from .._payload.callables import is_bound_later
 from .._payload.signature import Signature
+from .._send.blocking import BlockingTaskFunction
 from .._send.options import RunIn, TaskSendOptions, TaskSettings
 from .._send.task_function import TaskFunction, TaskSendResult, bind
 from .._send.task_handle import TaskHandle
@@ -25,8 +26,6 @@ from .placement import Place, misplaced, place_for
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Bound = TypeVar("Bound")
-Bound_co = TypeVar("Bound_co", covariant=True)
 Context = TypeVar("Context", bound=AttemptContext[Any])
 
 
@@ -38,11 +37,11 @@ class RunningRuntime(Protocol):
         ...
 
 
-class Binds(Protocol[P, T, Bound_co]):
-    """Type of other objects that `Task.handle` takes, such as a `BlockingRuntime`."""
+class RunningBlockingRuntime(Protocol):
+    """An open `BlockingRuntime`, as `Task.handle` takes it."""
 
-    def bind(self, task: Task[P, T], /) -> Bound_co:
-        """Bind `task` to this object."""
+    def bind(self, task: Task[P, T], /) -> BlockingTaskFunction[P, T]:
+        """What `task.handle(rt)` returns."""
         ...
 
 
@@ -73,7 +72,7 @@ class Task(Generic[P, T], MakesNodes):
     @overload
     def handle(self, rt: RunningRuntime) -> TaskFunction[P, T]: ...
     @overload
-    def handle(self, rt: Binds[P, T, Bound]) -> Bound: ...
+    def handle(self, rt: RunningBlockingRuntime) -> BlockingTaskFunction[P, T]: ...
     def handle(self, rt: Any) -> Any:
         """Bind this task to `rt`, so that it can be sent.
 

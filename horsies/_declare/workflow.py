@@ -32,6 +32,14 @@ class BindsWorkflows(Protocol[P, T, Bound_co]):
         ...
 
 
+class BindsAnyWorkflow(Protocol):
+    """The same, for a workflow whose parameters are not known to the type checker."""
+
+    def bind_workflow(self, workflow: Any, /) -> Any:
+        """What `workflow.handle(rt)` returns."""
+        ...
+
+
 class AddsNodes(Protocol):
     """A `WorkflowBuilder`, as the function of a workflow is given it."""
 
@@ -74,7 +82,11 @@ class Workflow(Generic[P, T], MakesNodes):
         def _takes(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
             """What `node` knows the arguments' types by."""
 
-    def handle(self, rt: BindsWorkflows[P, T, Bound]) -> Bound:
+    @overload
+    def handle(self, rt: BindsWorkflows[P, T, Bound]) -> Bound: ...
+    @overload
+    def handle(self, rt: BindsAnyWorkflow) -> Any: ...
+    def handle(self, rt: Any) -> Any:
         """Bind this workflow to `rt`, so that it can be started.
 
         Raises:

@@ -265,7 +265,7 @@ async def test_workflow_that_an_older_release_has_stored_goes_on(shop: Shop) -> 
     assert len(data) > 4 * HEAD
     assert hashlib.sha256(data).hexdigest() == OLD
     async with Runtime(shop.app) as rt:
-        new = begun(rt, spec, new_task_id())
+        new = begun(rt._engine, spec, new_task_id())
         assert new.spec != data
         await rt._engine.workflows.start(changed(new, spec=data))
         run = rt.workflow(new.workflow_id)

@@ -329,7 +329,7 @@ async def test_a_worker_that_stops_gives_it_back(slow: Blocking, freed: bool) ->
 async def test_a_worker_that_is_cancelled_gives_it_back(slow: Blocking) -> None:
     """Its running tasks end in the cancellation, and nothing begins in their slots."""
     async with Runtime(slow.app) as rt:
-        worker = Worker(rt, WorkerConfig(concurrency=2))
+        worker = Worker(rt._engine, WorkerConfig(concurrency=2))
         handles = await send_all(rt, slow)
         async with anyio.create_task_group() as group:
             await group.start(lambda *, task_status: worker.run(task_status=task_status))
@@ -349,7 +349,7 @@ async def test_nor_does_anything_begin_where_threads_end_after_the_cancellation(
         return n
 
     async with Runtime(slow.app) as rt:
-        worker = Worker(rt, WorkerConfig(concurrency=2))
+        worker = Worker(rt._engine, WorkerConfig(concurrency=2))
         handles = [answer.unwrap() for answer in await hold.handle(rt).send_many([(n,) for n in range(4)])]
         async with anyio.create_task_group() as group:
             await group.start(lambda *, task_status: worker.run(task_status=task_status))

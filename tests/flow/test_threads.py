@@ -115,7 +115,7 @@ async def test_one_that_begins_after_the_worker_was_cancelled_is_told_at_once(co
         payload = until_told.handle(rt)._seal_call(()).unwrap()
         lease, sha = Lease(payload.task_id, 1), bytes.fromhex(payload.enqueue_sha)
         row = ClaimedTask(lease, payload.envelope, sha, until_told.name, "default", 1, 0, 0, None, 0.0, is_running=True)
-        job = prepare(rt, row)
+        job = prepare(rt._engine, row)
         assert isinstance(job, Job)
         context: Any = Context
         job.context = context

@@ -100,7 +100,7 @@ def by_hand(rt: Runtime, app: Horsies) -> NewWorkflow:
     """A workflow of one node, as it is stored."""
     wf = WorkflowBuilder("by hand")
     wf.task(number.node(1))
-    return begun(rt, resolve(wf.build(), app), new_task_id())
+    return begun(rt._engine, resolve(wf.build(), app), new_task_id())
 
 
 @task("over time.number")

@@ -75,6 +75,7 @@ class Play:
 
     def __init__(self, rt: Runtime, run: WorkflowHandle[Any], stack: AsyncExitStack) -> None:
         self._rt = rt
+        self._engine = rt._engine
         self.run = run
         self._stack = stack
         self._held: list[Job] = []
@@ -89,7 +90,7 @@ class Play:
         """Another worker takes the place of this one."""
         self._workers += 1
         self._worker = await self._stack.enter_async_context(
-            self._rt.broker.consumer(f"w{self._workers}", [("default", 1)])
+            self._engine.broker.consumer(f"w{self._workers}", [("default", 1)])
         )
         await self._worker.join(now=self._now)
 
@@ -145,7 +146,7 @@ class Play:
 
     async def _claim(self, limit: int) -> None:
         for claimed in (await self._worker.claim(limit, now=self._now)).tasks:
-            job = prepare(self._rt, claimed)
+            job = prepare(self._engine, claimed)
             assert isinstance(job, Job)
             (outcome,) = await self._worker.start([Start(claimed.lease, job.retry_after_crash)], now=self._now)
             # The runtime follows up a cancellation meanwhile.
@@ -156,21 +157,21 @@ class Play:
         """Run a task and write its end, and what follows with it, or nothing more, as who dies just then."""
         if job.task.signature.takes_context:
             job.context = self._context(job)
-        row = await self._rt.read(job.claimed.lease.task_id)
+        row = await self._engine.read(job.claimed.lease.task_id)
         assert row is not None
         wrong: Ok[Any] | Err[Any] | None = cancelled() if row.cancel_requested else None
-        wrong = wrong or await fetch_inputs(self._rt, job)
+        wrong = wrong or await fetch_inputs(self._engine, job)
         if wrong is None:
             self.ran[job.claimed.lease.task_id, job.claimed.attempt] += 1
-        end, _ = conclude(self._rt, job, wrong or await run_async(job))
+        end, _ = conclude(self._engine, job, wrong or await run_async(job))
         decide = self._following().decide if is_followed else None
         assert await self._worker.finish([end], decide=decide, now=self._now) == [True]
 
     def _following(self) -> Following:
-        return self._rt.following()
+        return self._engine.following()
 
     async def _recover(self, limit: int) -> int:
-        store = self._rt.workflows
+        store = self._engine.workflows
         found = await store.unadvanced(limit, now=self._now)
         await store.advance(found, self._following().decide, now=self._now)
         return len(found)
@@ -180,7 +181,7 @@ class Play:
         self._held.clear()
         self._now += timedelta(hours=1)
         await self.hire()
-        while await bury(self._rt.broker, self._rt.app.config.recovery, now=self._now):
+        while await bury(self._engine.broker, self._rt.app.config.recovery, now=self._now):
             pass
         self._now += timedelta(seconds=100)
         await self._worker.beat(now=self._now)

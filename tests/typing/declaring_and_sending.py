@@ -7,13 +7,16 @@ from typing import Any, assert_type
 
 from horsies import (
     BlockingRuntime,
+    BlockingTaskFunction,
     BrokerError,
     Err,
     Horsies,
     Ok,
     Runtime,
+    Task,
     TaskContext,
     TaskError,
+    TaskFunction,
     TaskHandle,
     TaskInfo,
     TaskResult,
@@ -94,9 +97,27 @@ async def sent(rt: Runtime) -> None:
 def sent_from_a_thread(rt: BlockingRuntime) -> None:
     assert_type(add.handle(rt).send(1).unwrap().get().unwrap(), int)
     assert_type(named_like_ours.handle(rt).schedule(5, self=1, delay="a").unwrap().get().unwrap(), int)
+    bound: BlockingTaskFunction[[int], bytes] = of_number.handle(rt)
+    del bound
+
+
+@task("of_number")
+def of_number(n: int, /) -> bytes:
+    return bytes(n)
+
+
+async def known_by_name(app: Horsies, rt: Runtime, blocking: BlockingRuntime, ctx: TaskContext) -> None:
+    """A task that is got by its name has no types, and can be sent all the same."""
+    assert_type(app.tasks["add"], Task[Any, Any])
+    assert_type(await app.tasks["add"].handle(rt).send(1, b="two"), Ok[TaskHandle[Any]] | Err[TaskSendError])
+    app.tasks["add"].handle(blocking).send(1)
+    assert_type(ctx.runtime, Runtime)
+    bound: TaskFunction[[int], bytes] = of_number.handle(ctx.runtime)
+    del bound
 
 
 async def refused(rt: Runtime) -> None:
+    add.handle(3)  # type: ignore[call-overload]
     await add.handle(rt).send("one")  # type: ignore[arg-type]
     await add.handle(rt).send(1, 2, 3)  # type: ignore[call-arg]
     await add.handle(rt).schedule("soon", 1)  # type: ignore[arg-type]

@@ -8,18 +8,22 @@ from datetime import UTC, datetime
 from typing import Any, assert_type
 
 from horsies import (
+    BlockingRuntime,
     Err,
     Horsies,
     NodeRef,
     Ok,
     RetryPolicy,
+    Runtime,
     SuccessCase,
     TaskContext,
     TaskError,
     TaskNode,
     TaskResult,
+    TaskSendError,
     Workflow,
     WorkflowBuilder,
+    WorkflowHandle,
     WorkflowSpec,
     task,
 )
@@ -184,3 +188,14 @@ def refused(wf: WorkflowBuilder, text: NodeRef[str], number: NodeRef[int], order
     wf.task(fetch.node(1).waits_for(fetch.node(1)))  # type: ignore[arg-type]
     SuccessCase(fetch.node(1))  # type: ignore[arg-type]
     number.as_result().as_result().waits_for()  # type: ignore[attr-defined]
+
+
+async def started(
+    app: Horsies, rt: Runtime, blocking: BlockingRuntime, typed: Workflow[[int], Parcel], outside: object
+) -> None:
+    assert_type(await typed.handle(rt).start(5), Ok[WorkflowHandle[Parcel]] | Err[TaskSendError])
+    assert_type(typed.handle(blocking).start(5).unwrap().get(), TaskResult[Parcel])
+    await typed.handle(rt).start("five")  # type: ignore[arg-type]
+    await app.workflows["shipping"].handle(rt).start("anything")
+    app.workflows["shipping"].handle(blocking).start("anything")
+    typed.handle(outside)  # type: ignore[call-overload]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 
 _FILES = ("tasks.sql", "workers.sql", "queues.sql", "schedules.sql", "workflows.sql")
@@ -30,12 +30,18 @@ def read_queries(read: Callable[[str], str]) -> dict[str, str]:
     """
     queries: dict[str, str] = {}
     for file in _FILES:
-        _, *parts = _NAME.split(read(f"sql/{file}"))
-        for name, text in zip(parts[::2], parts[1::2], strict=True):
+        for name, text in read_named(read(f"sql/{file}")):
             if name in queries:
                 raise ValueError(f"sql/{file}: there are two queries called {name}")
-            queries[name] = without_comments(text)
+            queries[name] = text
     return queries
+
+
+def read_named(text: str) -> Iterator[tuple[str, str]]:
+    """What each line `-- name: something` opens, without comments, and its name."""
+    _, *parts = _NAME.split(text)
+    for name, part in zip(parts[::2], parts[1::2], strict=True):
+        yield name, without_comments(part)
 
 
 def migrations_of(package: str) -> dict[int, str]:

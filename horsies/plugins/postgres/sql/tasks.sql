@@ -3,17 +3,17 @@
 -- Rows to change are picked as ctid = ANY(ARRAY(SELECT ... FOR NO KEY UPDATE SKIP LOCKED)): the sub-select runs once, so
 -- its LIMIT is a true bound, and a row that changed since the statement began is passed over, never taken twice.
 -- Phases stand as literals, because only so does the planner see that a partial index applies.
--- pg_notify is joined to the result, since what a WITH query only reads is not run unless somebody asks for it, and
--- MATERIALIZED, or the join would call it again for each row. Beyond 8,000 bytes pg_notify raises: one payload holds 150 ids
--- at most, and 1,000 characters of a queue's name, which is longer than any that a worker serves. Where tasks are named by id, the fence is their status and not their phase: it comes to the same,
--- and leaves the planner no index but that of the ids.
+-- What notifies (see `parts.sql`) is joined to the result, since what a WITH query only reads is not run unless somebody
+-- asks for it, and MATERIALIZED, or the join would call it again for each row.
+-- Where tasks are named by id, the fence is their status and not their phase: it comes to the same, and leaves the planner
+-- no index but that of the ids.
 -- Arrays that belong together are unnested in a SELECT list, which takes them in step. Unnested in FROM each is first put
 -- into a store of its own, which for a single row takes longer than anything else.
 
 -- name: enqueue
 -- PENDING, ready or delayed. A row whose id is present, or whose unique key is taken, is left alone. The answer says which
 -- were inserted, where not all were. `workflow_ids` is empty where no task has one, which unnest takes for so many NULLs.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 inserted AS (
     INSERT INTO {schema}.tasks
         (id, phase, status, queue, priority, due_at, good_until, sent_at, task_name, envelope, sha, unique_key,
@@ -36,12 +36,7 @@ inserted AS (
     ON CONFLICT DO NOTHING
     RETURNING id, phase, queue
 ),
-told AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_work', notice)) AS queues
-    FROM (
-        SELECT DISTINCT left(CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue, 1000) AS notice FROM inserted
-    ) AS notices
-)
+told AS MATERIALIZED ({notify_work: inserted})
 SELECT
     CASE WHEN (SELECT count(*) FROM inserted) < cardinality(%(ids)s::uuid[]) THEN ARRAY(SELECT id::text FROM inserted) END,
     told.queues
@@ -78,7 +73,7 @@ promoted AS (
         LIMIT %(limit)s::bigint
         FOR NO KEY UPDATE SKIP LOCKED
     ))
-    RETURNING queue
+    RETURNING phase, queue
 )
 SELECT
     (SELECT count(*) FROM promoted),
@@ -87,10 +82,7 @@ SELECT
         WHERE phase = 0 AND due_at > (SELECT now FROM clock) AND due_at < '10000-01-01 00:00:00+00'
     ) - clock.now)::float8,
     told.queues
-FROM clock CROSS JOIN (
-    SELECT count(pg_notify('{schema}_work', left('ready:' || queue, 1000))) AS queues
-    FROM (SELECT DISTINCT queue FROM promoted) AS names
-) AS told
+FROM clock CROSS JOIN ({notify_work: promoted}) AS told
 
 -- name: claim
 -- PENDING -> CLAIMED or RUNNING, by a worker that is alive. What is past its deadline becomes EXPIRED, or with
@@ -210,14 +202,7 @@ taken AS (
         id, status, queue, priority, due_at, claim_number, envelope, sha, task_name, attempt, retries, good_until, now,
         unknown_since
 ),
-told AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
-    FROM (
-        SELECT string_agg(id::text, ',') AS ids
-        FROM (SELECT id, row_number() OVER () - 1 AS n FROM taken WHERE status = 'EXPIRED') AS numbered
-        GROUP BY n / 150
-    ) AS notices
-)
+told AS MATERIALIZED ({notify_finished: taken WHERE status = 'EXPIRED'})
 SELECT
     id::text, status, queue, priority, due_at, claim_number, CASE WHEN status <> 'EXPIRED' THEN envelope END, sha,
     task_name, attempt, retries, good_until, now, unknown_since, finished
@@ -226,7 +211,7 @@ FROM taken CROSS JOIN told
 -- name: start
 -- CLAIMED -> RUNNING, or EXPIRED where the deadline has passed. A task that was deferred gets its first due time back.
 -- What a crash leads to is stored, because whoever finds the worker dead knows neither tasks nor policies.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 started AS (
     UPDATE {schema}.tasks AS task SET
         phase = CASE WHEN task.good_until <= clock.now THEN 3 ELSE 2 END,
@@ -249,14 +234,7 @@ started AS (
         AND task.worker_id = %(worker)s AND task.status = 'CLAIMED'
     RETURNING task.id, task.claim_number, task.status
 ),
-told AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
-    FROM (
-        SELECT string_agg(id::text, ',') AS ids
-        FROM (SELECT id, row_number() OVER () - 1 AS n FROM started WHERE status = 'EXPIRED') AS numbered
-        GROUP BY n / 150
-    ) AS notices
-)
+told AS MATERIALIZED ({notify_finished: started WHERE status = 'EXPIRED'})
 SELECT started.id::text, started.claim_number, started.status, told.finished FROM started CROSS JOIN told
 
 -- name: finish
@@ -267,7 +245,7 @@ SELECT started.id::text, started.claim_number, started.status, told.finished FRO
 -- but for a request to cancel. One that comes in between keeps the row of a retry from being written, and whoever asks
 -- again sees it. What ends for good is not read twice.
 -- The answer says which were written, where not all were.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 asked AS (
     SELECT
         given.*, clock.now,
@@ -321,21 +299,8 @@ recorded AS (
     INSERT INTO {schema}.attempts (task_id, attempt, worker_id, started_at, finished_at, error_code, result)
     SELECT id, attempt, %(worker)s, started_at, now, error_code, result FROM ended WHERE phase < 3
 ),
-told AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
-    FROM (
-        SELECT string_agg(id::text, ',') AS ids
-        FROM (SELECT id, row_number() OVER () - 1 AS n FROM ended WHERE phase = 3) AS numbered
-        GROUP BY n / 150
-    ) AS notices
-),
-called AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_work', notice)) AS queues
-    FROM (
-        SELECT DISTINCT left(CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue, 1000) AS notice
-        FROM ended WHERE phase < 3 OR queue = ANY (%(capped)s::text[])
-    ) AS notices
-)
+told AS MATERIALIZED ({notify_finished: ended WHERE phase = 3}),
+called AS MATERIALIZED ({notify_work: ended WHERE phase < 3 OR queue = ANY (%(capped)s::text[])})
 SELECT
     CASE WHEN written.rows < cardinality(%(ids)s::uuid[]) THEN ARRAY(SELECT id::text FROM ended) END,
     CASE WHEN written.rows < cardinality(%(ids)s::uuid[]) THEN ARRAY(SELECT claim_number FROM ended) END,
@@ -346,7 +311,7 @@ FROM told CROSS JOIN called CROSS JOIN (SELECT count(*) AS rows FROM ended) AS w
 -- CLAIMED, or RUNNING without user code -> PENDING; a task that was RUNNING and is asked to be cancelled -> CANCELLED.
 -- Without a delay the task keeps its place in the order. The first worker that does not know the task sets `unknown_since`,
 -- and the start clears it.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 returned AS (
     UPDATE {schema}.tasks AS task SET
         phase = CASE
@@ -377,21 +342,8 @@ returned AS (
         AND task.status = CASE WHEN given.is_running THEN 'RUNNING' ELSE 'CLAIMED' END
     RETURNING task.id, task.claim_number, task.queue, task.phase
 ),
-told AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
-    FROM (
-        SELECT string_agg(id::text, ',') AS ids
-        FROM (SELECT id, row_number() OVER () - 1 AS n FROM returned WHERE phase = 3) AS numbered
-        GROUP BY n / 150
-    ) AS notices
-),
-called AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_work', notice)) AS queues
-    FROM (
-        SELECT DISTINCT left(CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue, 1000) AS notice
-        FROM returned WHERE phase < 3
-    ) AS notices
-)
+told AS MATERIALIZED ({notify_finished: returned WHERE phase = 3}),
+called AS MATERIALIZED ({notify_work: returned WHERE phase < 3})
 SELECT returned.id::text, returned.claim_number, told.finished, called.queues
 FROM returned CROSS JOIN told CROSS JOIN called
 
@@ -399,7 +351,7 @@ FROM returned CROSS JOIN told CROSS JOIN called
 -- Tasks that the worker holds and does not know, because the answer to a claim was lost -> PENDING. A task that such a claim
 -- started never began; with a request to cancel it -> CANCELLED. A task that an earlier claim started did begin: `begun`
 -- finds it.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 returned AS (
     UPDATE {schema}.tasks AS task SET
         phase = CASE WHEN task.cancel_requested_at IS NULL THEN 1 ELSE 3 END,
@@ -418,18 +370,8 @@ returned AS (
     ))
     RETURNING task.id, task.queue, task.phase
 ),
-told AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
-    FROM (
-        SELECT string_agg(id::text, ',') AS ids
-        FROM (SELECT id, row_number() OVER () - 1 AS n FROM returned WHERE phase = 3) AS numbered
-        GROUP BY n / 150
-    ) AS notices
-),
-called AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_work', left('ready:' || queue, 1000))) AS queues
-    FROM (SELECT DISTINCT queue FROM returned WHERE phase = 1) AS names
-)
+told AS MATERIALIZED ({notify_finished: returned WHERE phase = 3}),
+called AS MATERIALIZED ({notify_work: returned WHERE phase = 1})
 SELECT (SELECT count(*) FROM returned), told.finished, called.queues FROM told CROSS JOIN called
 
 -- name: begun
@@ -454,19 +396,16 @@ WITH returned AS (
         WHERE phase = 2 AND worker_id = %(worker)s AND status = 'CLAIMED'
         FOR NO KEY UPDATE SKIP LOCKED
     ))
-    RETURNING queue
+    RETURNING phase, queue
 ),
 gone AS (DELETE FROM {schema}.workers WHERE worker_id = %(worker)s),
 resigned AS (UPDATE {schema}.leases SET holder = NULL, expires_at = '-infinity' WHERE holder = %(worker)s)
 SELECT (SELECT count(*) FROM returned), told.queues
-FROM (
-    SELECT count(pg_notify('{schema}_work', left('ready:' || queue, 1000))) AS queues
-    FROM (SELECT DISTINCT queue FROM returned) AS names
-) AS told
+FROM ({notify_work: returned}) AS told
 
 -- name: sweep
 -- PENDING -> EXPIRED, oldest deadline first: what a claim met in its way, and what is behind it.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 expired AS (
     UPDATE {schema}.tasks AS task SET phase = 3, status = 'EXPIRED', finished_at = clock.now
     FROM clock
@@ -480,14 +419,7 @@ expired AS (
     RETURNING task.id
 )
 SELECT (SELECT count(*) FROM expired), told.finished
-FROM (
-    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
-    FROM (
-        SELECT string_agg(id::text, ',') AS ids
-        FROM (SELECT id, row_number() OVER () - 1 AS n FROM expired) AS numbered
-        GROUP BY n / 150
-    ) AS notices
-) AS told
+FROM ({notify_finished: expired}) AS told
 
 -- name: orphans
 -- A worker is dead once its row in `workers` was deleted because the heartbeat was too old; a row that is being written is
@@ -525,7 +457,7 @@ LIMIT %(limit)s::bigint
 -- name: reap
 -- Orphans: CLAIMED -> PENDING or EXPIRED, RUNNING -> what its start said about a crash. The rows are locked and read
 -- before anything is decided, so `orphan` is their newest version.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 orphan AS MATERIALIZED (
     SELECT
         task.id, task.status, task.worker_id, task.attempt, task.started_at, task.good_until,
@@ -579,26 +511,14 @@ recorded AS (
     INSERT INTO {schema}.attempts (task_id, attempt, worker_id, started_at, finished_at, error_code)
     SELECT id, attempt, worker_id, started_at, now, 'WORKER_CRASHED' FROM reaped WHERE was_running AND phase < 3
 ),
-told AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
-    FROM (
-        SELECT string_agg(id::text, ',') AS ids
-        FROM (SELECT id, row_number() OVER () - 1 AS n FROM reaped WHERE phase = 3) AS numbered
-        GROUP BY n / 150
-    ) AS notices
-),
-called AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_work', notice)) AS queues
-    FROM (
-        SELECT DISTINCT left(CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue, 1000) AS notice FROM reaped
-    ) AS notices
-)
+told AS MATERIALIZED ({notify_finished: reaped WHERE phase = 3}),
+called AS MATERIALIZED ({notify_work: reaped})
 SELECT (SELECT count(*) FROM reaped), told.finished, called.queues FROM told CROSS JOIN called
 
 -- name: cancel
 -- PENDING, CLAIMED -> CANCELLED; a RUNNING task keeps running and its worker is told. The answer has these tasks and their
 -- statuses. Which of the others are there, `ended` says: joined here, n tasks would be looked for among n.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 asked AS (
     UPDATE {schema}.tasks AS task SET
         phase = CASE task.status WHEN 'RUNNING' THEN 2 ELSE 3 END,
@@ -616,14 +536,7 @@ asked AS (
     )) AND task.status IN ('PENDING', 'CLAIMED', 'RUNNING')
     RETURNING task.id, task.status
 ),
-told AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
-    FROM (
-        SELECT string_agg(id::text, ',') AS ids
-        FROM (SELECT id, row_number() OVER () - 1 AS n FROM asked WHERE status = 'CANCELLED') AS numbered
-        GROUP BY n / 150
-    ) AS notices
-),
+told AS MATERIALIZED ({notify_finished: asked WHERE status = 'CANCELLED'}),
 called AS MATERIALIZED (
     SELECT count(pg_notify('{schema}_work', 'cancel:' || id::text)) AS workers FROM asked WHERE status = 'RUNNING'
 )
@@ -638,7 +551,7 @@ WHERE id = ANY (%(ids)s::uuid[]) AND status IN ('COMPLETED', 'FAILED', 'CANCELLE
 -- name: overdue
 -- What is past its deadline and has not started: PENDING ones, the oldest deadline first, then those CLAIMED whose worker
 -- has not come to start them.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
+WITH {clock}
 (
     SELECT id::text FROM {schema}.tasks
     WHERE phase < 2 AND good_until <= (SELECT now FROM clock) AND id <> ALL (%(skipped)s::uuid[])
@@ -656,7 +569,7 @@ LIMIT %(limit)s::bigint
 
 -- name: expire
 -- PENDING, CLAIMED -> EXPIRED. The start of one that was CLAIMED finds its claim gone.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 expired AS (
     UPDATE {schema}.tasks AS task SET
         phase = 3, status = 'EXPIRED', worker_id = NULL, claimed_at = NULL, finished_at = clock.now
@@ -669,14 +582,7 @@ expired AS (
     RETURNING task.id
 )
 SELECT (SELECT count(*) FROM expired), told.finished
-FROM (
-    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
-    FROM (
-        SELECT string_agg(id::text, ',') AS ids
-        FROM (SELECT id, row_number() OVER () - 1 AS n FROM expired) AS numbered
-        GROUP BY n / 150
-    ) AS notices
-) AS told
+FROM ({notify_finished: expired}) AS told
 
 -- name: old
 -- What ended long ago, the oldest first; not what is of a workflow that has not, or of a part of one.
@@ -712,7 +618,7 @@ SELECT count(*) FROM gone
 
 -- name: has_due
 -- Whether anything PENDING and due is in these queues, promoted or not, locked or not; paused ones do not count.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 served AS MATERIALIZED (
     SELECT queue FROM unnest(%(queues)s::text[]) AS given (queue)
     WHERE NOT EXISTS (
@@ -778,7 +684,7 @@ WHERE task.id = %(id)s::uuid
 
 -- name: suspects
 -- What a claim, a promotion or a sweep may have met that failed on some row: the rows each of them begins with.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now)
+WITH {clock}
 SELECT ready.id::text
 FROM unnest(%(queues)s::text[]) AS given (queue) CROSS JOIN LATERAL (
     SELECT id FROM {schema}.tasks
@@ -818,7 +724,7 @@ RETURNING
 -- name: set_aside
 -- PENDING, or CLAIMED by this worker -> FAILED, for a row that nothing else can be done with. What is out of bounds is cut
 -- to the bounds, or the row could not be written at all.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 failed AS (
     UPDATE {schema}.tasks AS task SET
         phase = 3, status = 'FAILED', finished_at = clock.now, error_code = 'WORKER_SERIALIZATION_ERROR', result = NULL,

@@ -114,7 +114,7 @@ ORDER BY number, finished_at, 2
 -- name: step
 -- What has ended keeps its status, its end and its code; its state is written, since ends may come late. The ends that
 -- this follows up are marked no longer, and the signals that it takes are gone.
-WITH clock AS MATERIALIZED (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()) AS now),
+WITH {clock},
 written AS (
     UPDATE {schema}.workflows AS workflow SET
         state = given.state,
@@ -142,14 +142,7 @@ taken AS (
     USING (SELECT unnest(%(workflow_ids)s::uuid[]) AS workflow_id, unnest(%(heard)s::bigint[]) AS id) AS given
     WHERE signal.workflow_id = given.workflow_id AND signal.id = given.id
 ),
-told AS MATERIALIZED (
-    SELECT count(pg_notify('{schema}_finished', ids)) AS finished
-    FROM (
-        SELECT string_agg(id::text, ',') AS ids
-        FROM (SELECT id, row_number() OVER () - 1 AS n FROM written WHERE ends) AS numbered
-        GROUP BY n / 150
-    ) AS notices
-)
+told AS MATERIALIZED ({notify_finished: written WHERE ends})
 SELECT (SELECT count(*) FROM written), told.finished FROM told
 
 -- name: signal

@@ -39,6 +39,17 @@ def test_the_picture_of_the_layers_is_the_import_contract() -> None:
     assert picture[1].splitlines() == contract["layers"]
 
 
+def test_the_ways_on_the_architecture_page_lead_through_what_is_there() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    steps = re.findall(r"^ *([\w.]+(?:, [\w.]+)*|Ok\(TaskHandle\)) {2,}(\S+\.py)", page, re.MULTILINE)
+    assert len(steps) > 25
+    for names, file in steps:
+        code = (ROOT / "horsies" / file).read_text()
+        for name in re.findall(r"[\w.]+", names.removeprefix("Ok")):
+            *_, last = name.split(".")
+            assert re.search(rf"^ *(?:async def|def|class) {last}\b", code, re.MULTILINE), (name, file)
+
+
 def test_the_plugins_page_has_every_hook() -> None:
     hooks = {name for name, value in vars(hookspecs).items() if hasattr(value, f"{hookspecs.PROJECT}_spec")}
     listed = re.search(r"automodule:: horsies\.hookspecs\n +:members: (.*)", (DOCS / "plugins.md").read_text())

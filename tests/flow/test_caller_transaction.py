@@ -139,14 +139,14 @@ async def test_a_connection_is_looked_at_once(bench: Bench, monkeypatch: pytest.
     async with Runtime(bench.app) as rt:
         asked: list[str] = []
         sql = rt._engine.broker._sql  # type: ignore[attr-defined]
-        home = rt._engine.broker._home  # type: ignore[attr-defined]
-        ask = home.ask
+        identity = rt._engine.broker._identity  # type: ignore[attr-defined]
+        ask = identity.ask
 
         async def counting(fetch: Any) -> str:
             asked.append("")
             return str(await ask(fetch))
 
-        monkeypatch.setattr(home, "ask", counting)
+        monkeypatch.setattr(identity, "ask", counting)
         assert "place" in sql
         with psycopg.connect(bench.app.config.url) as connection:
             for _ in range(3):

@@ -24,11 +24,11 @@ from horsies.abc import (
     Workflows,
 )
 
-from .caller_transaction import JoiningProducer
+from .caller_transaction import CallerProducer
 from .caps import Caps
 from .consumer import PostgresConsumer
 from .control import PostgresControl
-from .database_identity import Home
+from .database_identity import DatabaseIdentity
 from .driver.array_codec import register_arrays
 from .driver.connection import AnyioConnection
 from .driver.errors import broker_error, is_about_notices, translated
@@ -77,11 +77,13 @@ class PostgresBroker:
         self._target = target
         self._listening = Listening(config, reaches=way.reaches, sharing=sharing)
         self._borrowing = Borrowing(pool.connection, notices, float(config.resilience.statement_timeout))
-        self._home = Home(self._borrowing.fetch, self._sql, schema=config.schema, shown=describe(config.url))
+        self._identity = DatabaseIdentity(
+            self._borrowing.fetch, self._sql, schema=config.schema, shown=describe(config.url)
+        )
         self.reader: Reader = PostgresReader(self._borrowing.fetch, results.fetch, self._sql)
         self.control: Control = PostgresControl(self._borrowing.fetch, self._sql)
         self.schedules: Schedules = PostgresSchedules(self._borrowing, self._sql)
-        self.workflows: Workflows = PostgresWorkflows(self._borrowing, advances, self._sql, self._home)
+        self.workflows: Workflows = PostgresWorkflows(self._borrowing, advances, self._sql, self._identity)
 
     @asynccontextmanager
     async def producer(self, *, lock_wait: float | None = None) -> AsyncIterator[Producer]:
@@ -131,7 +133,7 @@ class PostgresBroker:
                 with translated("open a transaction"):
                     connection = await stack.enter_async_context(self._pool.connection(as_is=True))
                     await stack.enter_async_context(connection.transaction())
-                self._home.add(connection)
+                self._identity.add(connection)
                 yield connection
         except psycopg.Error as error:
             if is_about_notices(error):
@@ -140,7 +142,7 @@ class PostgresBroker:
 
     def joining(self, connection: Any) -> Producer:
         """See `horsies.abc.Transactional.joining`."""
-        return JoiningProducer(connection, self._sql, self._notices, self._home)
+        return CallerProducer(connection, self._sql, self._notices, self._identity)
 
     async def check(self) -> str:
         """See `horsies.abc.Broker.check`."""

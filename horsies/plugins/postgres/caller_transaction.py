@@ -31,7 +31,7 @@ from psycopg.rows import tuple_row
 
 from horsies.abc import BrokerError, Enqueued, NewTask
 
-from .database_identity import Home
+from .database_identity import DatabaseIdentity
 from .driver.array_codec import encode_arrays, register_arrays
 from .driver.connection import AnyioConnection
 from .driver.errors import translated
@@ -48,11 +48,11 @@ _OURS = "UTF8"
 Connection: TypeAlias = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
 
-class JoiningProducer:
+class CallerProducer:
     """Inserts through `connection`. Raises: ValueError, there is nothing to join."""
 
-    def __init__(self, connection: Any, sql: Mapping[str, str], notices: Notices, home: Home) -> None:
-        self._joined = Joined(connection, notices, home)
+    def __init__(self, connection: Any, sql: Mapping[str, str], notices: Notices, identity: DatabaseIdentity) -> None:
+        self._joined = Joined(connection, notices, identity)
         self._producer = PostgresProducer(self._joined.fetch, sql)
 
     async def enqueue(self, tasks: Sequence[NewTask], *, now: datetime | None = None) -> list[Enqueued]:
@@ -70,10 +70,10 @@ class Joined:
         ValueError: there is nothing to join.
     """
 
-    def __init__(self, connection: Any, notices: Notices, home: Home) -> None:
+    def __init__(self, connection: Any, notices: Notices, identity: DatabaseIdentity) -> None:
         self._notices = notices
         self._connection: Connection = _joinable(connection)
-        self._home = home
+        self._identity = identity
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """What `work` gives, which runs its statements by `fetch`.
@@ -82,9 +82,9 @@ class Joined:
             BrokerError: it failed.
             ValueError: the connection leads elsewhere, or cannot be used here.
         """
-        if not self._home.has(self._connection):
-            place = await self._bounded(partial(self._home.ask, self.fetch))
-            await self._home.require(self._connection, place)
+        if not self._identity.has(self._connection):
+            place = await self._bounded(partial(self._identity.ask, self.fetch))
+            await self._identity.require(self._connection, place)
         return await self._bounded(work)
 
     async def _bounded(self, work: Callable[[], Awaitable[T]]) -> T:

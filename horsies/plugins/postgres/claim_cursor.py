@@ -26,7 +26,7 @@ LEAST, MOST = 0.1, 2.0
 """and for how many seconds at least and at most."""
 
 
-class Floors:
+class ClaimCursor:
     """The floors of one consumer's queues; all of them hold, or none."""
 
     def __init__(self, queues: Iterable[str]) -> None:

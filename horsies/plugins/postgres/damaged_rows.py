@@ -44,7 +44,7 @@ class _TakenBack(Exception):
     """Ends the transaction of a rehearsal."""
 
 
-class Damage:
+class DamagedRows:
     """Takes bad rows out of the way of one worker."""
 
     def __init__(self, session: Session, worker_id: str, queues: Sequence[str], sql: Mapping[str, str]) -> None:

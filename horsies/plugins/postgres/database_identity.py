@@ -16,7 +16,7 @@ from .driver.session import Fetch
 _ACTION = "look where the connection of using() leads"
 
 
-class Home:
+class DatabaseIdentity:
     """The place of one broker's tables.
 
     Args:

@@ -24,8 +24,8 @@ from horsies.abc import (
 )
 
 from .caps import Caps
-from .claim_cursor import Floors
-from .damaged_rows import Damage, is_damage
+from .claim_cursor import ClaimCursor
+from .damaged_rows import DamagedRows, is_damage
 from .driver.session import Row, Session, in_utc
 from .leases import fences, leases_of, used
 
@@ -49,14 +49,14 @@ class PostgresIntake:
     ) -> None:
         self._worker_id = worker_id
         self._ranks = dict(queues)
-        self._floors = Floors(self._ranks)
+        self._cursor = ClaimCursor(self._ranks)
         self._intake = intake
         self._starts = starts
         self._outcomes = outcomes
         self._sql = sql
         self._dead_after = float(recovery.dead_after)
         self._caps = caps
-        self._damage = Damage(intake, worker_id, list(self._ranks), sql)
+        self._damaged = DamagedRows(intake, worker_id, list(self._ranks), sql)
         self._passed_over = frozenset[str]()
         """The names of tasks that the last claim passed over."""
 
@@ -86,28 +86,28 @@ class PostgresIntake:
         ask |= {"without": list(without)} if without else {}
         async with self._passing_over(now):
             # Tasks that the last claim passed over may stand before the floors.
-            if self._floors.hold and before.issubset(without):
+            if self._cursor.hold and before.issubset(without):
                 claim = await self._take(limit, ask)
                 if claim.tasks or claim.expired:
                     return claim
-            self._floors.lift()
+            self._cursor.lift()
             return await self._take(limit, ask)
 
     @asynccontextmanager
     async def _passing_over(self, now: datetime | None) -> AsyncIterator[None]:
         """Around what may meet a row that it fails on: see `damaged_rows`."""
-        has_looked = await self._damage.look(now=now)
+        has_looked = await self._damaged.look(now=now)
         try:
             yield
         except BrokerError as error:
-            raise self._damage.expect(error) from None
+            raise self._damaged.expect(error) from None
         if has_looked:
-            self._damage.passed()
+            self._damaged.passed()
 
     def _over(self, name: str, given: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
         """The query `name` and its parameters, passing over what this worker cannot write."""
-        if skipped := self._damage.skipped:
-            return self._damage.over(self._sql[name]), {**given, "skipped": skipped}
+        if skipped := self._damaged.skipped:
+            return self._damaged.over(self._sql[name]), {**given, "skipped": skipped}
         return self._sql[name], given
 
     async def start(self, starts: Sequence[Start], *, now: datetime | None = None) -> list[StartOutcome]:
@@ -119,7 +119,7 @@ class PostgresIntake:
         async def alone(start: Start, error: BrokerError) -> StartOutcome:
             if error.locked:
                 return StartOutcome.LOCKED
-            await self._damage.set_aside(start.lease.task_id, error, now=now)
+            await self._damaged.set_aside(start.lease.task_id, error, now=now)
             return StartOutcome.LOST
 
         return await isolate(
@@ -176,7 +176,7 @@ class PostgresIntake:
             rows += more
         rows.sort(key=self._order)
         places = [(queue, (priority, due_at)) for _, _, queue, priority, due_at, *_ in rows]
-        self._floors.taken(places, obstructed=swept == _SWEEP)
+        self._cursor.taken(places, obstructed=swept == _SWEEP)
         claimed_at = in_utc(max(map(_CLAIMED_AT, rows))) if rows else None
         return Claim(tuple(map(_claimed_task, rows)), expired + swept, claimed_at)
 
@@ -187,8 +187,8 @@ class PostgresIntake:
             "dead_after": self._dead_after,
             "queues": list(self._ranks),
             "ranks": list(self._ranks.values()),
-            "floors": self._floors.priorities,
-            "sinces": self._floors.due_ats,
+            "floors": self._cursor.priorities,
+            "sinces": self._cursor.due_ats,
             "limit": limit,
             "caps": list(self._caps.queues),
             "cluster_cap": self._caps.cluster,

@@ -25,7 +25,7 @@ from horsies.abc import (
 from .._sql.deciding import deciding
 from .._sql.ids import require_ids
 from .caller_transaction import Joined
-from .database_identity import Home
+from .database_identity import DatabaseIdentity
 from .driver.session import Fetch, Session, in_utc
 from .driver.transaction import Borrowing
 from .workflow_steps import advance_locked, begin, slices, workflow_row
@@ -40,13 +40,15 @@ class PostgresWorkflows:
     Args:
         borrowing: also for starts, and for advances while there is another one.
         session: for one advance at a time, prepared.
-        home: where the tables are.
+        identity: where the tables are.
     """
 
-    def __init__(self, borrowing: Borrowing, session: Session, sql: Mapping[str, str], home: Home) -> None:
+    def __init__(
+        self, borrowing: Borrowing, session: Session, sql: Mapping[str, str], identity: DatabaseIdentity
+    ) -> None:
         self._borrowing = borrowing
         self._fetch = borrowing.fetch
-        self._home = home
+        self._identity = identity
         self._session = session
         self._sql = sql
 
@@ -56,7 +58,7 @@ class PostgresWorkflows:
         """See `horsies.abc.Workflows.start`."""
         require_ids("start a workflow", [new.workflow_id])
         if connection is not None:
-            joined = Joined(connection, self._borrowing.notices, self._home)
+            joined = Joined(connection, self._borrowing.notices, self._identity)
             return await joined.run(partial(self._start, new, now, joined.fetch))
         start = partial(self._start, new, now)
         return await self._borrowing.transact("start a workflow", start, lock_wait=LOCK_WAIT)

@@ -42,7 +42,7 @@ class Bad(NamedTuple):
     is_aside: bool
 
 
-class Damage:
+class DamagedRows:
     """Takes bad rows out of the way of one worker."""
 
     def __init__(self, worker_id: str, sql: Mapping[str, str]) -> None:

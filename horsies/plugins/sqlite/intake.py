@@ -27,7 +27,7 @@ from horsies.abc import (
     Topic,
 )
 
-from .damaged_rows import Bad, Damage
+from .damaged_rows import Bad, DamagedRows
 from .queries import named_queries
 from .rows import expire_one, held_row, take_orphan
 from .session import Row, Session, Transaction, after, instant, microseconds
@@ -58,16 +58,16 @@ class SqliteIntake:
         self._caps = caps
         self._cluster_cap = cluster_cap
         self._sql = named_queries()
-        self._damage = Damage(worker_id, self._sql)
+        self._damaged = DamagedRows(worker_id, self._sql)
 
     async def promote(self, limit: int, *, now: datetime | None = None) -> Promotion:
         """See `horsies.abc.Consumer.promote`."""
 
         def work(transaction: Transaction) -> tuple[Promotion, list[Bad]]:
             bad: list[Bad] = []
-            given = {"limit": limit, "skipped": self._damage.skipped, "now": transaction.now}
+            given = {"limit": limit, "skipped": self._damaged.skipped, "now": transaction.now}
             due = [task_id for (task_id,) in transaction.fetch(self._sql["delayed"], given)]
-            promoted = self._damage.each(transaction, due, lambda task_id: self._promote(transaction, task_id), bad)
+            promoted = self._damaged.each(transaction, due, lambda task_id: self._promote(transaction, task_id), bad)
             ((next_due_at,),) = transaction.fetch(self._sql["next_due_at"], {"now": transaction.now})
             next_due_in = None if next_due_at is None else max(next_due_at - transaction.now, 0) / 1e6
             return Promotion(len(promoted), 0.0 if len(due) == limit else next_due_in), bad
@@ -87,7 +87,7 @@ class SqliteIntake:
         A claim that met tasks past their deadline sweeps a bounded number of them aside, then steps over the rest: so
         what stands behind a million of them is reached at once, and each claim finds fewer.
         """
-        self._damage.expire()
+        self._damaged.expire()
         names, others = frozenset(startable), json.dumps(list(without))
 
         def work(transaction: Transaction) -> tuple[Claim, list[Bad]]:
@@ -103,7 +103,7 @@ class SqliteIntake:
             outcomes = []
             for start in starts:
                 act = partial(self._start, transaction, start)
-                found = self._damage.each(transaction, [start.lease.task_id], act, bad)
+                found = self._damaged.each(transaction, [start.lease.task_id], act, bad)
                 outcomes.append(found[0][1] if found else StartOutcome.LOST)
             return outcomes, bad
 
@@ -145,7 +145,7 @@ class SqliteIntake:
         def work(transaction: Transaction) -> bool:
             return any(
                 transaction.fetch(
-                    self._sql["has_due"], {"queue": queue, "skipped": self._damage.skipped, "now": transaction.now}
+                    self._sql["has_due"], {"queue": queue, "skipped": self._damaged.skipped, "now": transaction.now}
                 )
                 for tier in self._served(transaction)
                 for queue in tier
@@ -155,7 +155,7 @@ class SqliteIntake:
 
     def _told(self, answer: tuple[T, list[Bad]]) -> T:
         """The answer of a transaction that has committed, once its bad rows are logged."""
-        self._damage.tell(answer[1])
+        self._damaged.tell(answer[1])
         return answer[0]
 
     def _promote(self, transaction: Transaction, task_id: str) -> None:
@@ -172,11 +172,11 @@ class SqliteIntake:
         bad: list[Bad] = []
 
         def take(task_ids: Iterable[str]) -> list[ClaimedTask]:
-            taken = self._damage.each(transaction, task_ids, lambda one: self._take(transaction, one, startable), bad)
+            taken = self._damaged.each(transaction, task_ids, lambda one: self._take(transaction, one, startable), bad)
             return [task for _, task in taken]
 
         def expire(task_ids: Iterable[str]) -> int:
-            expired = self._damage.each(
+            expired = self._damaged.each(
                 transaction, task_ids, lambda task_id: expire_one(self._sql, transaction, task_id), bad
             )
             return len(expired)
@@ -187,7 +187,7 @@ class SqliteIntake:
         tasks = take(task_id for *_, task_id, _ in heads if task_id not in passed_over)
         expired = expire(late)
         if late:
-            given = {"limit": _SWEEP, "skipped": self._damage.skipped, "now": now}
+            given = {"limit": _SWEEP, "skipped": self._damaged.skipped, "now": now}
             expired += expire([task_id for (task_id,) in transaction.fetch(self._sql["to_sweep"], given)])
             heads = self._heads(transaction, limit - len(tasks), without, step_over=True)
             tasks += take(task_id for *_, task_id, _ in heads)
@@ -211,7 +211,7 @@ class SqliteIntake:
             for queue in tier:
                 most = self._room(transaction, queue, room)
                 given = {"queue": queue, "now": transaction.now, "limit": most, "step_over": step_over}
-                given |= {"skipped": self._damage.skipped, "without": without}
+                given |= {"skipped": self._damaged.skipped, "without": without}
                 rows += transaction.fetch(self._sql["heads"], given)
             rows.sort(key=lambda row: row[:3])
             heads += rows[:room]

@@ -59,15 +59,18 @@ class Runtime(anyio.AsyncContextManagerMixin):
         HorsiesError: on entering: HRS-217 for plugins, HRS-203 and HRS-211 for the database, HRS-218 for its schema.
     """
 
-    app: Horsies
-    """The application."""
-    environment: Environment
-    """Clock, chance and ids of the runtime."""
-
     def __init__(self, app: Horsies, *, environment: Environment | None = None) -> None:
-        self.app = app
-        self.environment = environment or Environment()
-        self._engine = Engine(app, self.environment, self, TaskContext)
+        self._engine = Engine(app, environment or Environment(), self, TaskContext)
+
+    @property
+    def app(self) -> Horsies:
+        """The application."""
+        return self._engine.app
+
+    @property
+    def environment(self) -> Environment:
+        """Clock, chance and ids of the runtime."""
+        return self._engine.environment
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Runtime]:

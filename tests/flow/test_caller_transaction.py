@@ -160,7 +160,7 @@ async def test_a_connection_is_looked_at_once(bench: Bench, monkeypatch: pytest.
 @on_postgres
 async def test_a_database_that_has_moved_is_looked_at_anew(bench: Bench) -> None:
     async with Runtime(bench.app) as rt:
-        rt._engine.broker._home._place = "as before a failover"  # type: ignore[attr-defined]
+        rt._engine.broker._identity._place = "as before a failover"  # type: ignore[attr-defined]
         with psycopg.connect(bench.app.config.url) as connection:
             (await bench.add.handle(rt).using(connection).send(1, 2)).unwrap()
 

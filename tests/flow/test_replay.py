@@ -129,11 +129,11 @@ async def test_another_payload_under_the_same_id_is_a_mismatch(bench: Bench) -> 
     ids = iter(["01a20b61-2781-7630-ab1a-6e10e1777af4"] * 2)
     async with lossy(bench, "fine", "before") as rt:
         before = rt.environment
-        rt.environment = replace(before, new_id=lambda: next(ids))
+        rt._engine.environment = replace(before, new_id=lambda: next(ids))
         add = bench.add.handle(rt)
         first = (await add.send(2, 3)).unwrap()
         other = (await add.send(2, 4)).unwrap_err()
-        rt.environment = before
+        rt._engine.environment = before
         assert (await add.retry_send(other)).unwrap_err().code is TaskSendErrorCode.PAYLOAD_MISMATCH
         await rt.run_worker(UNTIL_IDLE)
         assert await first.get(timeout=10) == Ok(5)
@@ -185,9 +185,9 @@ async def test_a_replay_does_not_move_the_due_time(bench: Bench) -> None:
     async with lossy(bench, "before") as rt:
         add = bench.add.handle(rt)
         clock = rt.environment.clock
-        rt.environment = replace(rt.environment, clock=lambda: clock() - timedelta(seconds=40))
+        rt._engine.environment = replace(rt.environment, clock=lambda: clock() - timedelta(seconds=40))
         error = (await add.schedule(60, 2, 3)).unwrap_err()
-        rt.environment = replace(rt.environment, clock=clock)
+        rt._engine.environment = replace(rt.environment, clock=clock)
         handle = (await add.retry_schedule(error)).unwrap()
         info = (await handle.info()).unwrap()
         assert info is not None
@@ -205,7 +205,7 @@ async def test_payloads_that_cannot_be_replayed(bench: Bench) -> None:
         invalid = (await add.schedule(-1, 2, 3)).unwrap_err()
         assert (await add.retry_send(invalid)).unwrap_err().code is TaskSendErrorCode.VALIDATION_FAILED
         clock = rt.environment.clock
-        rt.environment = replace(rt.environment, clock=lambda: clock() + timedelta(days=31))
+        rt._engine.environment = replace(rt.environment, clock=lambda: clock() + timedelta(days=31))
         old = (await add.retry_send(sent)).unwrap_err()
         assert (old.code, old.retryable) == (TaskSendErrorCode.ENQUEUE_FAILED, False)
 

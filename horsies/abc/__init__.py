@@ -31,6 +31,7 @@ from .records import (
     StartOutcome,
     StoredResult,
     TaskRow,
+    Verb,
 )
 from .schedules import Firing, NewSchedule, ScheduleBook, ScheduleRow, Schedules, Scheduling
 from .serializer import Plain, Serializer
@@ -113,6 +114,7 @@ __all__ = [
     "TaskStatus",
     "Topic",
     "Transactional",
+    "Verb",
     "WorkflowRow",
     "Workflowing",
     "WorkflowSummary",

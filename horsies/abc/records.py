@@ -147,6 +147,21 @@ class StartOutcome(StrEnum):
     """Somebody's open transaction has locked the row, and nothing was written: try again later."""
 
 
+class Verb(StrEnum):
+    """What a `Finish` asks for."""
+
+    COMPLETE = "COMPLETE"
+    """COMPLETED, with its result."""
+    RETRY = "RETRY"
+    """PENDING again after `retry_in`, and a retry is counted."""
+    INTERRUPT = "INTERRUPT"
+    """PENDING again at once, and no retry is counted."""
+    FAIL = "FAIL"
+    """FAILED."""
+    REFUSE = "REFUSE"
+    """FAILED before its user code began: no attempt is counted."""
+
+
 class Finish(msgspec.Struct, frozen=True, gc=False):
     """The end of one attempt.
 
@@ -165,6 +180,15 @@ class Finish(msgspec.Struct, frozen=True, gc=False):
     has_begun: bool = True
     workflow_id: str | None = None
     """Of the workflow that the task is a node of. For the worker: a broker knows it from the task."""
+
+    @property
+    def verb(self) -> Verb:
+        """The same in a word."""
+        if self.status is TaskStatus.COMPLETED:
+            return Verb.COMPLETE
+        if self.status is TaskStatus.PENDING:
+            return Verb.INTERRUPT if self.interrupted else Verb.RETRY
+        return Verb.FAIL if self.has_begun else Verb.REFUSE
 
 
 class GiveBack(msgspec.Struct, frozen=True, gc=False):

@@ -63,7 +63,7 @@ class PostgresCompletion:
             self._sql["finish"],
             {
                 **fences(leases),
-                "verbs": list(map(_verb, ends)),
+                "verbs": [end.verb for end in ends],
                 "results": [end.result for end in ends],
                 "error_codes": [end.error_code for end in ends],
                 "retry_ins": [float(end.retry_in) for end in ends],
@@ -73,12 +73,3 @@ class PostgresCompletion:
             },
         )
         return leases if ids is None else list(map(Lease, ids, claim_numbers))
-
-
-def _verb(end: Finish) -> str:
-    """What `finish` is asked for, in its own words."""
-    if end.status is TaskStatus.COMPLETED:
-        return "COMPLETE"
-    if end.status is TaskStatus.PENDING:
-        return "INTERRUPT" if end.interrupted else "RETRY"
-    return "FAIL" if end.has_begun else "REFUSE"

@@ -20,3 +20,16 @@ SELECT count(pg_notify('{schema}_work', notice)) AS queues
 FROM (
     SELECT DISTINCT left(CASE phase WHEN 0 THEN 'delayed:' ELSE 'ready:' END || queue, 1000) AS notice FROM {rows}
 ) AS notices
+
+-- name: claimable
+-- Which tasks a claim may take of the queue in {rows}. With `step_over` not those past their deadline.
+phase = 1 AND queue = {rows}.queue AND due_at <= {rows}.now AND (priority, due_at) >= ({rows}.floor, {rows}.since)
+    AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > {rows}.now)
+
+-- name: is_late
+-- Whether a task that is claimed is past its deadline.
+good_until <= now
+
+-- name: begins
+-- Whether a claim starts a task that is not late. What was deferred gets its first due time back, by a start.
+task_name = ANY (%(startable)s::text[]) AND deferred_from IS NULL

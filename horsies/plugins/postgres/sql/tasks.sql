@@ -136,17 +136,15 @@ served AS MATERIALIZED (
     )
 ),
 share AS MATERIALIZED (
-    SELECT queue, floor, since, room AS rows FROM served WHERE alone
+    SELECT queue, now, floor, since, room AS rows FROM served WHERE alone
     UNION ALL
-    SELECT queue, floor, since, count(*) AS rows
+    SELECT queue, now, floor, since, count(*) AS rows
     FROM (
-        SELECT queue, floor, since
+        SELECT queue, now, floor, since
         FROM served
         CROSS JOIN LATERAL (
             SELECT priority, due_at, id FROM {schema}.tasks
-            WHERE phase = 1 AND queue = served.queue AND due_at <= served.now
-                AND (priority, due_at) >= (served.floor, served.since)
-                AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > served.now)
+            WHERE {claimable: served}
             ORDER BY priority, due_at, id
             LIMIT served.room
         ) AS head
@@ -162,37 +160,35 @@ share AS MATERIALIZED (
             )
         END
     ) AS best
-    GROUP BY 1, 2, 3
+    GROUP BY 1, 2, 3, 4
 ),
 taken AS (
     UPDATE {schema}.tasks SET
-        phase = CASE WHEN good_until <= now THEN 3 ELSE 2 END,
+        phase = CASE WHEN {is_late} THEN 3 ELSE 2 END,
         status = CASE
-            WHEN good_until <= now THEN 'EXPIRED'
-            WHEN task_name = ANY (%(startable)s::text[]) AND deferred_from IS NULL THEN 'RUNNING'
+            WHEN {is_late} THEN 'EXPIRED'
+            WHEN {begins} THEN 'RUNNING'
             ELSE 'CLAIMED'
         END,
-        finished_at = CASE WHEN good_until <= now THEN now END,
-        claimed_at = CASE WHEN good_until <= now THEN NULL ELSE now END,
+        finished_at = CASE WHEN {is_late} THEN now END,
+        claimed_at = CASE WHEN {is_late} THEN NULL ELSE now END,
         started_at = CASE
-            WHEN good_until <= now THEN NULL
-            WHEN task_name = ANY (%(startable)s::text[]) AND deferred_from IS NULL THEN now
+            WHEN {is_late} THEN NULL
+            WHEN {begins} THEN now
         END,
-        worker_id = CASE WHEN good_until <= now THEN NULL ELSE %(worker)s END,
+        worker_id = CASE WHEN {is_late} THEN NULL ELSE %(worker)s END,
         attempt = attempt + CASE
-            WHEN good_until <= now THEN 0
-            ELSE (task_name = ANY (%(startable)s::text[]) AND deferred_from IS NULL)::int
+            WHEN {is_late} THEN 0
+            ELSE ({begins})::int
         END,
         claim_number = claim_number + 1 + floor(random() * 2147483647)::bigint,
         retry_after_crash = NULL
     FROM alive
     WHERE ctid = ANY (ARRAY(
         SELECT next.ctid
-        FROM alive CROSS JOIN share CROSS JOIN LATERAL (
+        FROM share CROSS JOIN LATERAL (
             SELECT ctid FROM {schema}.tasks
-            WHERE phase = 1 AND queue = share.queue AND due_at <= alive.now
-                AND (priority, due_at) >= (share.floor, share.since)
-                AND (NOT %(step_over)s::boolean OR good_until IS NULL OR good_until > alive.now)
+            WHERE {claimable: share}
             ORDER BY priority, due_at, id
             LIMIT share.rows
             FOR NO KEY UPDATE SKIP LOCKED

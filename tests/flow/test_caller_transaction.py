@@ -147,7 +147,7 @@ async def test_a_connection_is_looked_at_once(bench: Bench, monkeypatch: pytest.
             return str(await ask(fetch))
 
         monkeypatch.setattr(identity, "ask", counting)
-        assert "place" in sql
+        assert "tasks.place" in sql
         with psycopg.connect(bench.app.config.url) as connection:
             for _ in range(3):
                 (await bench.add.handle(rt).using(connection).send(1, 2)).unwrap()

@@ -84,35 +84,35 @@ VALUES = {
     "id": "'00000000-0000-0000-0000-000000000001'::uuid",
 }
 INDEXES: dict[str, set[str]] = {
-    "enqueue": set(),
-    "claim": {"tasks_ready", "tasks_held"},
-    "promote": {"tasks_delayed"},
-    "sweep": {"tasks_deadlines"},
-    "overdue": {"tasks_deadlines", "tasks_held"},
-    "expire": {"tasks_pkey"},
-    "leave": {"tasks_held"},
-    "give_back_unknown": {"tasks_held"},
-    "has_due": {"tasks_ready", "tasks_delayed"},
-    "start": {"tasks_pkey"},
-    "finish": {"tasks_pkey"},
-    "give_back": {"tasks_pkey"},
-    "standing": {"tasks_pkey", "tasks_unique"},
-    "cancel": {"tasks_pkey"},
-    "beat": set(),
-    "lead": set(),
-    "holdings": {"tasks_held"},
-    "begun": {"tasks_held"},
-    "orphans": {"tasks_held"},
-    "reap": {"tasks_pkey"},
-    "old": {"tasks_done"},
-    "prune": {"tasks_pkey"},
-    "tasks_of": {"tasks_of_workflow"},
-    "running_tasks_of": {"tasks_of_workflow"},
-    "ended": {"tasks_pkey"},
-    "news": {"tasks_unadvanced"},
-    "step": {"tasks_pkey"},
-    "unadvanced": {"tasks_unadvanced"},
-    "old_workflows": {"tasks_of_workflow"},
+    "tasks.enqueue": set(),
+    "tasks.claim": {"tasks_ready", "tasks_held"},
+    "tasks.promote": {"tasks_delayed"},
+    "tasks.sweep": {"tasks_deadlines"},
+    "tasks.overdue": {"tasks_deadlines", "tasks_held"},
+    "tasks.expire": {"tasks_pkey"},
+    "tasks.leave": {"tasks_held"},
+    "tasks.give_back_unknown": {"tasks_held"},
+    "tasks.has_due": {"tasks_ready", "tasks_delayed"},
+    "tasks.start": {"tasks_pkey"},
+    "tasks.finish": {"tasks_pkey"},
+    "tasks.give_back": {"tasks_pkey"},
+    "tasks.standing": {"tasks_pkey", "tasks_unique"},
+    "tasks.cancel": {"tasks_pkey"},
+    "workers.beat": set(),
+    "workers.lead": set(),
+    "tasks.holdings": {"tasks_held"},
+    "tasks.begun": {"tasks_held"},
+    "tasks.orphans": {"tasks_held"},
+    "tasks.reap": {"tasks_pkey"},
+    "tasks.old": {"tasks_done"},
+    "tasks.prune": {"tasks_pkey"},
+    "workflows.tasks_of": {"tasks_of_workflow"},
+    "workflows.running_tasks_of": {"tasks_of_workflow"},
+    "tasks.ended": {"tasks_pkey"},
+    "workflows.news": {"tasks_unadvanced"},
+    "workflows.step": {"tasks_pkey"},
+    "workflows.unadvanced": {"tasks_unadvanced"},
+    "workflows.old_workflows": {"tasks_of_workflow"},
 }
 
 
@@ -176,7 +176,7 @@ async def test_reads_by_its_index(connection: AnyioConnection[Row], schema: str,
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("name", ["claim", "promote", "sweep"])
+@pytest.mark.parametrize("name", ["tasks.claim", "tasks.promote", "tasks.sweep"])
 async def test_locks_in_the_order_of_the_index(connection: AnyioConnection[Row], schema: str, name: str) -> None:
     """Nothing sorts beneath the lock: the first rows of the index are locked, and no others are looked at."""
     plan = nodes(await plan_of(connection, named_queries(schema)[name]))
@@ -190,10 +190,11 @@ async def test_locks_in_the_order_of_the_index(connection: AnyioConnection[Row],
 @pytest.mark.parametrize(
     ("name", "relaxed", "commit"),
     [
-        ("claim", "true", "off"),
-        ("claim", "false", "on"),
-        ("promote", "", "off"),
-        *((name, "", "on") for name in ("start", "finish", "give_back", "join", "beat", "leave", "pause")),
+        ("tasks.claim", "true", "off"),
+        ("tasks.claim", "false", "on"),
+        ("tasks.promote", "", "off"),
+        *((f"tasks.{name}", "", "on") for name in ("start", "finish", "give_back", "leave")),
+        *((name, "", "on") for name in ("workers.join", "workers.beat", "queues.pause")),
     ],
 )
 async def test_only_what_a_crash_may_undo_does_not_wait_for_the_disk(
@@ -226,7 +227,10 @@ async def test_the_pool_keeps_no_plan(postgres_url: str) -> None:
             await connection.execute(f"DROP SCHEMA {name} CASCADE")
 
 
-@pytest.mark.parametrize("name", ["enqueue", "claim", "start", "finish", "give_back", "reap", "cancel"])
+@pytest.mark.parametrize(
+    "name",
+    ["tasks.enqueue", "tasks.claim", "tasks.start", "tasks.finish", "tasks.give_back", "tasks.reap", "tasks.cancel"],
+)
 def test_notifies_from_a_part_that_runs_once(name: str) -> None:
     """A plain join would run it once for each row of the answer: 200 times the same notice."""
     query = named_queries("horsies")[name]
@@ -253,7 +257,7 @@ async def test_starting_is_a_hot_update(postgres_url: str) -> None:
         )
         ids = [row[0] for row in connection.execute(f"SELECT id FROM {name}.tasks")]
         started = connection.execute(
-            named_queries(name)["start"].encode(),
+            named_queries(name)["tasks.start"].encode(),
             {
                 "ids": ids,
                 "claim_numbers": [1] * len(ids),

@@ -285,8 +285,8 @@ async def test_a_host_that_cannot_be_a_name_is_one_error() -> None:
 def test_every_query_is_used_and_every_used_name_exists() -> None:
     sources = [entry for entry in resources.files(postgres).iterdir() if entry.name.endswith(".py")]
     code = "".join(source.read_text(encoding="utf-8") for source in sources)
-    assert set(re.findall(r'_sql\["(\w+)"\]', code)) <= named_queries("horsies").keys()
-    assert named_queries("horsies").keys() <= set(re.findall(r'"(\w+)"', code))
+    assert set(re.findall(r'_sql\["([\w.]+)"\]', code)) <= named_queries("horsies").keys()
+    assert named_queries("horsies").keys() <= set(re.findall(r'"([\w.]+)"', code))
 
 
 def test_queries_speak_of_their_schema_only() -> None:

@@ -264,7 +264,7 @@ async def test_many_tasks_are_cancelled_without_a_join(config: AppConfig, observ
     sql = named_queries(config.schema)
     for setting in ("hashjoin", "mergejoin", "seqscan", "bitmapscan"):
         observer.execute(f"SET enable_{setting} = off".encode())
-    for name in ("cancel", "step", "prune_workflows"):
+    for name in ("tasks.cancel", "workflows.step", "workflows.prune_workflows"):
         query = re.sub(r"%\((\w+)\)s", "NULL", sql[name])
         ((plan,),) = observer.execute(f"EXPLAIN (FORMAT JSON) {query}".encode()).fetchall()
         for loop in joins(plan[0]["Plan"]):

@@ -143,8 +143,8 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 def test_every_query_is_used_and_every_used_name_exists() -> None:
     code = "".join(path.read_text() for path in PACKAGE.glob("*.py"))
-    assert set(re.findall(r"_sql\[\"(\w+)\"\]", code)) <= named_queries().keys()
-    assert named_queries().keys() <= set(re.findall(r"\"(\w+)\"", code))
+    assert set(re.findall(r"_sql\[\"([\w.]+)\"\]", code)) <= named_queries().keys()
+    assert named_queries().keys() <= set(re.findall(r"\"([\w.]+)\"", code))
 
 
 async def test_another_broker_on_the_file_is_noticed(tmp_path: Path) -> None:

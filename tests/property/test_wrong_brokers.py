@@ -63,7 +63,7 @@ def claims_without_lock(patch: Patch) -> None:
 
         def look(transaction: Any) -> list[str]:
             alive = transaction.fetch(
-                self._sql["alive"], {**since, "since": transaction.now - round(self._dead_after * 1e6)}
+                self._sql["workers.alive"], {**since, "since": transaction.now - round(self._dead_after * 1e6)}
             )
             return [head[2] for head in self._heads(transaction, limit, others, step_over=True)] if alive else []
 
@@ -79,11 +79,11 @@ def claims_without_lock(patch: Patch) -> None:
 
 def no_claim_number(patch: Patch) -> None:
     """A worker's name is all the fence there is."""
-    query(patch, "held", "AND claim_number = :claim_number", "")
+    query(patch, "tasks.held", "AND claim_number = :claim_number", "")
 
 
 def no_worker_in_the_fence(patch: Patch) -> None:
-    query(patch, "held", "AND worker_id = :worker", "")
+    query(patch, "tasks.held", "AND worker_id = :worker", "")
 
 
 def expiry_by_the_clients_clock(patch: Patch) -> None:
@@ -97,7 +97,7 @@ def expiry_by_the_clients_clock(patch: Patch) -> None:
 
 
 def equality_begins(patch: Patch) -> None:
-    query(patch, "overdue", "good_until <= :now", "good_until < :now")
+    query(patch, "tasks.overdue", "good_until <= :now", "good_until < :now")
 
 
 def replay_without_comparing(patch: Patch) -> None:
@@ -113,37 +113,37 @@ def replay_without_comparing(patch: Patch) -> None:
 def replay_that_starts_again(patch: Patch) -> None:
     """The hole of many a queue: a finished task that is sent once more runs once more."""
     again = "ON CONFLICT (id) DO UPDATE SET phase = 1, status = 'PENDING', finished_at = NULL WHERE phase = 3"
-    query(patch, "enqueue", "ON CONFLICT DO NOTHING", f"{again} ON CONFLICT DO NOTHING")
+    query(patch, "tasks.enqueue", "ON CONFLICT DO NOTHING", f"{again} ON CONFLICT DO NOTHING")
 
 
 def cancel_that_forgets(patch: Patch) -> None:
-    query(patch, "request_cancel", "coalesce(cancel_requested_at, :now)", "NULL AND :now")
+    query(patch, "tasks.request_cancel", "coalesce(cancel_requested_at, :now)", "NULL AND :now")
 
 
 def cancel_that_lets_retry(patch: Patch) -> None:
-    query(patch, "held", "cancel_requested_at FROM", "NULL FROM")
+    query(patch, "tasks.held", "cancel_requested_at FROM", "NULL FROM")
 
 
 def crash_that_burns_no_retry(patch: Patch) -> None:
-    query(patch, "again", "retries + :retries", "retries + 0 * :retries")
+    query(patch, "tasks.again", "retries + :retries", "retries + 0 * :retries")
 
 
 def reaping_of_the_living(patch: Patch) -> None:
     """By a worker that is not steady itself, which makes it likely enough to be found."""
-    query(patch, "bury", "WHERE seen_at <= :since", "WHERE seen_at <= :since + 15000000")
-    query(patch, "finder", " AND me.steady_since <= :long_ago", "")
+    query(patch, "workers.bury", "WHERE seen_at <= :since", "WHERE seen_at <= :since + 15000000")
+    query(patch, "workers.finder", " AND me.steady_since <= :long_ago", "")
 
 
 def claim_number_that_starts_anew(patch: Patch) -> None:
-    query(patch, "claim", "claim_number = claim_number + :step", "claim_number = 1")
+    query(patch, "tasks.claim", "claim_number = claim_number + :step", "claim_number = 1")
 
 
 def keys_that_nobody_holds(patch: Patch) -> None:
-    query(patch, "enqueue", ":sha, :unique_key", ":sha, substr(:unique_key, 9) || :id")
+    query(patch, "tasks.enqueue", ":sha, :unique_key", ":sha, substr(:unique_key, 9) || :id")
 
 
 def giving_back_that_burns_an_attempt(patch: Patch) -> None:
-    query(patch, "give_back", "status = 'PENDING',", "status = 'PENDING', attempt = attempt + 1,")
+    query(patch, "tasks.give_back", "status = 'PENDING',", "status = 'PENDING', attempt = attempt + 1,")
 
 
 def claim_that_starts_anything(patch: Patch) -> None:
@@ -157,11 +157,11 @@ def claim_that_starts_anything(patch: Patch) -> None:
 
 
 def lost_claim_that_burns_an_attempt(patch: Patch) -> None:
-    query(patch, "give_back_unknown", "attempt - (status = 'RUNNING')", "attempt")
+    query(patch, "tasks.give_back_unknown", "attempt - (status = 'RUNNING')", "attempt")
 
 
 def refusal_that_burns_an_attempt(patch: Patch) -> None:
-    query(patch, "unbegun", "attempt - 1", "attempt")
+    query(patch, "tasks.unbegun", "attempt - 1", "attempt")
 
 
 def cancel_of_the_finished(patch: Patch) -> None:
@@ -170,7 +170,7 @@ def cancel_of_the_finished(patch: Patch) -> None:
     def eager(sql: Any, transaction: Any, task_id: str) -> CancelOutcome:
         outcome = cancel(sql, transaction, task_id)
         if outcome is CancelOutcome.ALREADY_FINISHED:
-            transaction.fetch(sql["cancel"], {"id": task_id, "now": transaction.now})
+            transaction.fetch(sql["tasks.cancel"], {"id": task_id, "now": transaction.now})
         return outcome
 
     patch.setattr(control, "cancel_one", eager)

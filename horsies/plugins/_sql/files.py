@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from importlib import resources
 
-_FILES = ("tasks.sql", "workers.sql", "queues.sql", "schedules.sql", "workflows.sql")
+_TABLES = ("tasks", "workers", "queues", "schedules", "workflows")
 _NAME = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 _COMMENT = re.compile(r"^--.*\n?", re.MULTILINE)
 _MIGRATION = re.compile(r"(\d{3})_[a-z_]+\.sql")
@@ -23,18 +23,12 @@ def read_file(package: str, path: str) -> str:
 
 
 def read_queries(read: Callable[[str], str]) -> dict[str, str]:
-    """Every query of `sql/*.sql` by its name, without comments.
+    """Every query of `sql/*.sql`, without comments, by the names of its file and its own: `tasks.claim`.
 
     Args:
         read: gives the text of the file at a path.
     """
-    queries: dict[str, str] = {}
-    for file in _FILES:
-        for name, text in read_named(read(f"sql/{file}")):
-            if name in queries:
-                raise ValueError(f"sql/{file}: there are two queries called {name}")
-            queries[name] = text
-    return queries
+    return {f"{table}.{name}": text for table in _TABLES for name, text in read_named(read(f"sql/{table}.sql"))}
 
 
 def read_named(text: str) -> Iterator[tuple[str, str]]:

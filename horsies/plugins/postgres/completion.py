@@ -36,7 +36,7 @@ class PostgresCompletion:
         async def work(fetch: Fetch) -> list[bool]:
             # Workflows before tasks, as everybody does who locks both.
             given = {"ids": ids, "head": HEAD, "largest": LARGE, "now": now}
-            rows = await fetch("finish", self._sql["lock_free_workflows"], given)
+            rows = await fetch("finish", self._sql["workflows.lock_free_workflows"], given)
             written = await self._end(fetch, ends, now)
             await advance_locked(fetch, self._sql, rows, decide, now)
             return written
@@ -60,7 +60,7 @@ class PostgresCompletion:
         leases = [end.lease for end in ends]
         ((ids, claim_numbers, *_),) = await fetch(
             "finish",
-            self._sql["finish"],
+            self._sql["tasks.finish"],
             {
                 **fences(leases),
                 "verbs": [end.verb for end in ends],

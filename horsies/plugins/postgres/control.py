@@ -30,19 +30,19 @@ class PostgresControl:
 
     async def _cancel(self, ids: Sequence[str], now: datetime | None) -> dict[str, CancelOutcome]:
         """The outcomes, but for tasks that are not there."""
-        ((asked, statuses, *_),) = await self._fetch("cancel", self._sql["cancel"], {"ids": ids, "now": now})
+        ((asked, statuses, *_),) = await self._fetch("cancel", self._sql["tasks.cancel"], {"ids": ids, "now": now})
         outcomes = {task_id: _OUTCOME[status] for task_id, status in zip(asked, statuses, strict=True)}
         rest = [task_id for task_id in ids if task_id not in outcomes]
-        ended = await self._fetch("cancel", self._sql["ended"], {"ids": rest}) if rest else []
+        ended = await self._fetch("cancel", self._sql["tasks.ended"], {"ids": rest}) if rest else []
         return outcomes | dict.fromkeys((task_id for (task_id,) in ended), CancelOutcome.ALREADY_FINISHED)
 
     async def pause(self, queue: str, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Control.pause`."""
-        return bool(await self._fetch("pause a queue", self._sql["pause"], {"queue": queue, "now": now}))
+        return bool(await self._fetch("pause a queue", self._sql["queues.pause"], {"queue": queue, "now": now}))
 
     async def resume(self, queue: str) -> bool:
         """See `horsies.abc.Control.resume`."""
-        return bool(await self._fetch("resume a queue", self._sql["resume"], {"queue": queue}))
+        return bool(await self._fetch("resume a queue", self._sql["queues.resume"], {"queue": queue}))
 
 
 _OUTCOME = {

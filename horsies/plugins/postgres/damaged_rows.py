@@ -82,7 +82,7 @@ class DamagedRows:
         if not self._is_expected:
             return False
         given = {"queues": self._queues, "limit": _LIMIT, "skipped": self.skipped, "now": now}
-        rows = await self._session.fetch("look for a bad row", self._sql["suspects"], given)
+        rows = await self._session.fetch("look for a bad row", self._sql["tasks.suspects"], given)
         guilty = await self._guilty([task_id for (task_id,) in rows])
         refused = [(task_id, error) for task_id, error in guilty if _is_refusal(error)]
         if refused and len(refused) == len(rows):
@@ -102,7 +102,7 @@ class DamagedRows:
         """End a bad task, or leave it where it is."""
         given = {"ids": [task_id], "worker": self._worker_id, "now": now}
         try:
-            ((ended, _),) = await self._session.fetch("set a bad row aside", self._sql["set_aside"], given)
+            ((ended, _),) = await self._session.fetch("set a bad row aside", self._sql["tasks.set_aside"], given)
         except BrokerError as error:
             if error.retryable:
                 raise
@@ -134,7 +134,7 @@ class DamagedRows:
     async def _rehearse(self, ids: Sequence[str]) -> Sequence[tuple[str, BrokerError]]:
         try:
             async with self._session.transaction("rehearse a claim") as fetch:
-                await fetch("rehearse a claim", self._sql["rehearse"], {"ids": ids, "worker": self._worker_id})
+                await fetch("rehearse a claim", self._sql["tasks.rehearse"], {"ids": ids, "worker": self._worker_id})
                 raise _TakenBack
         except _TakenBack:
             return ()

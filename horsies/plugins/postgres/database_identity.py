@@ -44,7 +44,7 @@ class DatabaseIdentity:
 
     async def ask(self, fetch: Fetch) -> str:
         """The place that `fetch` leads to. Raises: BrokerError."""
-        ((place,),) = await fetch(_ACTION, self._sql["place"], {"schema": self._schema})
+        ((place,),) = await fetch(_ACTION, self._sql["tasks.place"], {"schema": self._schema})
         return place.decode() if isinstance(place, bytes) else str(place)  # bytes where the client's encoding is none
 
     async def require(self, connection: Any, place: str) -> None:

@@ -63,7 +63,7 @@ class PostgresIntake:
     async def promote(self, limit: int, *, now: datetime | None = None) -> Promotion:
         """See `horsies.abc.Consumer.promote`."""
         async with self._passing_over(now):
-            rows = await self._intake.fetch("promote", *self._over("promote", {"limit": limit, "now": now}))
+            rows = await self._intake.fetch("promote", *self._over("tasks.promote", {"limit": limit, "now": now}))
         promoted, next_due_in, _ = rows[0]
         return Promotion(promoted, 0.0 if promoted == limit else next_due_in)
 
@@ -139,7 +139,7 @@ class PostgresIntake:
             "worker": self._worker_id,
             "now": now,
         }
-        rows = await self._outcomes.fetch("give back", self._sql["give_back"], given)
+        rows = await self._outcomes.fetch("give back", self._sql["tasks.give_back"], given)
         return used(leases, leases_of(rows))
 
     async def give_back_unknown(
@@ -148,20 +148,22 @@ class PostgresIntake:
         """See `horsies.abc.Consumer.give_back_unknown`."""
         ids = [lease.task_id for lease in known]
         given = {"worker": self._worker_id, "ids": ids, "heard_until": heard_until}
-        ((returned, *_),) = await self._intake.fetch("give back", self._sql["give_back_unknown"], {**given, "now": now})
+        ((returned, *_),) = await self._intake.fetch(
+            "give back", self._sql["tasks.give_back_unknown"], {**given, "now": now}
+        )
         if heard_until is None:
             return int(returned)
-        lost = await self._intake.fetch("give back", self._sql["begun"], given)
+        lost = await self._intake.fetch("give back", self._sql["tasks.begun"], given)
         if not lost:
             return int(returned)
         leases = [Lease(task_id, claim_number) for task_id, claim_number in lost]
-        ((reaped, *_),) = await self._intake.fetch("give back", self._sql["reap"], {**fences(leases), "now": now})
+        ((reaped, *_),) = await self._intake.fetch("give back", self._sql["tasks.reap"], {**fences(leases), "now": now})
         return int(returned) + int(reaped)
 
     async def has_due(self, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Consumer.has_due`."""
         given = {"queues": list(self._ranks), "now": now}
-        rows = await self._intake.fetch("has_due", *self._over("has_due", given))
+        rows = await self._intake.fetch("has_due", *self._over("tasks.has_due", given))
         due: bool = rows[0][0]
         return due
 
@@ -171,7 +173,7 @@ class PostgresIntake:
         rows, expired = await self._claim(limit, ask, step_over=False)
         if expired and len(rows) < limit:
             given = {"limit": _SWEEP, "now": ask["now"]}
-            ((swept, _),) = await self._intake.fetch("claim", *self._over("sweep", given))
+            ((swept, _),) = await self._intake.fetch("claim", *self._over("tasks.sweep", given))
             more, _ = await self._claim(limit - len(rows), ask, step_over=True)
             rows += more
         rows.sort(key=self._order)
@@ -195,7 +197,7 @@ class PostgresIntake:
             "step_over": step_over,
             **ask,
         }
-        query, given = self._over("claim", given)
+        query, given = self._over("tasks.claim", given)
         if "without" in ask:
             query = _leaving_names(query)
         rows = await self._intake.fetch("claim", query, given, locks=self._caps.locks)
@@ -207,7 +209,7 @@ class PostgresIntake:
         delays = [start.retry_after_crash for start in starts]
         rows = await self._starts.fetch(
             "start",
-            self._sql["start"],
+            self._sql["tasks.start"],
             {
                 **fences(leases),
                 "retries_after_crash": [None if delay is None else float(delay) for delay in delays],

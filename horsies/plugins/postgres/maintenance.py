@@ -35,34 +35,34 @@ class PostgresMaintenance:
         """See `horsies.abc.Maintenance.expire`."""
 
         async def act(rows: Sequence[Row]) -> int:
-            return await self._act("expire", {"ids": _ids(rows), "now": now})
+            return await self._act("tasks.expire", {"ids": _ids(rows), "now": now})
 
-        return await self._batch("overdue", {"limit": limit, "now": now}, act)
+        return await self._batch("tasks.overdue", {"limit": limit, "now": now}, act)
 
     async def reap(self, limit: int, *, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.reap`."""
 
         async def act(rows: Sequence[Row]) -> int:
             claim_numbers = [claim_number for _, claim_number in rows]
-            return await self._act("reap", {"ids": _ids(rows), "claim_numbers": claim_numbers, "now": now})
+            return await self._act("tasks.reap", {"ids": _ids(rows), "claim_numbers": claim_numbers, "now": now})
 
         given = {"worker": self._worker_id, "dead_after": self._dead_after, "gap": self._gap}
-        return await self._batch("orphans", {**given, "limit": limit, "now": now}, act)
+        return await self._batch("tasks.orphans", {**given, "limit": limit, "now": now}, act)
 
     async def prune(self, limit: int, *, finished_after: timedelta, now: datetime | None = None) -> int:
         """See `horsies.abc.Maintenance.prune`."""
 
         async def act(rows: Sequence[Row]) -> int:
-            return await self._act("prune", {"ids": _ids(rows)})
+            return await self._act("tasks.prune", {"ids": _ids(rows)})
 
         async def act_on_workflows(rows: Sequence[Row]) -> int:
-            return await self._act("prune_workflows", {"ids": _ids(rows)})
+            return await self._act("workflows.prune_workflows", {"ids": _ids(rows)})
 
         given = {"limit": limit, "finished_after": finished_after.total_seconds(), "now": now}
-        done = await self._batch("old", given, act)
+        done = await self._batch("tasks.old", given, act)
         if done < limit:
             given["limit"] = limit - done
-            done += await self._batch("old_workflows", given, act_on_workflows, kind="workflow")
+            done += await self._batch("workflows.old_workflows", given, act_on_workflows, kind="workflow")
         return done
 
     async def _batch(
@@ -77,14 +77,14 @@ class PostgresMaintenance:
         locked: set[str] = set()
         while True:
             query = {**given, "skipped": sorted(self._refused | locked)}
-            rows = await self._session.fetch(choice, self._sql[choice], query)
+            rows = await self._session.fetch(_action(choice), self._sql[choice], query)
             done = await self._divide(rows, act, kind)
             if done or len(rows) < given["limit"]:
                 return done
             locked.update(_ids(rows))
 
     async def _act(self, name: str, given: Mapping[str, object]) -> int:
-        ((done, *_),) = await self._session.fetch(name, self._sql[name], given)
+        ((done, *_),) = await self._session.fetch(_action(name), self._sql[name], given)
         return int(done)
 
     async def _divide(self, rows: Sequence[Row], act: Callable[[Sequence[Row]], Awaitable[int]], kind: str) -> int:
@@ -100,6 +100,11 @@ class PostgresMaintenance:
             return 0
 
         return sum(await isolate(rows, act_together, leave, lambda error: not error.retryable))
+
+
+def _action(query: str) -> str:
+    """What a query does, for messages."""
+    return query.partition(".")[2]
 
 
 def _ids(rows: Sequence[Row]) -> list[str]:

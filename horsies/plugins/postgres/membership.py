@@ -40,27 +40,27 @@ class PostgresMembership:
 
     async def join(self, *, now: datetime | None = None) -> None:
         """See `horsies.abc.Consumer.join`."""
-        await self._beats.fetch("join", self._sql["join"], {"worker": self._worker_id, "now": now})
+        await self._beats.fetch("join", self._sql["workers.join"], {"worker": self._worker_id, "now": now})
 
     async def beat(self, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Consumer.beat`. A heartbeat without an answer makes room for the next after an interval."""
         given = {"worker": self._worker_id, "gap": gap_of(self._beat_interval), "now": now}
         patience = max(_BEAT, self._beat_interval)
-        return bool(await self._beats.fetch("beat", self._sql["beat"], given, timeout=patience))
+        return bool(await self._beats.fetch("beat", self._sql["workers.beat"], given, timeout=patience))
 
     async def lead(self, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Consumer.lead`."""
         given = {"worker": self._worker_id, "dead_after": self._dead_after, "now": now}
-        return bool(await self._looks.fetch("lead", self._sql["lead"], given))
+        return bool(await self._looks.fetch("lead", self._sql["workers.lead"], given))
 
     async def held(self) -> list[Held]:
         """See `horsies.abc.Consumer.held`."""
-        rows = await self._looks.fetch("look", self._sql["holdings"], {"worker": self._worker_id})
+        rows = await self._looks.fetch("look", self._sql["tasks.holdings"], {"worker": self._worker_id})
         return [Held(Lease(task_id, claim_number), is_cancelled) for task_id, claim_number, is_cancelled in rows]
 
     async def leave(self) -> int:
         """See `horsies.abc.Consumer.leave`."""
-        rows = await self._outcomes.fetch("leave", self._sql["leave"], {"worker": self._worker_id})
+        rows = await self._outcomes.fetch("leave", self._sql["tasks.leave"], {"worker": self._worker_id})
         returned: int = rows[0][0]
         return returned
 

@@ -62,7 +62,7 @@ class PostgresProducer:
         workflow_ids = [row.workflow_id for row in rows]
         answer = await self._fetch(
             "enqueue",
-            self._sql["enqueue"],
+            self._sql["tasks.enqueue"],
             {
                 "ids": [row.task_id for row in rows],
                 "shas": [row.sha for row in rows],
@@ -86,7 +86,7 @@ class PostgresProducer:
         # A statement of its own: a row committed while the insert ran is invisible to the insert's snapshot.
         rows = await self._fetch(
             "enqueue",
-            self._sql["standing"],
+            self._sql["tasks.standing"],
             {
                 "ids": [task.task_id for task in tasks],
                 "names": [task.task_name for task in tasks],

@@ -23,7 +23,7 @@ class PostgresReader:
         ids = [task_id for task_id in task_ids if is_task_id(task_id)]
         if not ids:
             return []
-        rows = await self._fetch_hot("read results", self._sql["results"], {"ids": ids})
+        rows = await self._fetch_hot("read results", self._sql["tasks.results"], {"ids": ids})
         return [
             StoredResult(task_id, name, TaskStatus(status), error_code, result)
             for task_id, name, status, error_code, result in rows
@@ -33,12 +33,12 @@ class PostgresReader:
         """See `horsies.abc.Reader.read`."""
         if not is_task_id(task_id):
             return None
-        rows = await self._fetch("read a task", self._sql["read"], {"id": task_id})
+        rows = await self._fetch("read a task", self._sql["tasks.read"], {"id": task_id})
         return _task_row(rows[0]) if rows else None
 
     async def queues(self) -> list[QueueRow]:
         """See `horsies.abc.Reader.queues`."""
-        rows = await self._fetch("read queues", self._sql["depths"], {})
+        rows = await self._fetch("read queues", self._sql["tasks.depths"], {})
         return [
             QueueRow(name, in_utc(paused_at), ready, delayed, claimed, running, in_utc(oldest_due_at))
             for name, paused_at, ready, delayed, claimed, running, oldest_due_at in rows

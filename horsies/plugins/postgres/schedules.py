@@ -25,7 +25,7 @@ class PostgresSchedules:
 
     async def read(self, *, now: datetime | None = None) -> ScheduleBook:
         """See `horsies.abc.Schedules.read`."""
-        rows = await self._fetch("read the schedules", self._sql["schedules"], {"now": now})
+        rows = await self._fetch("read the schedules", self._sql["schedules.schedules"], {"now": now})
         return ScheduleBook(
             rows[0][0].astimezone(UTC),
             tuple(
@@ -39,7 +39,7 @@ class PostgresSchedules:
         """See `horsies.abc.Schedules.declare`."""
         rows = await self._fetch(
             "declare schedules",
-            self._sql["declare"],
+            self._sql["schedules.declare"],
             {
                 "names": [one.name for one in schedules],
                 "timings": [one.timing for one in schedules],
@@ -58,11 +58,11 @@ class PostgresSchedules:
         }
 
         async def work(fetch: Fetch) -> list[bool]:
-            standing: dict[str, str | None] = dict(await fetch("fire", self._sql["standing_at"], given))
+            standing: dict[str, str | None] = dict(await fetch("fire", self._sql["schedules.standing_at"], given))
             ours = [one for one in firings if one.name in standing]
             previous = [last for one in ours if one.cancel_previous and (last := standing[one.name]) is not None]
             if previous:
-                await fetch("fire", self._sql["cancel"], {"ids": sorted(previous), "now": now})
+                await fetch("fire", self._sql["tasks.cancel"], {"ids": sorted(previous), "now": now})
             tasks = [task for one in ours for task in one.tasks]
             answers = await PostgresProducer(fetch, self._sql).enqueue(tasks, now=now) if tasks else []
             present = {answer.task_id for answer in answers if answer.outcome is not EnqueueOutcome.DEDUPLICATED}
@@ -74,7 +74,7 @@ class PostgresSchedules:
                 "last_task_ids": [tasks[-1].task_id if tasks else None for tasks in sent],
                 "problems": [one.problem for one in ours],
             }
-            await fetch("fire", self._sql["move_on"], moved)
+            await fetch("fire", self._sql["schedules.move_on"], moved)
             return [one.name in standing for one in firings]
 
         return await self._transact("send for schedules", work, lock_wait=LOCK_WAIT)
@@ -82,9 +82,9 @@ class PostgresSchedules:
     async def pause(self, name: str, *, now: datetime | None = None) -> bool:
         """See `horsies.abc.Schedules.pause`."""
         given = {"name": name, "now": now}
-        return bool(await self._fetch("pause a schedule", self._sql["pause_schedule"], given))
+        return bool(await self._fetch("pause a schedule", self._sql["schedules.pause_schedule"], given))
 
     async def resume(self, name: str, next_slot: datetime | None) -> bool:
         """See `horsies.abc.Schedules.resume`."""
         given = {"name": name, "next_slot": next_slot}
-        return bool(await self._fetch("resume a schedule", self._sql["resume_schedule"], given))
+        return bool(await self._fetch("resume a schedule", self._sql["schedules.resume_schedule"], given))

@@ -48,7 +48,7 @@ async def advance_locked(
     most = max(FEW, MOST_NEWS // max(1, len(rows)))
     news = _News([row[0] for row in rows], most)
     if rows:
-        news.add(await fetch("advance", sql["news"], {"ids": list(news.ends), "limit": most}))
+        news.add(await fetch("advance", sql["workflows.news"], {"ids": list(news.ends), "limit": most}))
     steps = await _decided(fetch, sql, decide, [news.of(row) for row in rows])
     if steps:
         await _write(fetch, sql, steps, news, now)
@@ -83,7 +83,7 @@ async def slices(
     ids, starts, lengths = map(list, zip(*asked, strict=True)) if asked else ([], [], [])
     found = defaultdict(list)
     for workflow_id, start, data in await fetch(
-        "read a spec", sql["slices"], {"ids": ids, "starts": starts, "lengths": lengths}
+        "read a spec", sql["workflows.slices"], {"ids": ids, "starts": starts, "lengths": lengths}
     ):
         found[workflow_id].append((start, data))
     return {workflow_id: tuple(some) for workflow_id, some in found.items()}
@@ -142,7 +142,7 @@ async def _insert(fetch: Fetch, sql: Mapping[str, str], news: Sequence[NewWorkfl
         "good_untils": [new.good_until for new in news],
         "now": now,
     }
-    return {workflow_id for (workflow_id,) in await fetch("start", sql["start_workflows"], given)}
+    return {workflow_id for (workflow_id,) in await fetch("start", sql["workflows.start_workflows"], given)}
 
 
 async def _enqueue(fetch: Fetch, sql: Mapping[str, str], tasks: Iterable[NewTask], now: datetime | None) -> None:
@@ -164,7 +164,7 @@ async def _write(
         "heard": [number for workflow_id in ids for number, _ in news.signals[workflow_id]],
         "now": now,
     }
-    await fetch("advance", sql["step"], written)
+    await fetch("advance", sql["workflows.step"], written)
     await _enqueue(fetch, sql, (task for step in steps for task in step.tasks), now)
     parts = [part for step in steps for part in step.parts]
     if parts:
@@ -172,12 +172,12 @@ async def _write(
     # Only now: one of them may be among these.
     cancelled = sorted({task_id for step in steps for task_id in step.cancel})
     for start in range(0, len(cancelled), PORTION):
-        await fetch("advance", sql["cancel"], {"ids": cancelled[start : start + PORTION], "now": now})
+        await fetch("advance", sql["tasks.cancel"], {"ids": cancelled[start : start + PORTION], "now": now})
     signals = [signal for step in steps for signal in step.signals if is_task_id(signal.workflow_id)]
     for start in range(0, len(signals), PORTION):
         some = signals[start : start + PORTION]
         told = {"ids": [signal.workflow_id for signal in some], "data": [signal.data for signal in some]}
-        await fetch("advance", sql["signal"], told)
+        await fetch("advance", sql["workflows.signal"], told)
 
 
 class _News:

@@ -66,7 +66,7 @@ class PostgresWorkflows:
     async def _start(self, new: NewWorkflow, now: datetime | None, fetch: Fetch) -> Enqueued:
         if await begin(fetch, self._sql, [new], now):
             return Enqueued(EnqueueOutcome.INSERTED, new.workflow_id)
-        rows = await fetch("start", self._sql["workflow_sha"], {"id": new.workflow_id})
+        rows = await fetch("start", self._sql["workflows.workflow_sha"], {"id": new.workflow_id})
         if not rows:
             raise BrokerError("start a workflow: one with the same id was removed just now; try again", retryable=True)
         ((sha,),) = rows
@@ -76,14 +76,14 @@ class PostgresWorkflows:
         """See `horsies.abc.Workflows.read`."""
         if not is_task_id(workflow_id):
             return None
-        rows = await self._fetch("read a workflow", self._sql["workflow"], {"id": workflow_id, "head": HEAD})
+        rows = await self._fetch("read a workflow", self._sql["workflows.workflow"], {"id": workflow_id, "head": HEAD})
         return workflow_row(rows[0]) if rows else None
 
     async def read_standing(self, workflow_id: str) -> WorkflowSummary | None:
         """See `horsies.abc.Workflows.read_standing`."""
         if not is_task_id(workflow_id):
             return None
-        rows = await self._fetch("read a workflow", self._sql["standing_workflow"], {"id": workflow_id})
+        rows = await self._fetch("read a workflow", self._sql["workflows.standing_workflow"], {"id": workflow_id})
         return _summary(*rows[0]) if rows else None
 
     async def read_spec(self, workflow_id: str, ranges: Sequence[Range]) -> tuple[Slice, ...]:
@@ -109,21 +109,23 @@ class PostgresWorkflows:
             "before": sent_at,
             "before_id": before_id,
         }
-        rows = await self._fetch("list workflows", self._sql["workflows"], given)
+        rows = await self._fetch("list workflows", self._sql["workflows.workflows"], given)
         return [_summary(*row) for row in rows]
 
     async def tasks(self, workflow_id: str) -> list[tuple[str, TaskStatus, str | None]]:
         """See `horsies.abc.Workflows.tasks`."""
         if not is_task_id(workflow_id):
             return []
-        rows = await self._fetch("read the tasks of a workflow", self._sql["tasks_of"], {"id": workflow_id})
+        rows = await self._fetch("read the tasks of a workflow", self._sql["workflows.tasks_of"], {"id": workflow_id})
         return [(task_id, TaskStatus(status), error_code) for task_id, status, error_code in rows]
 
     async def running(self, workflow_id: str) -> list[str]:
         """See `horsies.abc.Workflows.running`."""
         if not is_task_id(workflow_id):
             return []
-        rows = await self._fetch("read the tasks of a workflow", self._sql["running_tasks_of"], {"id": workflow_id})
+        rows = await self._fetch(
+            "read the tasks of a workflow", self._sql["workflows.running_tasks_of"], {"id": workflow_id}
+        )
         return [task_id for (task_id,) in rows]
 
     async def advance(self, workflow_ids: Sequence[str], decide: Decide, *, now: datetime | None = None) -> list[Step]:
@@ -131,7 +133,7 @@ class PostgresWorkflows:
         ids = sorted({workflow_id for workflow_id in workflow_ids if is_task_id(workflow_id)})
 
         async def work(fetch: Fetch) -> list[Step]:
-            rows = await fetch("advance", self._sql["lock_workflows"], {"ids": ids, "head": HEAD, "now": now})
+            rows = await fetch("advance", self._sql["workflows.lock_workflows"], {"ids": ids, "head": HEAD, "now": now})
             return await advance_locked(fetch, self._sql, rows, decide, now)
 
         transact = self._session.transact if self._session.is_free else self._borrowing.transact
@@ -142,14 +144,14 @@ class PostgresWorkflows:
         """See `horsies.abc.Workflows.unadvanced`."""
         skipped = [workflow_id for workflow_id in skipping if is_task_id(workflow_id)]
         given = {"limit": limit, "skipped": skipped, "now": now}
-        rows = await self._fetch("look for workflows to advance", self._sql["unadvanced"], given)
+        rows = await self._fetch("look for workflows to advance", self._sql["workflows.unadvanced"], given)
         return [workflow_id for (workflow_id,) in rows]
 
     async def note_problem(self, workflow_id: str, problem: str) -> None:
         """See `horsies.abc.Workflows.note_problem`."""
         if is_task_id(workflow_id):
             given = {"id": workflow_id, "problem": problem.replace("\0", "")}
-            await self._fetch("note what is wrong with a workflow", self._sql["note_problem"], given)
+            await self._fetch("note what is wrong with a workflow", self._sql["workflows.note_problem"], given)
 
 
 def _summary(

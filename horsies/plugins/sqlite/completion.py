@@ -48,7 +48,7 @@ class SqliteCompletion:
         if status != TaskStatus.RUNNING and end.status is not TaskStatus.FAILED:
             return False
         if status == TaskStatus.RUNNING and end.status is TaskStatus.FAILED and not end.has_begun:
-            transaction.fetch(self._sql["unbegun"], {"id": task_id})
+            transaction.fetch(self._sql["tasks.unbegun"], {"id": task_id})
         again_at = after(now, 0.0 if end.interrupted else max(end.retry_in, 0.0))
         if end.status is TaskStatus.COMPLETED:
             end_task(self._sql, transaction, task_id, TaskStatus.COMPLETED, end.error_code, end.result)

@@ -28,7 +28,7 @@ class SqliteControl:
         """See `horsies.abc.Control.pause`."""
 
         def work(transaction: Transaction) -> bool:
-            return bool(transaction.fetch(self._sql["pause"], {"queue": queue, "now": transaction.now}))
+            return bool(transaction.fetch(self._sql["queues.pause"], {"queue": queue, "now": transaction.now}))
 
         return await self._session.write("pause a queue", work, now=now)
 
@@ -36,7 +36,7 @@ class SqliteControl:
         """See `horsies.abc.Control.resume`."""
 
         def work(transaction: Transaction) -> bool:
-            resumed = bool(transaction.fetch(self._sql["resume"], {"queue": queue}))
+            resumed = bool(transaction.fetch(self._sql["queues.resume"], {"queue": queue}))
             if resumed:
                 transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
             return resumed
@@ -47,16 +47,16 @@ class SqliteControl:
 def cancel_one(sql: Mapping[str, str], transaction: Transaction, task_id: str) -> CancelOutcome:
     """Cancel one task, or ask for it."""
     given: dict[str, object] = {"id": task_id, "now": transaction.now}
-    rows = transaction.fetch(sql["status"], {"id": task_id}) if is_task_id(task_id) else []
+    rows = transaction.fetch(sql["tasks.status"], {"id": task_id}) if is_task_id(task_id) else []
     if not rows:
         return CancelOutcome.NOT_FOUND
     match rows[0][0]:
         case TaskStatus.PENDING | TaskStatus.CLAIMED:
-            transaction.fetch(sql["cancel"], given)
+            transaction.fetch(sql["tasks.cancel"], given)
             transaction.notify(Topic.FINISHED, task_id)
             return CancelOutcome.CANCELLED
         case TaskStatus.RUNNING:
-            transaction.fetch(sql["request_cancel"], given)
+            transaction.fetch(sql["tasks.request_cancel"], given)
             transaction.notify(Topic.WORK, f"{Notice.CANCEL}{task_id}")
             return CancelOutcome.REQUESTED
         case _:

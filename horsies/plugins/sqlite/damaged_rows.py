@@ -98,7 +98,7 @@ class DamagedRows:
         reason = reason_of(error)
         given = {"id": task_id, "worker": self._worker_id, "now": transaction.now}
         try:
-            transaction.fetch(self._sql["set_aside"], given)
+            transaction.fetch(self._sql["tasks.set_aside"], given)
         except sqlite3.IntegrityError:
             return Bad(task_id, reason, is_aside=False)
         transaction.notify(Topic.FINISHED, task_id)

@@ -66,9 +66,9 @@ class SqliteIntake:
         def work(transaction: Transaction) -> tuple[Promotion, list[Bad]]:
             bad: list[Bad] = []
             given = {"limit": limit, "skipped": self._damaged.skipped, "now": transaction.now}
-            due = [task_id for (task_id,) in transaction.fetch(self._sql["delayed"], given)]
+            due = [task_id for (task_id,) in transaction.fetch(self._sql["tasks.delayed"], given)]
             promoted = self._damaged.each(transaction, due, lambda task_id: self._promote(transaction, task_id), bad)
-            ((next_due_at,),) = transaction.fetch(self._sql["next_due_at"], {"now": transaction.now})
+            ((next_due_at,),) = transaction.fetch(self._sql["tasks.next_due_at"], {"now": transaction.now})
             next_due_in = None if next_due_at is None else max(next_due_at - transaction.now, 0) / 1e6
             return Promotion(len(promoted), 0.0 if len(due) == limit else next_due_in), bad
 
@@ -126,13 +126,13 @@ class SqliteIntake:
         }
 
         def work(transaction: Transaction) -> int:
-            returned = transaction.fetch(self._sql["give_back_unknown"], given | {"now": transaction.now})
+            returned = transaction.fetch(self._sql["tasks.give_back_unknown"], given | {"now": transaction.now})
             for task_id, queue, phase in returned:
                 if phase == 1:
                     transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
                 else:
                     transaction.notify(Topic.FINISHED, task_id)
-            begun = transaction.fetch(self._sql["begun"], given)
+            begun = transaction.fetch(self._sql["tasks.begun"], given)
             for row in begun:
                 take_orphan(self._sql, transaction, row)
             return len(returned) + len(begun)
@@ -145,7 +145,8 @@ class SqliteIntake:
         def work(transaction: Transaction) -> bool:
             return any(
                 transaction.fetch(
-                    self._sql["has_due"], {"queue": queue, "skipped": self._damaged.skipped, "now": transaction.now}
+                    self._sql["tasks.has_due"],
+                    {"queue": queue, "skipped": self._damaged.skipped, "now": transaction.now},
                 )
                 for tier in self._served(transaction)
                 for queue in tier
@@ -159,7 +160,7 @@ class SqliteIntake:
         return answer[0]
 
     def _promote(self, transaction: Transaction, task_id: str) -> None:
-        ((queue,),) = transaction.fetch(self._sql["promote"], {"id": task_id})
+        ((queue,),) = transaction.fetch(self._sql["tasks.promote"], {"id": task_id})
         transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
 
     def _claim(
@@ -167,7 +168,7 @@ class SqliteIntake:
     ) -> tuple[Claim, list[Bad]]:
         now = transaction.now
         alive_since = after(now, -self._dead_after)
-        if not transaction.fetch(self._sql["alive"], {"worker": self._worker_id, "since": alive_since}):
+        if not transaction.fetch(self._sql["workers.alive"], {"worker": self._worker_id, "since": alive_since}):
             return Claim((), 0), []
         bad: list[Bad] = []
 
@@ -188,7 +189,7 @@ class SqliteIntake:
         expired = expire(late)
         if late:
             given = {"limit": _SWEEP, "skipped": self._damaged.skipped, "now": now}
-            expired += expire([task_id for (task_id,) in transaction.fetch(self._sql["to_sweep"], given)])
+            expired += expire([task_id for (task_id,) in transaction.fetch(self._sql["tasks.to_sweep"], given)])
             heads = self._heads(transaction, limit - len(tasks), without, step_over=True)
             tasks += take(task_id for *_, task_id, _ in heads)
         return Claim(tuple(tasks), expired, instant(now) if tasks else None), bad
@@ -201,7 +202,7 @@ class SqliteIntake:
         """
         heads: list[Row] = []
         if self._cluster_cap is not None:
-            ((held,),) = transaction.fetch(self._sql["held_in_all"], {})
+            ((held,),) = transaction.fetch(self._sql["tasks.held_in_all"], {})
             limit = min(limit, self._cluster_cap - held)
         for tier in self._served(transaction):
             room = limit - len(heads)
@@ -212,14 +213,14 @@ class SqliteIntake:
                 most = self._room(transaction, queue, room)
                 given = {"queue": queue, "now": transaction.now, "limit": most, "step_over": step_over}
                 given |= {"skipped": self._damaged.skipped, "without": without}
-                rows += transaction.fetch(self._sql["heads"], given)
+                rows += transaction.fetch(self._sql["tasks.heads"], given)
             rows.sort(key=lambda row: row[:3])
             heads += rows[:room]
         return heads
 
     def _served(self, transaction: Transaction) -> list[list[str]]:
         """The worker's queues but those that are paused, those of the same priority together."""
-        paused = {name for (name,) in transaction.fetch(self._sql["paused"], {})}
+        paused = {name for (name,) in transaction.fetch(self._sql["queues.paused"], {})}
         return [[queue for queue in tier if queue not in paused] for tier in self._tiers] if paused else self._tiers
 
     def _room(self, transaction: Transaction, queue: str, most: int) -> int:
@@ -227,12 +228,12 @@ class SqliteIntake:
         if queue not in self._caps:
             return most
         held: int
-        ((held,),) = transaction.fetch(self._sql["held_of_queue"], {"queue": queue})
+        ((held,),) = transaction.fetch(self._sql["tasks.held_of_queue"], {"queue": queue})
         return max(min(most, self._caps[queue] - held), 0)
 
     def _take(self, transaction: Transaction, task_id: str, startable: frozenset[str]) -> ClaimedTask:
         (row,) = transaction.fetch(
-            self._sql["claim"],
+            self._sql["tasks.claim"],
             {"id": task_id, "worker": self._worker_id, "step": self._session.random_step(), "now": transaction.now},
         )
         claim_number, envelope, sha, name, queue, priority, attempt, retries, good_until, unknown_since = row
@@ -266,7 +267,7 @@ class SqliteIntake:
 
     def _begin(self, transaction: Transaction, task_id: str, retry_after_crash: float | None) -> None:
         given = {"id": task_id, "now": transaction.now, "retry_after_crash": retry_after_crash}
-        transaction.fetch(self._sql["start"], given)
+        transaction.fetch(self._sql["tasks.start"], given)
 
     def _give_back(self, transaction: Transaction, task: GiveBack) -> bool:
         held = held_row(self._sql, transaction, self._worker_id, task.lease)
@@ -275,18 +276,18 @@ class SqliteIntake:
         _, queue, _, _, _, cancel_requested_at = held
         task_id = task.lease.task_id
         if task.is_running:
-            transaction.fetch(self._sql["unbegun"], {"id": task_id})
+            transaction.fetch(self._sql["tasks.unbegun"], {"id": task_id})
         if task.is_running and cancel_requested_at is not None:
-            transaction.fetch(self._sql["cancel"], {"id": task_id, "now": transaction.now})
+            transaction.fetch(self._sql["tasks.cancel"], {"id": task_id, "now": transaction.now})
             transaction.notify(Topic.FINISHED, task_id)
             return True
         if task.unknown:
-            transaction.fetch(self._sql["not_known"], {"id": task_id, "now": transaction.now})
+            transaction.fetch(self._sql["tasks.not_known"], {"id": task_id, "now": transaction.now})
         if task.delay > 0:
             due_at = after(transaction.now, task.delay)
-            transaction.fetch(self._sql["defer"], {"id": task_id, "due_at": due_at})
+            transaction.fetch(self._sql["tasks.defer"], {"id": task_id, "due_at": due_at})
             transaction.notify(Topic.WORK, f"{Notice.DELAYED}{queue}")
         else:
-            transaction.fetch(self._sql["give_back"], {"id": task_id})
+            transaction.fetch(self._sql["tasks.give_back"], {"id": task_id})
             transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
         return True

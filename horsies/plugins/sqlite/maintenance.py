@@ -43,7 +43,7 @@ class SqliteMaintenance:
         """See `horsies.abc.Maintenance.expire`."""
 
         def work(transaction: Transaction) -> _Done:
-            overdue = self._choose(transaction, "overdue", {"limit": limit, "now": transaction.now})
+            overdue = self._choose(transaction, "tasks.overdue", {"limit": limit, "now": transaction.now})
             return self._each(transaction, overdue, lambda row: expire_one(self._sql, transaction, row[0]))
 
         return self._count(await self._session.write("expire", work, now=now))
@@ -54,10 +54,10 @@ class SqliteMaintenance:
         def work(transaction: Transaction) -> _Done:
             now, long_ago = transaction.now, after(transaction.now, -self._dead_after)
             given = {"worker": self._worker_id, "now": now, "fresh": now - self._gap, "long_ago": long_ago}
-            if not transaction.fetch(self._sql["finder"], given):
+            if not transaction.fetch(self._sql["workers.finder"], given):
                 return _Done(0, [])
-            transaction.fetch(self._sql["bury"], {"since": long_ago})
-            orphans = self._choose(transaction, "orphans", {"limit": limit})
+            transaction.fetch(self._sql["workers.bury"], {"since": long_ago})
+            orphans = self._choose(transaction, "tasks.orphans", {"limit": limit})
             return self._each(transaction, orphans, lambda row: take_orphan(self._sql, transaction, row))
 
         return self._count(await self._session.write("reap", work, now=now))
@@ -67,14 +67,16 @@ class SqliteMaintenance:
 
         def work(transaction: Transaction) -> _Done:
             before = after(transaction.now, -finished_after.total_seconds())
-            old = self._choose(transaction, "old", {"before": before, "limit": limit})
-            return self._each(transaction, old, lambda row: transaction.fetch(self._sql["remove"], {"id": row[0]}))
+            old = self._choose(transaction, "tasks.old", {"before": before, "limit": limit})
+            return self._each(
+                transaction, old, lambda row: transaction.fetch(self._sql["tasks.remove"], {"id": row[0]})
+            )
 
         removed = self._count(await self._session.write("prune", work, now=now))
 
         def work_on_workflows(transaction: Transaction) -> _Done:
             before = after(transaction.now, -finished_after.total_seconds())
-            old = self._choose(transaction, "old_workflows", {"before": before, "limit": limit - removed})
+            old = self._choose(transaction, "workflows.old_workflows", {"before": before, "limit": limit - removed})
             return self._each(transaction, old, lambda row: self._remove_workflow(transaction, row[0]))
 
         if removed < limit:
@@ -82,7 +84,7 @@ class SqliteMaintenance:
         return removed
 
     def _remove_workflow(self, transaction: Transaction, workflow_id: str) -> None:
-        for query in ("remove_workflow", "remove_signals"):
+        for query in ("workflows.remove_workflow", "workflows.remove_signals"):
             transaction.fetch(self._sql[query], {"id": workflow_id})
 
     def _choose(self, transaction: Transaction, query: str, given: Mapping[str, object]) -> list[Row]:

@@ -26,7 +26,7 @@ class SqliteMembership:
         """See `horsies.abc.Consumer.join`."""
 
         def work(transaction: Transaction) -> None:
-            transaction.fetch(self._sql["join"], {"worker": self._worker_id, "now": transaction.now})
+            transaction.fetch(self._sql["workers.join"], {"worker": self._worker_id, "now": transaction.now})
 
         await self._session.write("join", work, now=now)
 
@@ -35,7 +35,7 @@ class SqliteMembership:
 
         def work(transaction: Transaction) -> bool:
             given = {"worker": self._worker_id, "gap": self._gap, "now": transaction.now}
-            return bool(transaction.fetch(self._sql["beat"], given))
+            return bool(transaction.fetch(self._sql["workers.beat"], given))
 
         return await self._session.write("beat", work, now=now)
 
@@ -49,7 +49,7 @@ class SqliteMembership:
                 "until": after(transaction.now, self._dead_after / 2),
                 "long_ago": after(transaction.now, -self._dead_after),
             }
-            return bool(transaction.fetch(self._sql["lead"], given))
+            return bool(transaction.fetch(self._sql["workers.lead"], given))
 
         return await self._session.write("lead", work, now=now)
 
@@ -57,7 +57,7 @@ class SqliteMembership:
         """See `horsies.abc.Consumer.held`."""
 
         def work(transaction: Transaction) -> list[Held]:
-            rows = transaction.fetch(self._sql["holdings"], {"worker": self._worker_id})
+            rows = transaction.fetch(self._sql["tasks.holdings"], {"worker": self._worker_id})
             return [Held(Lease(task_id, number), bool(is_cancelled)) for task_id, number, is_cancelled in rows]
 
         return await self._session.read("look", work)
@@ -66,11 +66,11 @@ class SqliteMembership:
         """See `horsies.abc.Consumer.leave`."""
 
         def work(transaction: Transaction) -> int:
-            returned = transaction.fetch(self._sql["leave"], {"worker": self._worker_id})
+            returned = transaction.fetch(self._sql["tasks.leave"], {"worker": self._worker_id})
             for (queue,) in returned:
                 transaction.notify(Topic.WORK, f"{Notice.READY}{queue}")
-            transaction.fetch(self._sql["forget"], {"worker": self._worker_id})
-            transaction.fetch(self._sql["resign"], {"worker": self._worker_id})
+            transaction.fetch(self._sql["workers.forget"], {"worker": self._worker_id})
+            transaction.fetch(self._sql["workers.resign"], {"worker": self._worker_id})
             return len(returned)
 
         return await self._session.write("leave", work)

@@ -31,7 +31,7 @@ def enqueue_one(sql: Mapping[str, str], transaction: Transaction, task: NewTask)
     """Insert one task, unless its id is there or its unique key is taken."""
     delayed = task.due_in > 0
     inserted = transaction.fetch(
-        sql["enqueue"],
+        sql["tasks.enqueue"],
         {
             "id": task.task_id,
             "phase": 0 if delayed else 1,
@@ -50,9 +50,9 @@ def enqueue_one(sql: Mapping[str, str], transaction: Transaction, task: NewTask)
     if inserted:
         transaction.notify(Topic.WORK, f"{Notice.DELAYED if delayed else Notice.READY}{task.queue}")
         return Enqueued(EnqueueOutcome.INSERTED, task.task_id)
-    for (sha,) in transaction.fetch(sql["sha"], {"id": task.task_id}):
+    for (sha,) in transaction.fetch(sql["tasks.sha"], {"id": task.task_id}):
         same = sha == task.sha
         return Enqueued(EnqueueOutcome.REPLAYED if same else EnqueueOutcome.MISMATCH, task.task_id)
     key = {"task_name": task.task_name, "unique_key": task.unique_key}
-    ((holder,),) = transaction.fetch(sql["holder"], key)
+    ((holder,),) = transaction.fetch(sql["tasks.holder"], key)
     return Enqueued(EnqueueOutcome.DEDUPLICATED, holder)

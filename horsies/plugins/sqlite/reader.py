@@ -23,7 +23,7 @@ class SqliteReader:
         # One JSON array, because the number of parameters of a statement is limited.
         ids = json.dumps([task_id for task_id in task_ids if is_task_id(task_id)])
         rows = await self._session.read(
-            "read results", lambda transaction: transaction.fetch(self._sql["results"], {"ids": ids})
+            "read results", lambda transaction: transaction.fetch(self._sql["tasks.results"], {"ids": ids})
         )
         return [
             StoredResult(task_id, name, TaskStatus(status), error_code, result)
@@ -37,7 +37,9 @@ class SqliteReader:
 
         def work(transaction: Transaction) -> tuple[list[Row], list[Row]]:
             parameters = {"id": task_id}
-            return transaction.fetch(self._sql["read"], parameters), transaction.fetch(self._sql["past"], parameters)
+            return transaction.fetch(self._sql["tasks.read"], parameters), transaction.fetch(
+                self._sql["tasks.past"], parameters
+            )
 
         rows, attempts = await self._session.read("read a task", work)
         return _task_row(rows[0], attempts) if rows else None
@@ -46,7 +48,9 @@ class SqliteReader:
         """See `horsies.abc.Reader.queues`."""
 
         def work(transaction: Transaction) -> tuple[list[Row], list[Row]]:
-            return transaction.fetch(self._sql["depths"], {}), transaction.fetch(self._sql["ever_paused"], {})
+            return transaction.fetch(self._sql["tasks.depths"], {}), transaction.fetch(
+                self._sql["queues.ever_paused"], {}
+            )
 
         depths, rows = await self._session.read("read queues", work)
         paused: dict[str, int | None] = dict(rows)

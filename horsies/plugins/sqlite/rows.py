@@ -32,7 +32,7 @@ def end_task(
 ) -> None:
     """The last attempt of a task has ended."""
     ending = {"id": task_id, "now": transaction.now, "error_code": error_code, "result": result}
-    transaction.fetch(sql["end"], ending | {"status": status.value})
+    transaction.fetch(sql["tasks.end"], ending | {"status": status.value})
     transaction.notify(Topic.FINISHED, task_id)
 
 
@@ -48,16 +48,16 @@ def try_again(
 ) -> None:
     """Record the attempt that ended, and make the task PENDING for another."""
     delayed = again_at > transaction.now
-    transaction.fetch(sql["record"], {"id": task_id, "now": transaction.now, **past._asdict()})
+    transaction.fetch(sql["tasks.record"], {"id": task_id, "now": transaction.now, **past._asdict()})
     transaction.fetch(
-        sql["again"], {"id": task_id, "phase": 0 if delayed else 1, "due_at": again_at, "retries": retries}
+        sql["tasks.again"], {"id": task_id, "phase": 0 if delayed else 1, "due_at": again_at, "retries": retries}
     )
     transaction.notify(Topic.WORK, f"{Notice.DELAYED if delayed else Notice.READY}{queue}")
 
 
 def expire_one(sql: Mapping[str, str], transaction: Transaction, task_id: str) -> None:
     """Expire one task whose deadline was seen to have passed."""
-    transaction.fetch(sql["expire_one"], {"id": task_id, "now": transaction.now})
+    transaction.fetch(sql["tasks.expire_one"], {"id": task_id, "now": transaction.now})
     transaction.notify(Topic.FINISHED, task_id)
 
 
@@ -70,7 +70,7 @@ def take_orphan(sql: Mapping[str, str], transaction: Transaction, orphan: Row) -
     if status == TaskStatus.CLAIMED and good_until is not None and good_until <= transaction.now:
         expire_one(sql, transaction, task_id)
     elif status == TaskStatus.CLAIMED:
-        transaction.fetch(sql["give_back"], {"id": task_id})
+        transaction.fetch(sql["tasks.give_back"], {"id": task_id})
     elif cancel_requested_at is not None:
         end_task(sql, transaction, task_id, TaskStatus.CANCELLED, _CRASHED, None)
     elif again_at is not None and (good_until is None or good_until > again_at):
@@ -88,5 +88,5 @@ def gap_of(heartbeat_interval: float) -> int:
 def held_row(sql: Mapping[str, str], transaction: Transaction, worker_id: str, lease: Lease) -> Row | None:
     """What the fence finds of a task that a worker holds by this claim."""
     given = {"id": lease.task_id, "claim_number": lease.claim_number, "worker": worker_id}
-    rows = transaction.fetch(sql["held"], given)
+    rows = transaction.fetch(sql["tasks.held"], given)
     return rows[0] if rows else None

@@ -25,7 +25,7 @@ class SqliteSchedules:
         """See `horsies.abc.Schedules.read`."""
 
         def work(transaction: Transaction) -> ScheduleBook:
-            rows = transaction.fetch(self._sql["schedules"], {})
+            rows = transaction.fetch(self._sql["schedules.schedules"], {})
             return ScheduleBook(
                 instant(transaction.now),
                 tuple(
@@ -41,7 +41,7 @@ class SqliteSchedules:
 
         def begin(transaction: Transaction, one: NewSchedule) -> bool:
             given = {"name": one.name, "timing": one.timing, "next_slot": _stored(one.next_slot)}
-            return bool(transaction.fetch(self._sql["declare"], given))
+            return bool(transaction.fetch(self._sql["schedules.declare"], given))
 
         return await self._session.write(
             "declare schedules", lambda transaction: [begin(transaction, one) for one in schedules]
@@ -67,7 +67,9 @@ class SqliteSchedules:
         """See `horsies.abc.Schedules.pause`."""
 
         def work(transaction: Transaction) -> bool:
-            return bool(transaction.fetch(self._sql["pause_schedule"], {"name": name, "now": transaction.now}))
+            return bool(
+                transaction.fetch(self._sql["schedules.pause_schedule"], {"name": name, "now": transaction.now})
+            )
 
         return await self._session.write("pause a schedule", work, now=now)
 
@@ -76,13 +78,13 @@ class SqliteSchedules:
 
         def work(transaction: Transaction) -> bool:
             given = {"name": name, "next_slot": _stored(next_slot)}
-            return bool(transaction.fetch(self._sql["resume_schedule"], given))
+            return bool(transaction.fetch(self._sql["schedules.resume_schedule"], given))
 
         return await self._session.write("resume a schedule", work)
 
     def _standing_at(self, transaction: Transaction, one: Firing) -> list[Row]:
         expected = {"name": one.name, "timing": one.timing, "slot": microseconds(one.slot)}
-        return transaction.fetch(self._sql["standing_at"], expected)
+        return transaction.fetch(self._sql["schedules.standing_at"], expected)
 
     def _move_on(self, transaction: Transaction, one: Firing) -> None:
         require_ids("send for schedules", (task.task_id for task in one.tasks))
@@ -99,7 +101,7 @@ class SqliteSchedules:
             "last_task_id": sent[-1].task_id if sent else None,
             "problem": one.problem,
         }
-        transaction.fetch(self._sql["move_on"], moved)
+        transaction.fetch(self._sql["schedules.move_on"], moved)
 
 
 def _stored(slot: datetime | None) -> int | None:

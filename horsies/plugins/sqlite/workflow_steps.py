@@ -37,10 +37,10 @@ def advance(
     news = {}
     signals: dict[str, list[Row]] = {}
     for workflow_id in sorted(set(workflow_ids)):
-        for row in transaction.fetch(sql["workflow"], {"id": workflow_id, "head": HEAD}):
+        for row in transaction.fetch(sql["workflows.workflow"], {"id": workflow_id, "head": HEAD}):
             some = {"id": workflow_id, "limit": MOST_NEWS}
-            ended = transaction.fetch(sql["marked_ends"], some)
-            told = signals[workflow_id] = transaction.fetch(sql["signals"], some)
+            ended = transaction.fetch(sql["workflows.marked_ends"], some)
+            told = signals[workflow_id] = transaction.fetch(sql["workflows.signals"], some)
             news[workflow_id] = _news(row, ended, told, transaction.now)
     steps = _decided(sql, transaction, decide, news)
     for step in steps:
@@ -77,7 +77,7 @@ def slices(
     return tuple(
         (start, data)
         for start, length in sorted(ranges)
-        for (data,) in transaction.fetch(sql["slice"], {"id": workflow_id, "start": start, "length": length})
+        for (data,) in transaction.fetch(sql["workflows.slice"], {"id": workflow_id, "start": start, "length": length})
     )
 
 
@@ -97,7 +97,7 @@ def begin(sql: Mapping[str, str], transaction: Transaction, new: NewWorkflow) ->
         "good_until": None if new.good_until is None else microseconds(new.good_until),
         "now": transaction.now,
     }
-    if not transaction.fetch(sql["start_workflow"], given):
+    if not transaction.fetch(sql["workflows.start_workflow"], given):
         return False
     _enqueue(sql, transaction, new.tasks)
     for part in new.parts:
@@ -113,17 +113,17 @@ def _write(sql: Mapping[str, str], transaction: Transaction, step: Step, news: N
         "error_code": step.error_code,
         "now": transaction.now,
     }
-    ((finished_at,),) = transaction.fetch(sql["step"], given)
+    ((finished_at,),) = transaction.fetch(sql["workflows.step"], given)
     if news.row.finished_at is None and finished_at is not None:
         transaction.notify(Topic.FINISHED, step.workflow_id)
     for end in news.ended:
-        transaction.fetch(sql["advanced"], {"id": end.task_id})
+        transaction.fetch(sql["workflows.advanced"], {"id": end.task_id})
     for number, _ in signals:
-        transaction.fetch(sql["taken"], {"id": number})
+        transaction.fetch(sql["workflows.taken"], {"id": number})
 
 
 def _tell(sql: Mapping[str, str], transaction: Transaction, signal: Signal) -> None:
-    transaction.fetch(sql["signal"], {"id": signal.workflow_id, "data": signal.data})
+    transaction.fetch(sql["workflows.signal"], {"id": signal.workflow_id, "data": signal.data})
 
 
 def _enqueue(sql: Mapping[str, str], transaction: Transaction, tasks: Sequence[NewTask]) -> None:

@@ -45,7 +45,7 @@ class SqliteWorkflows:
         def work(transaction: Transaction) -> EnqueueOutcome:
             if begin(self._sql, transaction, new):
                 return EnqueueOutcome.INSERTED
-            ((_, sha, *_),) = transaction.fetch(self._sql["workflow"], {"id": new.workflow_id, "head": 0})
+            ((_, sha, *_),) = transaction.fetch(self._sql["workflows.workflow"], {"id": new.workflow_id, "head": 0})
             return EnqueueOutcome.REPLAYED if sha == new.sha else EnqueueOutcome.MISMATCH
 
         return Enqueued(await self._session.write("start a workflow", work, now=now), new.workflow_id)
@@ -54,7 +54,7 @@ class SqliteWorkflows:
         """See `horsies.abc.Workflows.read`."""
         given = {"id": workflow_id, "head": HEAD}
         rows = await self._session.read(
-            "read a workflow", lambda transaction: transaction.fetch(self._sql["workflow"], given)
+            "read a workflow", lambda transaction: transaction.fetch(self._sql["workflows.workflow"], given)
         )
         return workflow_row(rows[0]) if rows else None
 
@@ -62,7 +62,7 @@ class SqliteWorkflows:
         """See `horsies.abc.Workflows.read_standing`."""
         rows = await self._session.read(
             "read a workflow",
-            lambda transaction: transaction.fetch(self._sql["standing_workflow"], {"id": workflow_id}),
+            lambda transaction: transaction.fetch(self._sql["workflows.standing_workflow"], {"id": workflow_id}),
         )
         return _summary(*rows[0]) if rows else None
 
@@ -89,7 +89,7 @@ class SqliteWorkflows:
             "before_id": None if before is None else before[1],
         }
         rows = await self._session.read(
-            "list workflows", lambda transaction: transaction.fetch(self._sql["workflows"], given)
+            "list workflows", lambda transaction: transaction.fetch(self._sql["workflows.workflows"], given)
         )
         return [_summary(*row) for row in rows]
 
@@ -97,7 +97,7 @@ class SqliteWorkflows:
         """See `horsies.abc.Workflows.tasks`."""
         rows = await self._session.read(
             "read the tasks of a workflow",
-            lambda transaction: transaction.fetch(self._sql["tasks_of"], {"id": workflow_id}),
+            lambda transaction: transaction.fetch(self._sql["workflows.tasks_of"], {"id": workflow_id}),
         )
         return [(task_id, TaskStatus(status), error_code) for task_id, status, error_code in rows]
 
@@ -105,7 +105,7 @@ class SqliteWorkflows:
         """See `horsies.abc.Workflows.running`."""
         rows = await self._session.read(
             "read the tasks of a workflow",
-            lambda transaction: transaction.fetch(self._sql["running_tasks_of"], {"id": workflow_id}),
+            lambda transaction: transaction.fetch(self._sql["workflows.running_tasks_of"], {"id": workflow_id}),
         )
         return [task_id for (task_id,) in rows]
 
@@ -124,7 +124,7 @@ class SqliteWorkflows:
 
         def work(transaction: Transaction) -> list[Row]:
             given = {"limit": limit, "skipped": json.dumps(list(skipping)), "now": transaction.now}
-            return transaction.fetch(self._sql["unadvanced"], given)
+            return transaction.fetch(self._sql["workflows.unadvanced"], given)
 
         rows = await self._session.read("look for workflows to advance", work, now=now)
         return [workflow_id for (workflow_id,) in rows]
@@ -134,7 +134,7 @@ class SqliteWorkflows:
         given = {"id": workflow_id, "problem": problem}
         await self._session.write(
             "note what is wrong with a workflow",
-            lambda transaction: transaction.fetch(self._sql["note_problem"], given),
+            lambda transaction: transaction.fetch(self._sql["workflows.note_problem"], given),
         )
 
 

@@ -66,7 +66,7 @@ class FloorQueue:
         await self._sending.execute(_INSERT, given, prepare=True, binary=True)
 
     async def drain(self, concurrency: int) -> None:
-        await self._run("join")
+        await self._run("workers.join")
         while claimed := await self._claim(concurrency):
             for rows in _batches(claimed):
                 await self._finish(rows)
@@ -75,13 +75,19 @@ class FloorQueue:
         given = {"dead_after": 3600.0, "queues": ["default"], "ranks": [1], "limit": limit, "caps": [None]}
         begin = {"floors": [0], "sinces": [None]}
         return await self._run(
-            "claim", **given, **begin, cluster_cap=None, step_over=False, startable=["bench.nothing"], relaxed=False
+            "tasks.claim",
+            **given,
+            **begin,
+            cluster_cap=None,
+            step_over=False,
+            startable=["bench.nothing"],
+            relaxed=False,
         )
 
     async def _finish(self, rows: Sequence[Row]) -> None:
         count = len(rows)
         await self._run(
-            "finish",
+            "tasks.finish",
             ids=[row[0] for row in rows],
             claim_numbers=[row[5] for row in rows],
             verbs=["COMPLETE"] * count,

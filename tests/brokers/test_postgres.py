@@ -216,8 +216,8 @@ async def test_what_began_between_the_choice_and_the_act_is_left_alone(stage: St
     lease = await stage.started(worker, new_task(1, good_until=at(1)))
     maintenance = stage.maintenance
     assert isinstance(maintenance, PostgresMaintenance)
-    assert await maintenance._act("expire", {"ids": [lease.task_id], "now": at(2)}) == 0
-    assert await maintenance._act("prune", {"ids": [lease.task_id]}) == 0
+    assert await maintenance._act("tasks.expire", {"ids": [lease.task_id], "now": at(2)}) == 0
+    assert await maintenance._act("tasks.prune", {"ids": [lease.task_id]}) == 0
     assert await stage.status(1) is TaskStatus.RUNNING
 
 

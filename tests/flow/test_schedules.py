@@ -313,7 +313,7 @@ class TestChangedRules:
         async with Runtime(place.app) as rt:
             first = await self.slot_ahead(rt, old)
             await self.stands(rt, old, first)
-            hosts = rt, With(rt, old_place.app)
+            hosts = rt._engine, With(rt, old_place.app)
             for hours in range(24 * 3):
                 for host in hosts:
                     store = cast("Schedules", At(rt, first + hours * HOUR))

@@ -25,8 +25,8 @@ from ._declare.node import NodeRef, TaskNode
 from ._declare.schedule import Pattern, Schedule
 from ._declare.task import RunningBlockingRuntime, RunningRuntime, Task, task
 from ._declare.workflow import BindsAnyWorkflow, BindsWorkflows, Workflow
-from ._payload.envelope import TaskSendPayload
 from ._payload.send_error import TaskSendError
+from ._payload.send_payload import TaskSendPayload
 from ._payload.start_payload import WorkflowStartPayload
 from ._runtime.blocking import BlockingRuntime, BlockingWorker, blocking
 from ._runtime.queues import QueueInfo
@@ -144,6 +144,7 @@ _FORMER_MODULES = {
     "TaskInterrupted": "horsies._task.context",
     "TaskSendError": "horsies._core.errors",
     "TaskSendOptions": "horsies._task.options",
+    "TaskSendPayload": "horsies._payload.envelope",
     "WorkflowGraph": "horsies._workflow.drawing",
     "WorkflowInfo": "horsies._workflow.infos",
     "WorkflowStartPayload": "horsies._payload.start",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._core.codes import TaskSendErrorCode
 from .._core.errors import ComparableError
-from .envelope import TaskSendPayload
+from .send_payload import TaskSendPayload
 from .start_payload import WorkflowStartPayload
 
 

@@ -9,9 +9,9 @@ from random import Random
 
 from .._core.result import Err, Ok
 from .._declare.schedule import Schedule
-from .._payload.envelope import TaskSendPayload
 from .._payload.ids import slot_task_id
 from .._payload.send_error import TaskSendError
+from .._payload.send_payload import TaskSendPayload
 from .._send.encode_call import NOW, row_of, seal
 from .._send.gateway import Gateway
 from ..abc import NewTask

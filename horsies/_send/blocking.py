@@ -11,8 +11,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from .._core.errors import BrokerError
 from .._core.result import Ok, Result
 from .._core.status import CancelOutcome
-from .._payload.envelope import TaskSendPayload
 from .._payload.send_error import TaskSendError
+from .._payload.send_payload import TaskSendPayload
 from .bulk import SEAL_BATCH
 from .options import TaskSendOptions
 from .portal import Portal

@@ -18,8 +18,8 @@ import anyio.streams.memory
 from .._core.codes import TaskSendErrorCode
 from .._core.limits import SEND_ROWS, STATEMENT_BYTES
 from .._core.result import Err, Ok
-from .._payload.envelope import TaskSendPayload
 from .._payload.send_error import TaskSendError
+from .._payload.send_payload import TaskSendPayload
 from .nursery import open_nursery
 from .task_handle import TaskHandle
 

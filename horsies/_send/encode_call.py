@@ -9,8 +9,9 @@ from typing import Any
 from .._core.codes import TaskSendErrorCode
 from .._core.instants import instant, positive_span, span
 from .._core.result import Err, Ok
-from .._payload.envelope import Envelope, TaskSendPayload
+from .._payload.envelope import Envelope
 from .._payload.send_error import TaskSendError
+from .._payload.send_payload import TaskSendPayload
 from .._payload.signature import ArgumentError
 from ..abc import NewTask
 from .gateway import DeclaredTask, Gateway

@@ -14,8 +14,8 @@ from .._core.codes import TaskSendErrorCode
 from .._core.errors import BrokerError, HorsiesError
 from .._core.instants import span
 from .._core.result import Err, Ok
-from .._payload.envelope import TaskSendPayload
 from .._payload.send_error import TaskSendError
+from .._payload.send_payload import TaskSendPayload
 from ..abc import Enqueued, EnqueueOutcome
 from .bulk import Bulk, open_bulk
 from .encode_call import NOW, reason_not_to_replay, refuse, row_of, seal

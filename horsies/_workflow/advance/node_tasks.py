@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from ..._core.instants import instant_of
-from ..._payload.envelope import Envelope, Input, Origin, TaskSendPayload, policy_of
+from ..._payload.envelope import Envelope, Input, Origin, policy_of
+from ..._payload.send_payload import TaskSendPayload
 from ..._send.encode_call import NOW, row_of
 from ..._send.gateway import Gateway
 from ...abc import NewTask

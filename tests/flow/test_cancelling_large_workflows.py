@@ -76,7 +76,7 @@ async def test_leader_goes_on_when_the_canceller_has_died(
     async with Runtime(shop.app) as rt:
         run = await begin(rt, lone(shop))
         with monkeypatch.context() as dying:
-            dying.setattr(rt, "nodes_ended", lambda workflow_ids: None)
+            dying.setattr(rt._engine, "nodes_ended", lambda workflow_ids: None)
             assert await run.cancel() == Ok(True)
         assert await statuses(rt, run) == {TaskStatus.CANCELLED, TaskStatus.PENDING}
         await rt.pause_queue("default")
@@ -95,7 +95,7 @@ async def test_task_that_starts_before_its_portion_changes_nothing(
     async with Runtime(shop.app) as rt:
         run = await begin(rt, lone(shop))
         with monkeypatch.context() as waiting:
-            waiting.setattr(rt, "nodes_ended", lambda workflow_ids: None)
+            waiting.setattr(rt._engine, "nodes_ended", lambda workflow_ids: None)
             await run.cancel()
         await rt.run_worker(UNTIL_IDLE)
         nodes = Counter(node.status for node in (await run.tasks()).unwrap())

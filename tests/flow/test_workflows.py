@@ -296,8 +296,8 @@ async def test_what_would_begin_just_then_does_not(shop: Shop, monkeypatch: pyte
 
     async with Runtime(shop.app) as rt:
         with monkeypatch.context() as nobody_looks:
-            nobody_looks.setattr(rt, "following", Nobody)
-            nobody_looks.setattr(rt, "recover_workflows", nothing)
+            nobody_looks.setattr(rt._engine, "following", Nobody)
+            nobody_looks.setattr(rt._engine, "recover_workflows", nothing)
             handle = await run(rt, build)
         assert await handle.cancel() == Ok(True)
         await rt.run_worker(UNTIL_IDLE)
@@ -332,8 +332,8 @@ async def test_what_nobody_has_seen_to_is_found(shop: Shop, monkeypatch: pytest.
 
     async with Runtime(shop.app) as rt:
         with monkeypatch.context() as nobody_looks:
-            nobody_looks.setattr(rt, "following", Nobody)
-            nobody_looks.setattr(rt, "recover_workflows", nothing)
+            nobody_looks.setattr(rt._engine, "following", Nobody)
+            nobody_looks.setattr(rt._engine, "recover_workflows", nothing)
             handle = await run(rt, build)
         assert await statuses(handle) == ["ENQUEUED", "ENQUEUED", "PENDING"]
         rt.start_worker()

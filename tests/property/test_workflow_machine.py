@@ -198,7 +198,7 @@ class Play:
             good_until=None,
             worker_id="w",
             metadata=MappingProxyType({}),
-            runtime=self._rt,
+            runtime=self._engine,
             state=None,
         )
 

@@ -280,6 +280,7 @@ class Executor:
 
     def _context(self, job: Job) -> AttemptContext[Any]:
         claimed = job.claimed
+        is_own = claimed.task_name in self._gateway.own_tasks
         return self._gateway.context_type(
             task_id=claimed.lease.task_id,
             task_name=claimed.task_name,
@@ -291,7 +292,7 @@ class Executor:
             metadata=MappingProxyType(dict(job.envelope.metadata)),
             workflow_id=job.workflow_id,
             node_id=None if job.envelope.origin is None else job.envelope.origin.node_id,
-            runtime=self._gateway.runtime,
+            runtime=self._gateway if is_own else self._gateway.runtime,
             state=self._state,
         )
 

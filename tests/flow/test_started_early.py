@@ -245,10 +245,10 @@ async def test_the_slot_of_a_task_that_is_being_started_is_not_free(
         handles.append((await stubborn.handle(rt).with_options(first).send()).unwrap())
         handles += [answer.unwrap() for answer in await slow.block.handle(rt).send_many([(1,), (2,)])]
         worker = rt.start_worker(WorkerConfig(concurrency=2))
-        await until(lambda: worker.statistics().claimed == 4 and len(dispatcher_of(worker)._early) == 2)
+        await until(lambda: worker.statistics().claimed == 4 and len(dispatcher_of(worker)._arrivals.early) == 2)
         slow.go_on[0].set()
         await until(lambda: slow.runs[1] == 1)
-        assert (slow.runs[2], len(dispatcher_of(worker)._early)) == (0, 1)
+        assert (slow.runs[2], len(dispatcher_of(worker)._arrivals.early)) == (0, 1)
         start_on.set()
         slow.release()
         assert [await handle.get(timeout=10) for handle in handles] == [Ok(0), Ok(None), Ok(1), Ok(2)]
@@ -301,7 +301,7 @@ async def test_cancelled_while_it_waits_it_never_runs(slow: Blocking) -> None:
         handles = await send_all(rt, slow)
         await until(lambda: is_full(worker))
         assert await handles[3].cancel() == Ok(CancelOutcome.REQUESTED)
-        await until(lambda: dispatcher_of(worker)._early[1].is_cancelled)
+        await until(lambda: dispatcher_of(worker)._arrivals.early[1].is_cancelled)
         slow.release()
         assert [await handle.get(timeout=10) for handle in handles[:3]] == [Ok(n) for n in range(3)]
         assert (await handles[3].get(timeout=10)).unwrap_err().code == "TASK_CANCELLED"

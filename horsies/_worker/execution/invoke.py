@@ -69,14 +69,14 @@ async def run_async(job: Job) -> Ok[Any] | Err[TaskError]:
         return timed_out(job)
     except TaskError as error:
         return Err(error)
-    except Exception as error:
+    except Exception as error:  # whatever user code raises is its result
         end_fork(pid, error)
         return unhandled(error)
     except GeneratorExit as error:
         if _is_closed():
             raise
         return unhandled(error)
-    except BaseException as error:
+    except BaseException as error:  # a cancellation, which may carry exceptions of the task's own
         end_fork(pid, error)
         own = _own_part(error)
         if own is not None and not _has(own, KeyboardInterrupt):

@@ -90,18 +90,18 @@ class Orders(NamedTuple):
     """What is to be done, in this order. After any of the first four it is decided anew about the others.
 
     Attributes:
-        promote: make delayed tasks claimable that have fallen due.
         return_early: give back what a claim has started and there is no slot for.
         return_last: give back so many of those that wait for their start, the last ones first.
+        promote: make delayed tasks claimable that have fallen due.
         look: give back what the database shows and the worker never heard of.
         claim: how much to claim.
         wait_for_claim: there is nothing to do before its answer.
         start: start the tasks for which there is a slot.
     """
 
-    promote: bool
     return_early: bool
     return_last: int
+    promote: bool
     look: bool
     claim: Room
     wait_for_claim: bool
@@ -116,9 +116,9 @@ def decide(at: Snapshot, timings: Timings) -> Orders:
     claims = at.is_hungry and not at.is_claiming and at.has_room and (at.was_full or not at.starting)
     claim = room_of(at) if claims else NOTHING
     return Orders(
-        promote=at.now >= at.next_due,
         return_early=at.early > 0 and at.now - at.early_since >= timings.early,
         return_last=excess if is_stuck else 0,
+        promote=at.now >= at.next_due,
         look=at.is_time_to_look and not at.is_claiming,
         claim=claim,
         wait_for_claim=claim.tasks > 0 and not at.starting and not at.running,

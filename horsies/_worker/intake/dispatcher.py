@@ -1,10 +1,9 @@
 """The dispatcher of a worker: promotes, claims and starts tasks, for as long as there are slots.
 
-State of a claimed task: it comes in (see `claims`), then is among the executor's jobs if the claim has started it too
-(RUNNING), or for a moment in `_early`, where slots that were counted on are not free yet. Else it is CLAIMED and waits
-for its start (see `starts`), and then is among the jobs. When it has ended it is in the completer's buffer. A task that
-is to go back is in `_returns` until the database has answered. Each is in one place only. No more run than the
-concurrency says; what is claimed exceeds it by what `pace` and `places` allow.
+Where a claimed task is: it comes in (`claimer`), and if the claim has started it, it is among the executor's jobs, or
+for a moment early (`arrivals`). Otherwise it waits for its start (`starter`), and then is among the jobs. When it has
+ended it is in the completer's buffer. What goes back is among the `returns` until the database has answered. A task is
+in one place only. No more run than the concurrency says. `prefetch` and `scarce_slots` say how many more are claimed.
 
 A claim may start what leads to no other verdict than FAILED when the worker dies, because the task is not retried for
 WORKER_CRASHED: then nothing is left to decide before it begins.
@@ -29,11 +28,12 @@ from ..._declare.context import ContextLogger
 from ..._declare.placement import Place
 from ..._declare.task import Task
 from ..._send.nursery import open_nursery
-from ...abc import Finish, GiveBack, Intake, Lease, Notice
+from ...abc import GiveBack, Intake, Lease, Notice
 from ..completer import Completer
 from ..execution.executor import Executor
-from ..execution.job import Job, prepare
+from ..execution.job import Job
 from ..gateway import WorkerGateway
+from .arrivals import Arrivals, is_cancelled
 from .claimer import Answers, Claimer, Room
 from .decide import Orders, Snapshot, decide, pause_of, room_of
 from .prefetch import Prefetch
@@ -80,8 +80,6 @@ class Dispatcher:
         self._timings = gateway.timings
         self._resilience = gateway.app.config.resilience
         self._tasks: anyio.abc.TaskGroup
-        self._early: deque[Job] = deque()
-        self._early_since = 0.0
         self._returns = Returns(intake, counts)
         self._executor = executor
         executor.ended, executor.retrying = self._ended, self._will_be_tried_again
@@ -93,13 +91,23 @@ class Dispatcher:
         self._backoff = gateway.contact.backoff()
         self.starter = Starter(gateway, intake, completer, counts, log, until_idle=config.until_idle)
         self._claimer = Claimer(intake, self._resilience, counts, self._wake_up)
-        self._last_begun = (-math.inf, 0)
         self._startable = frozenset(name for name, task in gateway.app.tasks.items() if self._may_start(task))
         self._next_due = 0.0
-        self.last_beat = self._last_start = anyio.current_time()
+        self.last_beat = anyio.current_time()
         self.counts = counts
         capped = gateway.app.config.cluster_wide_cap is not None or any(
             queue.max_concurrency is not None for queue in gateway.app.config.queues if queue.name in self._queues
+        )
+        self._arrivals = Arrivals(
+            gateway,
+            self._claimer,
+            self.starter,
+            executor,
+            completer,
+            self._returns,
+            concurrency=config.concurrency,
+            counts=counts,
+            now=self.last_beat,
         )
         ahead = 0 if capped else config.concurrency
         self._prefetch = Prefetch(ahead, self.last_beat)
@@ -115,7 +123,12 @@ class Dispatcher:
     @property
     def ready(self) -> int:
         """How many tasks wait for their beginning."""
-        return len(self._claimer) + len(self._early) + len(self.starter.ready) + len(self.starter.starting)
+        return len(self._claimer) + len(self._arrivals.early) + len(self.starter.ready) + len(self.starter.starting)
+
+    @property
+    def _not_begun(self) -> list[Job]:
+        """The tasks that are here, decoded, and have not begun."""
+        return [*self._arrivals.early, *self.starter.ready, *self.starter.starting]
 
     @property
     def running(self) -> int:
@@ -154,7 +167,7 @@ class Dispatcher:
     def cancel(self, lease: Lease) -> None:
         """Cancel a task that runs here, or is about to, as the database asks."""
         running = self._executor.jobs.get(lease)
-        for job in (running,) if running is not None else (*self._early, *self.starter.ready, *self.starter.starting):
+        for job in self._not_begun if running is None else [running]:
             if job.claimed.lease == lease:
                 job.cancel()
                 self._executor.expect_end(job)
@@ -234,30 +247,28 @@ class Dispatcher:
             return False
         self.starter.take(self._executor.free, self._slots, anyio.current_time())
         started = await self.starter.run_once()
-        if _is_cancelled():
-            self._early.extend(started)  # given back: the parent of the running tasks may have ended
+        if is_cancelled():
+            self._arrivals.early.extend(started)  # given back: the parent of the running tasks may have ended
             return False
-        for job in started:
-            self._executor.run_soon(job, self._tasks)
-        self._last_start = anyio.current_time()
+        self._arrivals.run_started(started, self._tasks)
         return True
 
     async def _keep_house(self, orders: Orders) -> bool:
-        """Promote and give back as ordered; whether there was anything to do."""
-        if orders.promote:
-            await self._promote()
+        """Give back, promote and look as ordered; whether there was anything to do."""
         if orders.return_early:
-            self._return_early()
+            self._arrivals.return_early()
         self._return_excess(orders.return_last)
         has_returns = len(self._returns) > 0
         await self._returns.run_once()
+        if orders.promote:
+            await self._promote()
         if orders.look:
             await self._claimer.give_back_lost(self.known)
-        return orders.promote or has_returns or orders.look
+        return has_returns or orders.promote or orders.look
 
     async def _claim_alone(self, room: Room) -> None:
         """Claim when there is nothing else to do, and wait for the answer."""
-        begun_at, tasks = self._last_begun
+        begun_at, tasks = self._arrivals.last_begun
         if anyio.current_time() - begun_at <= self._claimer.lasted:
             self._prefetch.count_answer(tasks, 0)
         await self._claimer.run_once(room)
@@ -275,14 +286,14 @@ class Dispatcher:
             running=running,
             ready=ready,
             starting=self.starter.count(self._executor.free, self._slots, now),
-            early=len(self._early),
-            early_since=self._early_since,
+            early=len(self._arrivals.early),
+            early_since=self._arrivals.early_since,
             put_off_until=self.starter.put_off_until(now),
             allowance=self._allowance - ready,
             ahead=self._prefetch.ahead(now),
             soon_free=self._prefetch.soon_free(running + ready),
             startable=self._startable,
-            last_start=self._last_start,
+            last_start=self._arrivals.last_start,
             next_due=self._next_due,
             next_excess=self._scarce.next_excess() if self._scarce else math.inf,
             is_hungry=self._claimer.hungry,
@@ -319,15 +330,14 @@ class Dispatcher:
 
     def _waiting(self) -> Counter[Place]:
         """How many tasks of each place are here and have not begun."""
-        names = [job.task.name for job in (*self._early, *self.starter.ready, *self.starter.starting)]
-        return self._scarce.count([*names, *self._claimer.names])
+        return self._scarce.count([*(job.task.name for job in self._not_begun), *self._claimer.names])
 
     def _return_excess(self, count: int) -> None:
         """Have given back the last `count` that wait for their start, and what has no slot in its place."""
         now = anyio.current_time()
         last = list(self.starter.ready)[-count:] if count else []
         if count:
-            self._last_start = now
+            self._arrivals.last_start = now
         over = self._scarce.excess(self._executor.free, self._waiting(), now) if self._scarce else {}
         for place, extra in over.items():
             last += [job for job in self.starter.ready if job.task.place is place][-extra:]
@@ -350,7 +360,7 @@ class Dispatcher:
     async def give_back_lost(self) -> None:
         """For a worker that stops: give back what came in and was not taken, and what it never heard of."""
         self._returns.add(GiveBack(row.lease, is_running=row.is_running) for row in self._claimer.drop())
-        self._return_early()
+        self._arrivals.return_early()
         await self._returns.run_once()
         await self._claimer.give_back_lost(self.known, at_once=True)
 
@@ -397,47 +407,17 @@ class Dispatcher:
         if self.is_stopping:
             return
         self._prefetch.count_answer(busy, self.running + self.ready - len(self._claimer))
-        known = {job.claimed.lease for job in (*self.starter.ready, *self.starter.starting)}
-        for row, is_cancelled in self._claimer.take():
-            if row.lease in known or row.lease in self._executor.jobs:
-                continue  # the history was taken back, and this claim is by chance the same again
-            match prepare(self._gateway, row):
-                case Job() as job if row.is_running:
-                    job.is_cancelled = is_cancelled
-                    self._early_since = self._early_since if self._early else anyio.current_time()
-                    self._early.append(job)
-                case Job() as job:
-                    self.starter.ready.append(job)
-                case Finish() as end:
-                    self._executor.log_failure(row, str(end.error_code), attempt=row.attempt)
-                    self.counts["failed"] += 1
-                    self._completer.add_nowait(end)
-                case GiveBack() as gift:
-                    self._returns.add([gift])
-        self._run_early()
-        self._return_early(lambda job: job.claimed.good_until is not None)  # which was judged as if it began at once
+        self._arrivals.take_in(self._tasks)
         await self._returns.run_once()
 
     def _run_early(self) -> None:
-        """Run what a claim has started, as slots and room for results permit; a worker that stops runs none."""
-        if not (self._early and self._completer.has_room) or self.is_stopping or _is_cancelled():
-            return
-        taken = len(self.starter.starting)
-        while self._early and self.running + taken < self._config.concurrency:
-            self._executor.run_soon(self._early.popleft(), self._tasks)
-            self._last_start = anyio.current_time()
-            self._last_begun = self._last_start, self.running
-
-    def _return_early(self, condition: Callable[[Job], bool] = lambda _: True) -> None:
-        """Have given back what a claim has started and there was no slot for."""
-        self._returns.add(GiveBack(job.claimed.lease, is_running=True) for job in self._early if condition(job))
-        self._early = deque(job for job in self._early if not condition(job))
+        if not self.is_stopping:
+            self._arrivals.run_early(self._tasks)
 
     def known(self) -> list[Lease]:
         """Everything that the worker knows it holds."""
-        jobs = (*self._early, *self.starter.ready, *self.starter.starting, *self._executor.jobs.values())
         return [
-            *(job.claimed.lease for job in jobs),
+            *(job.claimed.lease for job in (*self._not_begun, *self._executor.jobs.values())),
             *self._claimer.leases,
             *self._returns.leases,
             *self._completer.leases,
@@ -485,8 +465,3 @@ class Dispatcher:
         woken = self._wake.is_set()
         self._wake = anyio.Event()
         return woken
-
-
-def _is_cancelled() -> bool:
-    """Whether the next wait raises, although the last one has ended as if nothing were."""
-    return anyio.current_effective_deadline() == -math.inf

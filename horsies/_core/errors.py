@@ -53,7 +53,7 @@ class HorsiesError(ComparableError):
 
     @property
     def message(self) -> str:
-        """What is wrong, in one sentence."""
+        """Sentence that says what is wrong."""
         message: str = self.args[1]
         return message
 
@@ -169,7 +169,7 @@ class BrokerError(ComparableError):
 
     @property
     def message(self) -> str:
-        """What failed, in one sentence."""
+        """Sentence that says what failed."""
         message: str = self.args[0]
         return message
 

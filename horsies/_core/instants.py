@@ -103,7 +103,7 @@ def instant_of(micros: int) -> datetime:
 
 @lru_cache(maxsize=64)
 def _second(seconds: int) -> datetime:
-    # What is read together was mostly sent within a few seconds, and making a timedelta takes longer than all else.
+    # Instants that are read together are mostly of the same few seconds. A timedelta takes longer than all else here.
     return EPOCH + timedelta(seconds=seconds)
 
 

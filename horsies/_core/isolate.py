@@ -1,4 +1,4 @@
-"""What to do when a batch fails because of one of its items: halve it until that item stands alone."""
+"""Finds the items that make a batch fail, by halving it until each stands alone."""
 
 from __future__ import annotations
 

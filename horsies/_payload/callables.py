@@ -14,6 +14,7 @@ from .._core.errors import HorsiesError
 
 _DEEPEST = 100
 """Layers; an object that answers to every attribute has no innermost one."""
+# Both take any function here: only the code of what they make is looked at.
 _MAKES_MANAGERS = (contextlib.contextmanager(iter).__code__, contextlib.asynccontextmanager(iter).__code__)  # type: ignore[arg-type]
 _BOUND_LATER = (classmethod, property, functools.partialmethod)
 

@@ -309,6 +309,7 @@ def _default_of(field: Any) -> Callable[[], Any] | None:
 def _refusals(error: ValueError, names: frozenset[str]) -> str:
     """The fields that pydantic refuses, and by which of its rules: no values. Keys of dicts are not told."""
     try:
+        # It is pydantic's, which need not be installed.
         errors = error.errors(include_url=False, include_context=False, include_input=False)  # type: ignore[attr-defined]
         shown = [f"{_path(one['loc'], names)} ({one['type']})" for one in errors[:3]]
     except Exception:  # a validator of the caller's may have raised an error of another library

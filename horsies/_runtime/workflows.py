@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 import anyio.abc
 
@@ -33,9 +33,6 @@ from ..abc import (
     Workflows,
 )
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 
 class WorkflowEngine(ABC):
     """What handles and workers see of workflows."""
@@ -55,6 +52,7 @@ class WorkflowEngine(ABC):
 
     @property
     def _whole(self) -> WorkflowGateway:
+        """The engine, of which this is a part."""
         return cast("WorkflowGateway", self)
 
     def _open_workflows(self, broker: Broker) -> None:
@@ -93,7 +91,7 @@ class WorkflowEngine(ABC):
         return await self._workflow_waiters.wait_finished(workflow_id, timeout)
 
     async def results(self, task_ids: Sequence[str]) -> list[StoredResult]:
-        """For handles: where these tasks stand. Raises: BrokerError."""
+        """Where these tasks stand, in any order. Raises: BrokerError."""
         return await self.broker.reader.results(task_ids)
 
     @property
@@ -103,7 +101,7 @@ class WorkflowEngine(ABC):
     def require_workflow(self, plain: Mapping[str, Plain], inputs: Set[str]) -> None:
         if (name := workflow_to_open(plain)) is None:
             return
-        workflow = self._whole.app.workflows.get(name)
+        workflow = self.app.workflows.get(name)
         if workflow is None:
             raise UnknownWorkflowError(
                 f"no worker knows workflow {name!r}: does the module that declares it get imported?"

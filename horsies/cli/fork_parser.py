@@ -61,7 +61,7 @@ def _end_with(read: Callable[[], object]) -> NoReturn:
         code = 0
     except SystemExit as end:
         code = end.code or 0
-    except BaseException:
+    except BaseException:  # nothing may unwind into the program that was forked
         traceback.print_exc()
     finally:
         sys.stdout.flush()

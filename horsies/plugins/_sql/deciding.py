@@ -29,5 +29,5 @@ def decided(decide: Decide, news: Sequence[News]) -> list[Step]:
     """What follows from `news`."""
     try:
         return list(decide(news))
-    except Exception as error:
+    except Exception as error:  # to be told from what the database raises
         raise _UndecidedError(error) from None
